@@ -1,0 +1,103 @@
+/**
+ * The seam between a protocol and a device: one request, handed down without allocation.
+ *
+ * Invariants:
+ * - A device method returns the final status, or PENDING and later calls `request.complete` exactly
+ *   once. It never does both, and never calls `complete` before it returned.
+ * - Until the method returns, `request.buffer` is valid. A device that returns PENDING and still
+ *   needs the bytes (payload of a write, destination of a read) calls `request.retain()` first, which
+ *   may move the request to another buffer: read `buffer` and `start` again afterwards.
+ * - A layer that wants to see a completion pushes itself before handing the request down, and pops
+ *   itself when the lower layer answered at once.
+ */
+import assert from 'node:assert';
+
+/** Returned by a device method whose answer comes later, through `DeviceRequest.complete`. */
+export const PENDING = -1;
+
+/** System errno values that the rooms exchange as status; 0 is success. */
+export const Status = Object.freeze({
+  OK: 0,
+  EPERM: 1,
+  EIO: 5,
+  ENOMEM: 12,
+  EINVAL: 22,
+  ENOSPC: 28,
+  EOVERFLOW: 75,
+  ENOTSUP: 95,
+  ESHUTDOWN: 108,
+} as const);
+
+export interface Completer {
+  /** `status` is 0 or a positive system errno. */
+  completed(request: DeviceRequest, status: number): void;
+}
+
+const COMPLETER_DEPTH_MAX = 4;
+
+/** One request on its way through the layers. Owners pool these; fields are overwritten on reuse. */
+export abstract class DeviceRequest {
+  /** Byte offset in the device. */
+  offset = 0;
+  /** Bytes concerned. Validated against the device's size by the protocol. */
+  length = 0;
+  /** Payload of a write or destination of a read: `buffer[start .. start + length)`. */
+  buffer: Buffer = EMPTY;
+  start = 0;
+  /** The effect must be durable before the answer. */
+  fua = false;
+  /** Zeroes: provision the range, do not punch. */
+  noHole = false;
+
+  private readonly completers: (Completer | null)[] = [null, null, null, null];
+  private depth = 0;
+
+  /** Moves the bytes to memory that belongs to this request until it is complete. Idempotent. */
+  abstract retain(): void;
+
+  push(completer: Completer): void {
+    assert(this.depth < COMPLETER_DEPTH_MAX, 'too many layers');
+    this.completers[this.depth++] = completer;
+  }
+
+  pop(completer: Completer): void {
+    assert(this.depth > 0, 'no layer to pop');
+    assert(this.completers[this.depth - 1] === completer, 'layers pop in reverse order');
+    this.completers[--this.depth] = null;
+  }
+
+  /** Answers the request: the topmost completer takes it from here. */
+  complete(status: number): void {
+    assert(this.depth > 0, 'completed twice, or never started');
+    const completer = this.completers[--this.depth];
+    this.completers[this.depth] = null;
+    assert(completer);
+    completer.completed(this, status);
+  }
+}
+
+const EMPTY = Buffer.alloc(0);
+
+/** What a protocol may do with an exported device. All methods follow the rules above. */
+export interface BlockDevice {
+  /** Bytes. Constant while a connection lives, unless the device grows or shrinks under it. */
+  readonly sizeBytes: number;
+  readonly readOnly: boolean;
+  /** Shown to clients that ask; may be empty. */
+  readonly description: string;
+
+  /** Reads exactly `length` bytes into the request's buffer. */
+  read(request: DeviceRequest): number;
+  /** Applies the payload; `fua` as asked. */
+  write(request: DeviceRequest): number;
+  /** Makes the range read as zeroes; `noHole` and `fua` as asked. */
+  zero(request: DeviceRequest): number;
+  /** Hint that the range is no longer needed; whole blocks in it read as zeroes afterwards. */
+  trim(request: DeviceRequest): number;
+  /** Makes durable every write, zero and trim that was answered before this call. */
+  flush(request: DeviceRequest): number;
+
+  /** A connection that may use the device began, or ended. */
+  opened(): void;
+  closed(): void;
+}

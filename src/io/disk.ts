@@ -1,0 +1,73 @@
+/**
+ * Files, as everything below the daemon sees them. `node-disk.ts` is the real one; the simulator
+ * passes its own, which loses, tears and reorders what was not synced.
+ *
+ * Statuses: a count or 0 when positive or zero, a negative Linux errno on failure. The `...Now` calls
+ * run on the calling thread; the ones with a callback run on the thread pool and call back later, never
+ * before they returned.
+ */
+
+/** Returned by `readNow` when the bytes are not in memory and reading them would block. */
+export const WOULD_BLOCK = -11;
+
+export type DiskCallback = (result: number) => void;
+
+export interface DiskFile {
+  readonly path: string;
+  /** Reads at once if that cannot block, else WOULD_BLOCK. May return less than asked at the end of file. */
+  readNow(buffer: Buffer, start: number, length: number, position: number): number;
+  /** Reads on the pool. Bytes past the end of file are not touched; the count says how many were read. */
+  read(
+    buffer: Buffer,
+    start: number,
+    length: number,
+    position: number,
+    callback: DiskCallback,
+  ): void;
+  /** Writes all bytes into the page cache, or fails. */
+  writeNow(buffer: Buffer, start: number, length: number, position: number): number;
+  /** Writes all bytes on the pool, or fails. The buffer is in use until the callback. */
+  write(
+    buffer: Buffer,
+    start: number,
+    length: number,
+    position: number,
+    callback: DiskCallback,
+  ): void;
+  /** fdatasync on the pool. A failure is final for this file (invariant I10): do not retry. */
+  datasync(callback: DiskCallback): void;
+  /** Frees the space of a range, which then reads as zeroes; -EOPNOTSUPP (-95) where that cannot be done. */
+  punchHole(position: number, length: number, callback: DiskCallback): void;
+  /** Provisions the range and makes it read as zeroes; -EOPNOTSUPP (-95) where that cannot be done. */
+  provisionZeroes(position: number, length: number, callback: DiskCallback): void;
+  /** The first data byte at or after `position` and the end of that data, or null past the last; null also
+   * for the whole question when the file system cannot say (see `Disk.knowsExtents`). */
+  dataAfter(position: number): { start: number; end: number } | null;
+  /** Sets the length. Synchronous; used at create, resize and for cutting a torn tail. */
+  truncateNow(sizeBytes: number): void;
+  sizeNow(): number;
+  /** Bytes the file takes on the disk. */
+  allocatedNow(): number;
+  closeNow(): void;
+}
+
+/** Everything throws Node's own errors (with `code` and `errno`) unless said otherwise. */
+export interface Disk {
+  /** Whether `DiskFile.dataAfter` tells holes from data. */
+  readonly knowsExtents: boolean;
+  open(path: string, options: { create: boolean; exclusive?: boolean; append?: boolean }): DiskFile;
+  makeDirectory(path: string): void;
+  /** Names in a directory, sorted. */
+  list(path: string): string[];
+  exists(path: string): boolean;
+  readFile(path: string): Buffer;
+  /** Atomic and durable: temporary file, sync, rename, sync of the directory. */
+  replaceFile(path: string, content: Buffer): void;
+  /** Atomic; durable after `syncDirectory` of both parents. */
+  rename(from: string, to: string): void;
+  /** Removes a file or a whole directory. */
+  remove(path: string): void;
+  syncDirectory(path: string): void;
+  /** Takes the directory for this process until `release`, or returns null when another process has it. */
+  lock(directory: string): { release(): void } | null;
+}

@@ -1,0 +1,134 @@
+/**
+ * The one catalogue of operating errors.
+ *
+ * Every error that a user, a peer or a script can meet has a stable `code` here, a class that says
+ * whose move it is, and one sentence. The sentence of a code says what to do; the message of an
+ * instance says what happened and why. Callers match on `code`, never on the text. Programmer errors
+ * are not here: those are `node:assert` failures.
+ */
+
+/** Who can do something about an error. */
+export type FaultClass = 'usage' | 'operator' | 'peer' | 'environment';
+
+interface CatalogueEntry {
+  readonly fault: FaultClass;
+  /** HTTP status on the control API. */
+  readonly status: number;
+  /** What the reader should do; ends the line that is printed. */
+  readonly remedy: string;
+}
+
+const entry = (fault: FaultClass, status: number, remedy: string): CatalogueEntry => ({
+  fault,
+  status,
+  remedy,
+});
+
+export const ERROR_CATALOGUE = {
+  ADDRESS_IN_USE: entry('operator', 409, 'stop the other process or choose another address'),
+  ADDRESS_INVALID: entry('usage', 400, 'use host:port or unix:PATH'),
+  ADDRESS_UNAVAILABLE: entry('environment', 500, 'choose an address that this host can listen on'),
+  CONFIG_INVALID: entry('usage', 400, 'correct the configuration file'),
+  CONTROL_UNREACHABLE: entry('operator', 503, 'start the node, or name its socket with --control'),
+  DATA_DIR_FORMAT_NEWER: entry(
+    'operator',
+    409,
+    'use the blockferry version that wrote it, or newer',
+  ),
+  DATA_DIR_IN_USE: entry('operator', 409, 'stop the other node or give this one its own --data'),
+  DATA_DIR_UNUSABLE: entry(
+    'environment',
+    500,
+    'check the path, its permissions and its free space',
+  ),
+  INSECURE_ADDRESS: entry(
+    'operator',
+    400,
+    'listen on loopback or a unix socket, or add --insecure',
+  ),
+  INTERNAL: entry('environment', 500, 'see the log of the node; this is a bug worth reporting'),
+  MIRROR_EXISTS: entry('operator', 409, 'remove it first, or name another URI'),
+  MIRROR_LIMIT: entry('operator', 409, 'remove a mirror first'),
+  MIRROR_NOT_FOUND: entry('operator', 404, 'list the mirrors with: blockferry status VOLUME'),
+  MIRROR_READ_ONLY: entry('peer', 409, 'export it writable, or name another export'),
+  MIRROR_REFUSED: entry('peer', 502, 'check the export name and the log of the mirror'),
+  MIRROR_SELF: entry('usage', 409, 'name an export of another node'),
+  MIRROR_STATE: entry('operator', 409, 'see its state with: blockferry status VOLUME'),
+  MIRROR_TOO_SMALL: entry('peer', 409, 'grow the mirror to at least the size of the volume'),
+  MIRROR_UNREACHABLE: entry('peer', 502, 'start the mirror and check address and port'),
+  METADATA_CORRUPT: entry(
+    'environment',
+    500,
+    'restore the volume from its mirror; nothing was changed',
+  ),
+  METADATA_WRITE_FAILED: entry(
+    'environment',
+    507,
+    'free space on, or replace, the disk under --data',
+  ),
+  PROTOCOL: entry('peer', 502, 'check that the other side speaks NBD and see its log'),
+  REQUEST_INVALID: entry('usage', 400, 'see blockferry help, or docs/reference'),
+  SHUTTING_DOWN: entry('operator', 503, 'try again when the node is up'),
+  SIZE_INVALID: entry(
+    'usage',
+    400,
+    'give a size such as 512M, 10G or 1T, a multiple of 4096 bytes',
+  ),
+  SHRINK_NEEDS_FORCE: entry('usage', 409, 'add --force if the data past the new end may be lost'),
+  URI_INVALID: entry(
+    'usage',
+    400,
+    'use nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH',
+  ),
+  USAGE: entry('usage', 400, 'see blockferry help'),
+  VOLUME_BUSY: entry('operator', 409, 'detach its clients first'),
+  VOLUME_EXISTS: entry('operator', 409, 'choose another name'),
+  VOLUME_FAILED: entry('environment', 500, 'check the disk, then restart the node'),
+  VOLUME_HAS_MIRRORS: entry('operator', 409, 'remove its mirrors first, or add --force'),
+  VOLUME_LIMIT: entry('operator', 409, 'delete a volume first'),
+  VOLUME_NAME_INVALID: entry('usage', 400, 'use 1 to 255 bytes without /, @ or control characters'),
+  VOLUME_NOT_FOUND: entry('operator', 404, 'list the volumes with: blockferry volume list'),
+} as const satisfies Record<string, CatalogueEntry>;
+
+export type ErrorCode = keyof typeof ERROR_CATALOGUE;
+
+/** An operating error: `message` says what and why, `remedy` what to do. */
+export class BlockferryError extends Error {
+  readonly code: ErrorCode;
+
+  constructor(code: ErrorCode, message: string, options?: { cause?: unknown }) {
+    super(message, options);
+    this.name = 'BlockferryError';
+    this.code = code;
+  }
+
+  get fault(): FaultClass {
+    return ERROR_CATALOGUE[this.code].fault;
+  }
+
+  get status(): number {
+    return ERROR_CATALOGUE[this.code].status;
+  }
+
+  get remedy(): string {
+    return ERROR_CATALOGUE[this.code].remedy;
+  }
+
+  /** What, why and what to do, on one line. */
+  get line(): string {
+    return `${this.message}; ${this.remedy} [${this.code}]`;
+  }
+}
+
+/** The text of anything thrown, for messages and logs. */
+export function errorText(thrown: unknown): string {
+  return thrown instanceof Error ? thrown.message : String(thrown);
+}
+
+/** The positive system errno of a thrown Node error, or EIO (5) when it carries none. */
+export function errnoOf(thrown: unknown): number {
+  if (thrown instanceof Error && 'errno' in thrown && typeof thrown.errno === 'number') {
+    return Math.abs(thrown.errno);
+  }
+  return 5;
+}

@@ -1,0 +1,105 @@
+/**
+ * Every bound of the program, by name (invariant I11). What happens at the limit stands beside it.
+ * Sizes are bytes and times are milliseconds unless the name says otherwise.
+ */
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+
+/** The unit of maps and bitmaps. */
+export const BLOCK_BYTES: number = 4 * KIB;
+/** One leaf of maps and bitmaps, and one region of the activity log: 1024 blocks. */
+export const REGION_BYTES: number = 4 * MIB;
+export const BLOCKS_PER_REGION: number = REGION_BYTES / BLOCK_BYTES;
+
+/** Largest volume: 8 PiB is the last size whose offsets are safe integers; one region less. Refused. */
+export const VOLUME_BYTES_MAX: number = 2 ** 50;
+/** Volumes of a node. One more is refused. */
+export const VOLUMES_MAX = 4096;
+/** Bytes of a volume name in UTF-8. Longer is refused. */
+export const VOLUME_NAME_BYTES_MAX = 255;
+/** Mirrors of one volume. One more is refused. */
+export const MIRRORS_PER_VOLUME_MAX = 8;
+
+/** NBD: bytes of an option's data. A longer option ends the connection. */
+export const NBD_OPTION_BYTES_MAX: number = 64 * KIB;
+/** NBD: options in one handshake. One more ends the connection. */
+export const NBD_OPTIONS_MAX = 64;
+/** NBD: time from accept to transmission. A slower client is disconnected. */
+export const NBD_HANDSHAKE_MS_MAX = 10_000;
+/** NBD: connections of a node, handshaking ones included. One more is closed at accept. */
+export const NBD_CONNECTIONS_MAX = 4096;
+/** NBD: largest payload, advertised as maximum block size. Up to twice is drained and refused. */
+export const NBD_PAYLOAD_BYTES_MAX: number = 32 * MIB;
+/** NBD: unanswered requests of one connection. At the limit the connection is not read. */
+export const NBD_IN_FLIGHT_REQUESTS_MAX = 1024;
+/** NBD: payload bytes held for unanswered requests of one connection. At the limit it is not read. */
+export const NBD_IN_FLIGHT_BYTES_MAX: number = 64 * MIB;
+/** NBD: reply bytes a client may leave unread before the server stops reading its requests. */
+export const NBD_REPLY_BACKLOG_BYTES_MAX: number = 8 * MIB;
+/** NBD: the read buffer that all connections of a thread share. */
+export const NBD_READ_BUFFER_BYTES: number = MIB;
+/** NBD: how long a stopping server waits for requests in flight. Then connections are cut. */
+export const NBD_DRAIN_MS_MAX = 10_000;
+/** NBD: the strings of the protocol (names, messages). Longer ones are refused or cut. */
+export const NBD_STRING_BYTES_MAX = 4096;
+
+/** Pooled buffers kept for reuse, in total. Buffers beyond it are left to the garbage collector. */
+export const POOL_BYTES_MAX: number = 128 * MIB;
+
+/** Staging: bytes of payload held for the mirrors of a volume. At the limit the policy leaves stream. */
+export const STAGING_BYTES_MAX: number = 256 * MIB;
+/** Staging: one slab of payloads. */
+export const STAGING_SLAB_BYTES: number = MIB;
+/** Staging: an epoch closes at this size when the link is free for it. */
+export const EPOCH_BYTES: number = 8 * MIB;
+/** Staging: an epoch closes at this size even while an earlier one is on its way. */
+export const EPOCH_BYTES_MAX: number = 32 * MIB;
+/** Staging: an epoch closes at this age. */
+export const EPOCH_AGE_MS = 20;
+/** Staging: entries of one epoch. At the limit it closes. */
+export const EPOCH_ENTRIES_MAX: number = 64 * KIB;
+/** Staging: zero ranges of one epoch. At the limit it closes. */
+export const EPOCH_ZERO_RANGES_MAX = 64;
+/** Staging: closed epochs waiting. At the limit the policy leaves stream. */
+export const EPOCHS_MAX = 4096;
+
+/** Activity log: regions hot at one time. At the limit the coldest are retired first. */
+export const HOT_REGIONS_MAX = 1024;
+/** Activity log: a region that saw no write for this long is retired. */
+export const HOT_REGION_IDLE_MS = 5_000;
+
+/** Delta run: bytes of one batch. */
+export const DELTA_BATCH_BYTES: number = MIB;
+/** Delta run: batches on their way at one time. */
+export const DELTA_BATCHES_IN_FLIGHT_MAX = 8;
+/** Delta run: with at most this many bytes left, host writes are staged during the run and it is the last. */
+export const DELTA_FINAL_BYTES: number = 64 * MIB;
+/** Delta run: one WRITE_ZEROES of a hole. */
+export const DELTA_ZERO_BYTES_MAX: number = 1024 * MIB;
+/** Delta run: sweeps that do not shrink the remainder before the mirror is called not-converging. */
+export const DELTA_SWEEPS_STUCK_MAX = 5;
+
+/** Mirror link: time without any reply while requests are outstanding. Then the link is lost. */
+export const MIRROR_REPLY_MS_MAX = 10_000;
+/** Mirror link: connecting and handshake. Slower is a failed attempt. */
+export const MIRROR_CONNECT_MS_MAX = 5_000;
+/** Mirror link: silence after which an idle link is probed. */
+export const MIRROR_PROBE_MS = 2_000;
+/** Mirror link: first and longest pause between attempts to connect; doubled from one to the next. */
+export const MIRROR_RETRY_MS_MIN = 100;
+export const MIRROR_RETRY_MS_MAX = 5_000;
+/** Synchronous mirror: a write waits this long for a stalled mirror, then the mode degrades. */
+export const SYNC_DEADLINE_MS = 5_000;
+
+/** Metadata log: bytes of one record's payload. A longer one is corruption. */
+export const METADATA_RECORD_BYTES_MAX: number = MIB;
+/** Metadata log: compacted when it is this long and more than twice its state. */
+export const METADATA_COMPACT_BYTES: number = 8 * MIB;
+
+/** Events kept for `blockferry events`. The oldest are dropped. */
+export const EVENTS_MAX = 1000;
+/** Control: bytes of one request body. Longer is refused. */
+export const CONTROL_BODY_BYTES_MAX: number = 64 * KIB;
+/** Control: followers of the event stream. One more is refused. */
+export const EVENT_FOLLOWERS_MAX = 64;

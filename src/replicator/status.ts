@@ -1,0 +1,61 @@
+/** What the replicator says about itself: the words of `status --json` (design section 9). */
+
+export const MIRROR_STATES = [
+  'connecting',
+  'comparing',
+  'shipping',
+  'streaming',
+  'delta',
+  'paused',
+  'diverged',
+  'not-converging',
+] as const;
+
+export type MirrorState = (typeof MIRROR_STATES)[number];
+export type MirrorMode = 'async' | 'sync';
+/** What a synchronous mirror does when it stalls: go on without it after a deadline, or make writes wait. */
+export type StallPolicy = 'degrade' | 'block';
+
+/** Position of a copy: an epoch of a generation. */
+export interface Position {
+  readonly generation: number;
+  readonly epoch: number;
+}
+
+export interface MirrorStatus {
+  readonly uri: string;
+  readonly kind: 'nbd';
+  readonly mode: MirrorMode;
+  readonly stall_policy: StallPolicy;
+  readonly state: MirrorState;
+  /** The mirror holds a state that the primary really had (up to the epoch in flight, for a plain NBD mirror). */
+  readonly consistent: boolean;
+  readonly position: Position | null;
+  readonly staged_bytes: number;
+  /** Marked in the delta bitmap, or still to be compared. */
+  readonly dirty_bytes: number;
+  readonly suspect_bytes: number;
+  readonly lag_seconds: number;
+  /** Null while unknown: never a guess. */
+  readonly eta_seconds: number | null;
+  /** Payload sent since the node started: all of it, and the part sent in delta runs. */
+  readonly bytes_sent: number;
+  readonly delta_bytes_sent: number;
+  readonly bytes_compared: number;
+  readonly last_error: string | null;
+}
+
+/** Something an operator may want to know. `kind` is stable; the same words appear in the log. */
+export interface BlockferryEvent {
+  readonly sequence: number;
+  /** ISO 8601. */
+  readonly time: string;
+  readonly kind: string;
+  readonly volume: string | null;
+  readonly mirror: string | null;
+  readonly message: string;
+}
+
+export interface EventSink {
+  emit(event: Omit<BlockferryEvent, 'sequence' | 'time'>): void;
+}
