@@ -103,3 +103,19 @@ export const EVENTS_MAX = 1000;
 export const CONTROL_BODY_BYTES_MAX: number = 64 * KIB;
 /** Control: followers of the event stream. One more is refused. */
 export const EVENT_FOLLOWERS_MAX = 64;
+/** Control: bytes a follower of the event stream may leave unread. Then it is dropped. */
+export const EVENT_FOLLOWER_BACKLOG_BYTES_MAX: number = MIB;
+/** Control: connections at one time. One more is closed at accept. */
+export const CONTROL_CONNECTIONS_MAX = 256;
+/** Control: commands that wait for an earlier one on the same volume. One more is refused. */
+export const CONTROL_COMMANDS_WAITING_MAX = 64;
+/** Control: how long the command line waits for an answer. Then the node counts as unreachable. */
+export const CONTROL_REPLY_MS_MAX = 120_000;
+/** Control: how long a stopping node waits for requests under way. Then they are cut. */
+export const CONTROL_DRAIN_MS_MAX = 5_000;
+/** Log: bytes that a stuck reader of the log may leave unwritten. Further lines are dropped. */
+export const LOG_BACKLOG_BYTES_MAX: number = 4 * MIB;
+/** A stopping node is given this long in all. Then the process ends; what is on disk is crash-safe. */
+export const NODE_STOP_MS_MAX = 60_000;
+/** Two signals within this time are one Ctrl-C that arrived twice, not a demand for haste. */
+export const DOUBLE_SIGNAL_MS = 1_000;
