@@ -1,0 +1,208 @@
+/**
+ * NBD URIs (protocol section 8): `nbd://HOST[:PORT]/EXPORT` and `nbd+unix:///EXPORT?socket=PATH`.
+ *
+ * Invariants:
+ * - `text` is canonical: it parses to an equal value, and two spellings of one export have one text.
+ *   The port is always written. So the text can be stored and compared.
+ * - What is not understood is refused, not ignored: a mistyped parameter must not name another export.
+ *   Only the experimental `x-` parameters may be ignored by anyone.
+ */
+import { BlockferryError } from '../io/errors.ts';
+import { NBD_STRING_BYTES_MAX } from '../io/limits.ts';
+import type { Address } from '../io/network.ts';
+import { printable } from './client-text.ts';
+import { NBD_PORT } from './constants.ts';
+
+export interface NbdUri {
+  /** Canonical form. Printable: whatever needs it is percent-encoded. */
+  readonly text: string;
+  readonly address: Address;
+  /** Decoded. Empty for the server's default export. */
+  readonly exportName: string;
+}
+
+/** `sun_path` of Linux holds 108 bytes with its terminator. */
+const SOCKET_PATH_BYTES_MAX = 107;
+const HOST_CHARACTERS_MAX = 253;
+const QUOTED_CHARACTERS_MAX = 80;
+/** Every byte of name, path and host percent-encoded, and room for the punctuation. */
+const URI_CHARACTERS_MAX =
+  3 * (NBD_STRING_BYTES_MAX + SOCKET_PATH_BYTES_MAX + HOST_CHARACTERS_MAX) + 256;
+
+const HOST_PATTERN = /^[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_.])?$/;
+const FORBIDDEN = /[\p{Cc} "<>\\^`{|}]/u;
+
+interface Parts {
+  readonly scheme: string;
+  readonly authority: string;
+  /** Still encoded, without its leading slash. */
+  readonly path: string;
+  /** Still encoded, without its question mark. */
+  readonly query: string;
+}
+
+/** Throws BlockferryError URI_INVALID, which says what is wrong. */
+export function parseNbdUri(text: string): NbdUri {
+  try {
+    return parse(text);
+  } catch (error) {
+    if (!(error instanceof Invalid)) throw error;
+    const quoted = printable(text, QUOTED_CHARACTERS_MAX);
+    throw new BlockferryError(
+      'URI_INVALID',
+      `"${quoted}" is not a usable NBD URI: ${error.message}`,
+    );
+  }
+}
+
+/** What is wrong, before it is wrapped with the URI that it is about. */
+class Invalid extends Error {}
+
+function parse(text: string): NbdUri {
+  if (text.length > URI_CHARACTERS_MAX) throw new Invalid('it is too long');
+  const forbidden = FORBIDDEN.exec(text);
+  if (forbidden !== null) {
+    throw new Invalid(`character ${forbidden.index + 1} must be percent-encoded`);
+  }
+  const parts = split(text);
+  switch (parts.scheme) {
+    case 'nbd':
+      return parseTcp(parts);
+    case 'nbd+unix':
+      return parseUnix(parts);
+    case 'nbds':
+    case 'nbds+unix':
+      throw new Invalid('TLS is not available yet');
+    default:
+      throw new Invalid(
+        `the scheme "${printable(parts.scheme, 20)}" is neither nbd:// nor nbd+unix://`,
+      );
+  }
+}
+
+function split(text: string): Parts {
+  const mark = text.indexOf('://');
+  if (mark < 0) throw new Invalid('it does not begin with nbd:// or nbd+unix://');
+  if (text.includes('#')) throw new Invalid('it has a fragment; write "#" in a name as %23');
+  const rest = text.slice(mark + 3);
+  const queryMark = rest.indexOf('?');
+  const hierarchy = queryMark < 0 ? rest : rest.slice(0, queryMark);
+  const slash = hierarchy.indexOf('/');
+  return {
+    scheme: text.slice(0, mark).toLowerCase(),
+    authority: slash < 0 ? hierarchy : hierarchy.slice(0, slash),
+    path: slash < 0 ? '' : hierarchy.slice(slash + 1),
+    query: queryMark < 0 ? '' : rest.slice(queryMark + 1),
+  };
+}
+
+function parseTcp(parts: Parts): NbdUri {
+  const parameters = parseQuery(parts.query);
+  if (parameters.has('socket')) throw new Invalid('a socket parameter needs nbd+unix://');
+  const { host, port } = parseAuthority(parts.authority);
+  const exportName = decodeName(parts.path);
+  const authority = host.includes(':') ? `[${host}]` : host;
+  return {
+    text: `nbd://${authority}:${port}/${encodePath(exportName)}`,
+    address: { kind: 'tcp', host, port },
+    exportName,
+  };
+}
+
+function parseUnix(parts: Parts): NbdUri {
+  if (parts.authority !== '') {
+    throw new Invalid('nbd+unix:// takes no host; write three slashes: nbd+unix:///EXPORT');
+  }
+  const encoded = parseQuery(parts.query).get('socket');
+  if (encoded === undefined || encoded === '') {
+    throw new Invalid('it names no socket; add ?socket=PATH');
+  }
+  const path = decode(encoded, 'socket path');
+  if (path.startsWith('\0')) throw new Invalid('abstract sockets are not supported');
+  if (path.includes('\0')) throw new Invalid('the socket path has a NUL byte');
+  if (Buffer.byteLength(path) > SOCKET_PATH_BYTES_MAX) {
+    throw new Invalid(`the socket path is longer than ${SOCKET_PATH_BYTES_MAX} bytes`);
+  }
+  const exportName = decodeName(parts.path);
+  return {
+    text: `nbd+unix:///${encodePath(exportName)}?socket=${encodePath(path)}`,
+    address: { kind: 'unix', path },
+    exportName,
+  };
+}
+
+/** Known parameters, still encoded. */
+function parseQuery(query: string): ReadonlyMap<string, string> {
+  const parameters = new Map<string, string>();
+  for (const pair of query.split('&')) {
+    if (pair === '') continue;
+    const equals = pair.indexOf('=');
+    const key = decode(equals < 0 ? pair : pair.slice(0, equals), 'parameter');
+    if (key.startsWith('x-')) continue;
+    if (key.startsWith('tls-')) throw new Invalid('TLS is not available yet');
+    if (key !== 'socket') throw new Invalid(`the parameter "${printable(key, 20)}" is unknown`);
+    if (parameters.has(key)) throw new Invalid(`the parameter "${key}" is given twice`);
+    parameters.set(key, equals < 0 ? '' : pair.slice(equals + 1));
+  }
+  return parameters;
+}
+
+function parseAuthority(authority: string): { host: string; port: number } {
+  if (authority.includes('@')) throw new Invalid('a user name needs TLS, not available yet');
+  const bracket = authority.lastIndexOf(']');
+  const colon = authority.indexOf(':', bracket + 1);
+  const host = colon < 0 ? authority : authority.slice(0, colon);
+  const port = colon < 0 ? '' : authority.slice(colon + 1);
+  return { host: parseHost(host), port: parsePort(port) };
+}
+
+function parseHost(text: string): string {
+  if (text === '') throw new Invalid('it names no host');
+  if (text.startsWith('[')) return parseIpv6(text);
+  const host = text.toLowerCase();
+  if (host.length > HOST_CHARACTERS_MAX || !HOST_PATTERN.test(host)) {
+    throw new Invalid(`"${printable(text, 40)}" is not a host name or address`);
+  }
+  return host;
+}
+
+/** The URL parser knows the grammar of IPv6 and its one shortest spelling. */
+function parseIpv6(text: string): string {
+  const url = `http://${text}/`;
+  if (!text.endsWith(']') || !URL.canParse(url)) {
+    throw new Invalid(`"${printable(text, 50)}" is not an IPv6 address in brackets`);
+  }
+  return new URL(url).hostname.slice(1, -1);
+}
+
+function parsePort(text: string): number {
+  if (text === '') return NBD_PORT;
+  const port = /^[0-9]{1,5}$/.test(text) ? Number(text) : 0;
+  if (port < 1 || port > 65535) {
+    throw new Invalid(`"${printable(text, 20)}" is not a port from 1 to 65535`);
+  }
+  return port;
+}
+
+function decodeName(encoded: string): string {
+  const name = decode(encoded, 'export name');
+  if (name.includes('\0')) throw new Invalid('the export name has a NUL byte');
+  if (Buffer.byteLength(name) > NBD_STRING_BYTES_MAX) {
+    throw new Invalid(`the export name is longer than ${NBD_STRING_BYTES_MAX} bytes`);
+  }
+  return name;
+}
+
+function decode(encoded: string, what: string): string {
+  if (/\p{Surrogate}/u.test(encoded)) throw new Invalid(`the ${what} is not valid Unicode`);
+  try {
+    return decodeURIComponent(encoded);
+  } catch {
+    throw new Invalid(`the ${what} has a wrong percent-encoding, or is not UTF-8`);
+  }
+}
+
+/** Slashes, colons and at-signs stay: they are legal there, and people write them. */
+function encodePath(text: string): string {
+  return encodeURIComponent(text).replace(/%2F|%3A|%40/g, decodeURIComponent);
+}
