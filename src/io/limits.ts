@@ -119,3 +119,7 @@ export const LOG_BACKLOG_BYTES_MAX: number = 4 * MIB;
 export const NODE_STOP_MS_MAX = 60_000;
 /** Two signals within this time are one Ctrl-C that arrived twice, not a demand for haste. */
 export const DOUBLE_SIGNAL_MS = 1_000;
+/** Bytes of a configuration file. A longer one is refused. */
+export const CONFIG_BYTES_MAX: number = 64 * KIB;
+/** NBD: addresses a node listens on. One more is refused. */
+export const NBD_LISTENERS_MAX = 16;

@@ -1,0 +1,31 @@
+/** What a node says about itself: the words of `status --json` (design section 9). */
+import type { MirrorStatus, Position } from '../replicator/status.ts';
+
+export interface VolumeStatus {
+  readonly name: string;
+  readonly id: string;
+  readonly size_bytes: number;
+  /** Bytes that the volume takes on the disk. */
+  readonly allocated_bytes: number;
+  /** A primary has mirrors; a standalone volume has none. */
+  readonly role: 'primary' | 'standalone';
+  readonly generation: number;
+  readonly position: Position;
+  /** NBD connections that use the volume now. */
+  readonly connections: number;
+  /** Why the volume refuses writes, or null. It says so until the node is restarted. */
+  readonly failure: string | null;
+  readonly mirrors: readonly MirrorStatus[];
+}
+
+/** A volume directory that could not be opened. Nothing in it was changed. */
+export interface DamagedVolume {
+  readonly id: string;
+  readonly reason: string;
+}
+
+export interface NodeStatus {
+  readonly node: string;
+  readonly volumes: readonly VolumeStatus[];
+  readonly damaged: readonly DamagedVolume[];
+}
