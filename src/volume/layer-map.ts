@@ -1,0 +1,58 @@
+/**
+ * What one layer holds for each block of its volume: nothing (absent), data, or zeroes.
+ *
+ * Invariants:
+ * - A block is in at most one of the two sets.
+ * - Absent in the base layer reads as zeroes; absent in a later layer means "ask the layer below".
+ */
+import { BlockSet } from './block-set.ts';
+
+export const BlockState = Object.freeze({ ABSENT: 0, DATA: 1, ZERO: 2 } as const);
+export type BlockState = (typeof BlockState)[keyof typeof BlockState];
+
+export class LayerMap {
+  /** Blocks whose content is in the layer's data container. */
+  readonly data: BlockSet;
+  /** Blocks that read as zeroes, whatever the layers below hold. */
+  readonly zero: BlockSet;
+
+  constructor(blockCount: number) {
+    this.data = new BlockSet(blockCount);
+    this.zero = new BlockSet(blockCount);
+  }
+
+  get blockCount(): number {
+    return this.data.blockCount;
+  }
+
+  stateOf(block: number): BlockState {
+    if (this.data.has(block)) return BlockState.DATA;
+    return this.zero.has(block) ? BlockState.ZERO : BlockState.ABSENT;
+  }
+
+  /** Gives the blocks a state; says whether that changed any of them. */
+  set(first: number, count: number, state: BlockState): boolean {
+    if (state === BlockState.DATA) {
+      const added = this.data.add(first, count);
+      // Hot path: nothing else to do for a block that already was data.
+      if (added !== 0 && this.zero.count !== 0) this.zero.remove(first, count);
+      return added !== 0;
+    }
+    const removed = this.data.remove(first, count);
+    const zeroes =
+      state === BlockState.ZERO ? this.zero.add(first, count) : this.zero.remove(first, count);
+    return removed !== 0 || zeroes !== 0;
+  }
+
+  /** The end of the run from `block` whose blocks all have the state of `block`; at most `limit`. */
+  runEnd(block: number, limit: number): number {
+    const end = this.data.runEnd(block, limit);
+    if (this.zero.count === 0 || this.data.has(block)) return end;
+    return this.zero.runEnd(block, end);
+  }
+
+  resize(blockCount: number): void {
+    this.data.resize(blockCount);
+    this.zero.resize(blockCount);
+  }
+}

@@ -1,0 +1,130 @@
+/** The records of the metadata log. Their bytes are in record-codec.ts and docs/internals/metadata-log.md. */
+import type { RegionState } from './block-set.ts';
+import type { BlockState } from './layer-map.ts';
+
+/** Which of a mirror's two sets of blocks: known to differ, or to be compared first. */
+export type MirrorSet = 'dirty' | 'suspect';
+
+/** First record of every log; a compacted log repeats it with the values of that moment. */
+export interface VolumeCreated {
+  readonly kind: 'volume-created';
+  /** 32 hexadecimal digits. */
+  readonly id: string;
+  readonly name: string;
+  readonly sizeBytes: number;
+  /** Wall-clock milliseconds since 1970. */
+  readonly createdAt: number;
+  readonly nextMirrorId: number;
+}
+export interface Resized {
+  readonly kind: 'resized';
+  readonly sizeBytes: number;
+}
+export interface LayerCreated {
+  readonly kind: 'layer-created';
+  readonly layer: number;
+  /** The layer below; 0 for the base layer. */
+  readonly parent: number;
+}
+/** A run of blocks of a layer took a state, durably. */
+export interface Allocated {
+  readonly kind: 'allocated';
+  readonly layer: number;
+  readonly first: number;
+  readonly count: number;
+  readonly state: BlockState;
+}
+/** The whole map of one region of a layer: shorter than many runs. */
+export interface LayerRegion {
+  readonly kind: 'layer-region';
+  readonly layer: number;
+  readonly region: number;
+  readonly data: Uint8Array;
+  readonly zero: Uint8Array;
+}
+export interface MirrorAdded {
+  readonly kind: 'mirror-added';
+  readonly mirror: number;
+  readonly uri: string;
+  readonly mode: 'async' | 'sync';
+  readonly stallPolicy: 'degrade' | 'block';
+}
+export interface MirrorRemoved {
+  readonly kind: 'mirror-removed';
+  readonly mirror: number;
+}
+export interface MirrorPaused {
+  readonly kind: 'mirror-paused';
+  readonly mirror: number;
+  readonly paused: boolean;
+}
+/** The bits of one region replace what was known of it. */
+export interface MirrorBits {
+  readonly kind: 'mirror-bits';
+  readonly mirror: number;
+  readonly set: MirrorSet;
+  readonly region: number;
+  readonly state: RegionState;
+  /** LEAF_BYTES when `state` is mixed, else null. */
+  readonly leaf: Uint8Array | null;
+}
+/** A run of blocks entered or left a mirror's set: short for uniform regions in a row. */
+export interface MirrorBitsRun {
+  readonly kind: 'mirror-bits-run';
+  readonly mirror: number;
+  readonly set: MirrorSet;
+  readonly first: number;
+  readonly count: number;
+  readonly value: boolean;
+}
+export interface MirrorBitsCleared {
+  readonly kind: 'mirror-bits-cleared';
+  readonly mirror: number;
+  readonly set: MirrorSet;
+}
+export interface MirrorBitsAll {
+  readonly kind: 'mirror-bits-all';
+  readonly mirror: number;
+  readonly set: MirrorSet;
+}
+export interface RegionsHot {
+  readonly kind: 'regions-hot';
+  readonly regions: readonly number[];
+}
+export interface RegionsCold {
+  readonly kind: 'regions-cold';
+  readonly regions: readonly number[];
+}
+export interface GenerationOpened {
+  readonly kind: 'generation-opened';
+  readonly generation: number;
+}
+/** Writes may follow: until `closed-clean` the maps may lag behind the data files. */
+export interface Opened {
+  readonly kind: 'opened';
+}
+/** Nothing was written after this record: the maps are exact. */
+export interface ClosedClean {
+  readonly kind: 'closed-clean';
+}
+
+export type MetadataRecord =
+  | VolumeCreated
+  | Resized
+  | LayerCreated
+  | Allocated
+  | LayerRegion
+  | MirrorAdded
+  | MirrorRemoved
+  | MirrorPaused
+  | MirrorBits
+  | MirrorBitsRun
+  | MirrorBitsCleared
+  | MirrorBitsAll
+  | RegionsHot
+  | RegionsCold
+  | GenerationOpened
+  | Opened
+  | ClosedClean;
+
+export type RecordKind = MetadataRecord['kind'];
