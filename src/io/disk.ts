@@ -16,6 +16,8 @@ export interface DiskFile {
   readonly path: string;
   /** Reads at once if that cannot block, else WOULD_BLOCK. May return less than asked at the end of file. */
   readNow(buffer: Buffer, start: number, length: number, position: number): number;
+  /** Reads at once even if that blocks; may return less than asked at the end of file. For rare use. */
+  readBlocking(buffer: Buffer, start: number, length: number, position: number): number;
   /** Reads on the pool. Bytes past the end of file are not touched; the count says how many were read. */
   read(
     buffer: Buffer,
