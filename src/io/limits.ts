@@ -27,6 +27,14 @@ export const NBD_OPTION_BYTES_MAX: number = 64 * KIB;
 export const NBD_OPTIONS_MAX = 64;
 /** NBD: time from accept to transmission. A slower client is disconnected. */
 export const NBD_HANDSHAKE_MS_MAX = 10_000;
+/** NBD: bytes of replies in one handshake. Asking for more (LIST again and again) ends the connection. */
+export const NBD_HANDSHAKE_REPLY_BYTES_MAX: number = 16 * MIB;
+/** NBD: how long a stopping server still answers handshakes, with ERR_SHUTDOWN. Then they are cut. */
+export const NBD_HANDSHAKE_DRAIN_MS_MAX = 1_000;
+/** NBD: requests of one connection parsed in one turn. The rest waits for the next turn. */
+export const NBD_REQUESTS_PER_TURN_MAX = 1024;
+/** NBD: warnings about clients in the log, a minute. More are counted and the count is logged. */
+export const NBD_WARNINGS_PER_MINUTE_MAX = 60;
 /** NBD: connections of a node, handshaking ones included. One more is closed at accept. */
 export const NBD_CONNECTIONS_MAX = 4096;
 /** NBD: largest payload, advertised as maximum block size. Up to twice is drained and refused. */
@@ -46,6 +54,9 @@ export const NBD_STRING_BYTES_MAX = 4096;
 
 /** Pooled buffers kept for reuse, in total. Buffers beyond it are left to the garbage collector. */
 export const POOL_BYTES_MAX: number = 128 * MIB;
+
+/** System calls of ours running away from the main thread. More wait their turn. */
+export const SYSCALLS_IN_FLIGHT_MAX = 32;
 
 /** Staging: bytes of payload held for the mirrors of a volume. At the limit the policy leaves stream. */
 export const STAGING_BYTES_MAX: number = 256 * MIB;
@@ -123,3 +134,5 @@ export const DOUBLE_SIGNAL_MS = 1_000;
 export const CONFIG_BYTES_MAX: number = 64 * KIB;
 /** NBD: addresses a node listens on. One more is refused. */
 export const NBD_LISTENERS_MAX = 16;
+/** Control: bytes of an answer that the command line reads (status of thousands of volumes). Then it gives up. */
+export const CONTROL_ANSWER_BYTES_MAX: number = 64 * MIB;
