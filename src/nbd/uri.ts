@@ -7,6 +7,7 @@
  * - What is not understood is refused, not ignored: a mistyped parameter must not name another export.
  *   Only the experimental `x-` parameters may be ignored by anyone.
  */
+import { parseAddress, UNIX_PATH_BYTES_MAX } from '../io/address.ts';
 import { BlockferryError } from '../io/errors.ts';
 import { NBD_STRING_BYTES_MAX } from '../io/limits.ts';
 import type { Address } from '../io/network.ts';
@@ -21,15 +22,12 @@ export interface NbdUri {
   readonly exportName: string;
 }
 
-/** `sun_path` of Linux holds 108 bytes with its terminator. */
-const SOCKET_PATH_BYTES_MAX = 107;
 const HOST_CHARACTERS_MAX = 253;
 const QUOTED_CHARACTERS_MAX = 80;
 /** Every byte of name, path and host percent-encoded, and room for the punctuation. */
 const URI_CHARACTERS_MAX =
-  3 * (NBD_STRING_BYTES_MAX + SOCKET_PATH_BYTES_MAX + HOST_CHARACTERS_MAX) + 256;
+  3 * (NBD_STRING_BYTES_MAX + UNIX_PATH_BYTES_MAX + HOST_CHARACTERS_MAX) + 256;
 
-const HOST_PATTERN = /^[a-z0-9_](?:[a-z0-9._-]*[a-z0-9_.])?$/;
 const FORBIDDEN = /[\p{Cc} "<>\\^`{|}]/u;
 
 interface Parts {
@@ -119,9 +117,9 @@ function parseUnix(parts: Parts): NbdUri {
   }
   const path = decode(encoded, 'socket path');
   if (path.startsWith('\0')) throw new Invalid('abstract sockets are not supported');
-  if (path.includes('\0')) throw new Invalid('the socket path has a NUL byte');
-  if (Buffer.byteLength(path) > SOCKET_PATH_BYTES_MAX) {
-    throw new Invalid(`the socket path is longer than ${SOCKET_PATH_BYTES_MAX} bytes`);
+  if (/\p{Cc}/u.test(path)) throw new Invalid('the socket path has a control character');
+  if (Buffer.byteLength(path) > UNIX_PATH_BYTES_MAX) {
+    throw new Invalid(`the socket path is longer than ${UNIX_PATH_BYTES_MAX} bytes`);
   }
   const exportName = decodeName(parts.path);
   return {
@@ -160,7 +158,10 @@ function parseHost(text: string): string {
   if (text === '') throw new Invalid('it names no host');
   if (text.startsWith('[')) return parseIpv6(text);
   const host = text.toLowerCase();
-  if (host.length > HOST_CHARACTERS_MAX || !HOST_PATTERN.test(host)) {
+  try {
+    // One judge of host names for the whole program.
+    parseAddress(`${host}:${NBD_PORT}`);
+  } catch {
     throw new Invalid(`"${printable(text, 40)}" is not a host name or address`);
   }
   return host;
