@@ -52,6 +52,21 @@ export const NBD_DRAIN_MS_MAX = 10_000;
 /** NBD: the strings of the protocol (names, messages). Longer ones are refused or cut. */
 export const NBD_STRING_BYTES_MAX = 4096;
 
+/** NBD client: unanswered requests of one connection, besides a prepared batch. More is a fault of the caller. */
+export const NBD_CLIENT_REQUESTS_MAX = 4096;
+/** NBD client: requests of one prepared batch. More is a fault of the caller. */
+export const NBD_PREPARED_REQUESTS_MAX: number = 64 * KIB;
+/** NBD client: pieces of one large request on their way at one time. The others follow. */
+export const NBD_CLIENT_PIECES_IN_FLIGHT_MAX = 4;
+/** NBD client: zeroes written in one piece where the server has no WRITE_ZEROES. */
+export const NBD_CLIENT_ZERO_PIECE_BYTES: number = MIB;
+/** NBD client: infos that a server may send about an export. One more ends the connection. */
+export const NBD_CLIENT_INFOS_MAX = 64;
+/** NBD client: characters of a server's message that are shown. The rest is cut. */
+export const NBD_CLIENT_MESSAGE_CHARACTERS_MAX = 200;
+/** NBD client: how long a polite close waits for answers. Then the connection is cut. */
+export const NBD_CLIENT_CLOSE_MS_MAX = 5_000;
+
 /** Pooled buffers kept for reuse, in total. Buffers beyond it are left to the garbage collector. */
 export const POOL_BYTES_MAX: number = 128 * MIB;
 
