@@ -2,7 +2,7 @@
 /**
  * From a clone with nothing installed to a running script: `node scripts/bootstrap.mjs NAME [args]`
  * checks Node, installs the packages, builds, and runs dist/scripts/NAME.js. Plain JavaScript with
- * nothing but built-ins, in the syntax of old Nodes, since it has to tell an old Node so.
+ * nothing but built-ins, and no syntax that an outdated Node would trip over before it is told so.
  *
  * The script runs in this process: its exit code is ours, and nothing stands between it and a signal.
  * A Ctrl-C under npm arrives twice (from the terminal and from npm); the second is dropped here.
@@ -78,11 +78,17 @@ function needsBuild() {
   return inputs.some((input) => newest(join(root, input)) > built);
 }
 
+/**
+ * Installs exactly what the lock file says and leaves it as it is. Not `npm ci`: that refuses a lock
+ * file without the optional binaries of every platform, which a registry mirror may not carry.
+ */
 function install() {
-  const args = ['ci', '--no-audit', '--no-fund', '--include=dev'];
+  const args = ['install', '--no-save', '--no-audit', '--no-fund', '--include=dev'];
   const npm = process.env.npm_execpath;
   if (npm && /\.c?js$/.test(npm)) step('installing packages', process.execPath, [npm, ...args]);
   else step('installing packages', 'npm', args);
+  const now = new Date(); // npm leaves the file alone when it found nothing to do
+  fs.utimesSync(join(root, 'node_modules', '.package-lock.json'), now, now);
 }
 
 function build() {
