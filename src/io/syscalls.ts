@@ -1,0 +1,258 @@
+/**
+ * The system calls that Node lacks, through koffi: the one file where a mistake can corrupt memory.
+ *
+ * Invariants:
+ * - A prototype stands here exactly as glibc and musl declare it on 64-bit Linux; nothing is bound elsewhere.
+ * - Every call is optional: without koffi, on another system, or when the probe on a real temporary
+ *   file does not show what is expected, it is null, and the caller has another way.
+ * - An address given to the kernel belongs to an ArrayBuffer that is held while the call runs. Memory
+ *   of an ArrayBuffer never moves, but that of a small typed array may, until its `.buffer` was read:
+ *   addresses are taken from buffers, by their ArrayBuffer, and never from a typed array.
+ * - Results are a count or 0, or a negative Linux errno.
+ */
+import assert from 'node:assert';
+import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import type * as koffiTypes from 'koffi';
+
+import { BLOCK_BYTES, SYSCALLS_IN_FLIGHT_MAX } from './limits.ts';
+
+type Koffi = typeof koffiTypes;
+type Foreign = ReturnType<koffiTypes.LibraryHandle['func']>;
+
+/** `fallocate(2)`: frees the range, which then reads as zeroes. The file keeps its length. */
+export const PUNCH_HOLE = 0x02 | 0x01;
+/** `fallocate(2)`: provisions the range and makes it read as zeroes. The file keeps its length. */
+export const ZERO_RANGE = 0x10 | 0x01;
+/** `preadv2(2)`: fail with EAGAIN rather than wait for the disk. */
+export const RWF_NOWAIT = 0x08;
+/** `lseek(2)`: the first data, or the first hole, at or after a position. */
+export const SEEK_DATA = 3;
+export const SEEK_HOLE = 4;
+
+const LOCK_EX_NB = 0x02 | 0x04;
+const PROBE_BYTE = 0xa5;
+const EIO = 5;
+const ENXIO = 6;
+const EBADF = 9;
+const EWOULDBLOCK = 11;
+const EOPNOTSUPP = 95;
+
+export interface Syscalls {
+  /** preadv2 of one range. `flags` is 0 or RWF_NOWAIT. May read less. */
+  readonly read:
+    | ((fd: number, address: number, length: number, position: number, flags: number) => number)
+    | null;
+  /** pwrite. May write less. */
+  readonly write:
+    ((fd: number, address: number, length: number, position: number) => number) | null;
+  /** fallocate, away from this thread; calls back later, never at once. */
+  readonly allocate:
+    | ((
+        fd: number,
+        mode: number,
+        position: number,
+        length: number,
+        callback: (result: number) => void,
+      ) => void)
+    | null;
+  /** lseek with SEEK_DATA or SEEK_HOLE. */
+  readonly seek: ((fd: number, position: number, whence: number) => number) | null;
+  /** flock, exclusive, without waiting. */
+  readonly lock: ((fd: number) => number) | null;
+  /** Where the bytes of a buffer begin, valid as long as the caller holds the buffer and it is not detached. */
+  readonly addressOf: (buffer: Buffer) => number;
+}
+
+let loaded: Syscalls | null | undefined;
+
+/** The calls that work here, probed on the first call; null where koffi cannot be used at all. */
+export function loadSyscalls(): Syscalls | null {
+  loaded ??= bindAll();
+  return loaded;
+}
+
+function bindAll(): Syscalls | null {
+  // Prototypes below assume that off_t, size_t and pointers have 64 bits.
+  if (process.platform !== 'linux' || !['x64', 'arm64'].includes(process.arch)) return null;
+  let bound: Bound;
+  try {
+    bound = bind(createRequire(import.meta.url)('koffi') as Koffi);
+  } catch {
+    // Not installed for this system, or it cannot be loaded: it is optional.
+    return null;
+  }
+  for (const parent of [tmpdir(), '/dev/shm']) {
+    const probed = probe(bound, parent);
+    if (probed !== null) return probed;
+  }
+  return null;
+}
+
+interface Bound {
+  readonly addressOf: Syscalls['addressOf'];
+  readonly read: NonNullable<Syscalls['read']>;
+  readonly write: NonNullable<Syscalls['write']>;
+  readonly allocate: NonNullable<Syscalls['allocate']>;
+  readonly allocateNow: (fd: number, mode: number, position: number, length: number) => number;
+  readonly seek: NonNullable<Syscalls['seek']>;
+  readonly lock: NonNullable<Syscalls['lock']>;
+}
+
+function bind(koffi: Koffi): Bound {
+  // null: this process itself, which holds the C library whatever its name is here.
+  const library = koffi.load(null);
+  const preadv2 = library.func(
+    'int64_t preadv2(int fd, uintptr_t iov, int count, int64_t offset, int flags)',
+  );
+  const pwrite = library.func(
+    'int64_t pwrite(int fd, uintptr_t bytes, size_t length, int64_t offset)',
+  );
+  const fallocate = library.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
+  const lseek = library.func('int64_t lseek(int fd, int64_t offset, int whence)');
+  const flock = library.func('int flock(int fd, int operation)');
+
+  const statusOf = (result: number): number => (result < 0 ? -(koffi.errno() || EIO) : result);
+  const addressOf = addressTable(koffi);
+  return {
+    addressOf,
+    read: bindRead(preadv2, addressOf, statusOf),
+    write: (fd, address, length, position) => statusOf(pwrite(fd, address, length, position)),
+    allocate: bindAllocate(fallocate, statusOf),
+    allocateNow: (fd, mode, position, length) => statusOf(fallocate(fd, mode, position, length)),
+    seek: (fd, position, whence) => statusOf(lseek(fd, position, whence)),
+    lock: (fd) => statusOf(flock(fd, LOCK_EX_NB)),
+  };
+}
+
+/**
+ * Addresses by ArrayBuffer, since asking koffi each time costs more than the rest of the call. The last
+ * one is also held: that keeps the memory alive while the kernel works on it.
+ */
+function addressTable(koffi: Koffi): (buffer: Buffer) => number {
+  const bases = new WeakMap<ArrayBufferLike, number>();
+  let heldStore: ArrayBufferLike | null = null;
+  let heldBase = 0;
+  return (buffer) => {
+    const store = buffer.buffer;
+    if (store !== heldStore) {
+      let base = bases.get(store);
+      if (base === undefined) {
+        base = Number(koffi.address(new Uint8Array(store)));
+        assert(Number.isSafeInteger(base), 'an address does not fit a number');
+        bases.set(store, base);
+      }
+      heldStore = store;
+      heldBase = base;
+    }
+    return heldBase + buffer.byteOffset;
+  };
+}
+
+function bindRead(
+  preadv2: Foreign,
+  addressOf: Syscalls['addressOf'],
+  statusOf: (result: number) => number,
+): Bound['read'] {
+  // struct iovec { void *iov_base; size_t iov_len; }, filled anew for each call.
+  const vector = Buffer.from(new ArrayBuffer(16));
+  const words = new Uint32Array(vector.buffer);
+  const vectorAddress = addressOf(vector);
+  return (fd, address, length, position, flags) => {
+    words[0] = address >>> 0;
+    words[1] = Math.floor(address / 2 ** 32);
+    words[2] = length;
+    return statusOf(preadv2(fd, vectorAddress, 1, position, flags));
+  };
+}
+
+/** koffi refuses more than 256 asynchronous calls: those past a bound of ours wait their turn. */
+function bindAllocate(fallocate: Foreign, statusOf: (result: number) => number): Bound['allocate'] {
+  const waiting: (() => void)[] = [];
+  let running = 0;
+  return (fd, mode, position, length, callback) => {
+    const run = (): void => {
+      running += 1;
+      fallocate.async(fd, mode, position, length, (error: unknown, result: number) => {
+        // koffi hands over the errno of its thread for as long as this callback runs.
+        const status = error === null ? statusOf(result) : -EIO;
+        running -= 1;
+        waiting.shift()?.();
+        callback(status);
+      });
+    };
+    if (running < SYSCALLS_IN_FLIGHT_MAX) run();
+    else waiting.push(run);
+  };
+}
+
+/** Tries each call on a file that holds one block of data; null when no file could be made there. */
+function probe(bound: Bound, parent: string): Syscalls | null {
+  let directory: string | null = null;
+  const descriptors: number[] = [];
+  try {
+    directory = mkdtempSync(join(parent, 'blockferry-probe-'));
+    const path = join(directory, 'probe');
+    const first = openSync(path, 'wx+', 0o600);
+    descriptors.push(first);
+    writeSync(first, Buffer.alloc(BLOCK_BYTES, PROBE_BYTE), 0, BLOCK_BYTES, 0);
+    const second = openSync(path, 'r+');
+    descriptors.push(second);
+    return {
+      addressOf: bound.addressOf,
+      read: readWorks(bound, first) ? bound.read : null,
+      write: writeWorks(bound, first) ? bound.write : null,
+      seek: seekWorks(bound, first) ? bound.seek : null,
+      lock: lockWorks(bound, first, second) ? bound.lock : null,
+      // Last: it may take the data away.
+      allocate: allocateWorks(bound, first) ? bound.allocate : null,
+    };
+  } catch {
+    return null;
+  } finally {
+    for (const descriptor of descriptors) closeSync(descriptor);
+    if (directory !== null) rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+function readWorks({ read, addressOf }: Bound, fd: number): boolean {
+  const bytes = Buffer.alloc(BLOCK_BYTES + 1);
+  const count = read(fd, addressOf(bytes) + 1, BLOCK_BYTES, 0, 0);
+  const placed = bytes[0] === 0 && bytes[1] === PROBE_BYTE && bytes.at(-1) === PROBE_BYTE;
+  const noWait = read(fd, addressOf(bytes), 1, 0, RWF_NOWAIT);
+  const noWaitKnown = [1, -EWOULDBLOCK, -EOPNOTSUPP].includes(noWait);
+  const refused = read(-1, addressOf(bytes), 1, 0, 0) === -EBADF;
+  return count === BLOCK_BYTES && placed && noWaitKnown && refused;
+}
+
+function writeWorks({ write, addressOf }: Bound, fd: number): boolean {
+  const bytes = Buffer.from([0, 1, 2, 3]);
+  const written = write(fd, addressOf(bytes) + 1, 3, 8);
+  const back = Buffer.alloc(5);
+  readSync(fd, back, 0, 5, 7);
+  const placed = back.equals(Buffer.from([PROBE_BYTE, 1, 2, 3, PROBE_BYTE]));
+  return written === 3 && placed && write(-1, addressOf(bytes), 1, 0) === -EBADF;
+}
+
+function seekWorks({ seek }: Bound, fd: number): boolean {
+  const data = seek(fd, 0, SEEK_DATA);
+  const hole = seek(fd, 0, SEEK_HOLE);
+  return data === 0 && hole === BLOCK_BYTES && seek(fd, BLOCK_BYTES, SEEK_DATA) === -ENXIO;
+}
+
+function lockWorks({ lock }: Bound, first: number, second: number): boolean {
+  return lock(first) === 0 && lock(second) === -EWOULDBLOCK;
+}
+
+/** A file system that cannot punch is no failure of the call: each file finds out for itself. */
+function allocateWorks({ allocateNow }: Bound, fd: number): boolean {
+  const punched = allocateNow(fd, PUNCH_HOLE, 0, BLOCK_BYTES);
+  const after = Buffer.alloc(1);
+  readSync(fd, after, 0, 1, 0);
+  const expected = punched === 0 ? 0 : PROBE_BYTE;
+  const known = punched === 0 || punched === -EOPNOTSUPP;
+  return known && after[0] === expected && allocateNow(-1, PUNCH_HOLE, 0, 1) === -EBADF;
+}
