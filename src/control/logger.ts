@@ -11,7 +11,7 @@ import type { LogLevel } from './config.ts';
 export interface NodeLog {
   readonly log: Logger;
   /** Writes what is still in memory, as far as the reader takes it. */
-  flush(): void;
+  readonly flush: () => void;
 }
 
 /** `node` is in every line. */

@@ -1,4 +1,4 @@
-/** What a node says about itself: the words of `status --json` (design section 9). */
+/** What a node says about itself, and what may be asked of it: the words of the control API (design section 9). */
 import type { MirrorStatus, Position } from '../replicator/status.ts';
 
 export interface VolumeStatus {
@@ -29,3 +29,7 @@ export interface NodeStatus {
   readonly volumes: readonly VolumeStatus[];
   readonly damaged: readonly DamagedVolume[];
 }
+
+/** What can be done to a mirror that is there; the last part of the path in the control API. */
+export const MIRROR_ACTIONS = ['remove', 'pause', 'resume', 'resync'] as const;
+export type MirrorAction = (typeof MIRROR_ACTIONS)[number];

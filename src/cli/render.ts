@@ -1,0 +1,92 @@
+/** Status and events as a person reads them. Pure. */
+import type { NodeStatus, VolumeStatus } from '../control/status.ts';
+import type { BlockferryEvent, MirrorState, MirrorStatus } from '../replicator/status.ts';
+import { formatBytes, formatSeconds, formatTable, oneLine, paint, type Tone } from './format.ts';
+
+const TONES: Record<MirrorState, Tone> = {
+  connecting: 'busy',
+  comparing: 'busy',
+  shipping: 'busy',
+  streaming: 'good',
+  delta: 'bad',
+  paused: 'busy',
+  diverged: 'bad',
+  'not-converging': 'bad',
+};
+
+/** The whole node, or some of its volumes. */
+export function renderStatus(status: NodeStatus, colour: boolean): string {
+  let text = `${paint(`node ${oneLine(status.node)}`, 'heading', colour)}\n`;
+  if (status.volumes.length === 0) text += 'no volumes\n';
+  for (const volume of status.volumes) text += `\n${renderVolume(volume, colour)}`;
+  for (const damaged of status.damaged) {
+    const line = `damaged volume ${damaged.id}: ${oneLine(damaged.reason)}`;
+    text += `\n${paint(line, 'bad', colour)}\n`;
+  }
+  return text;
+}
+
+export function renderVolume(volume: VolumeStatus, colour: boolean): string {
+  const facts = [
+    formatBytes(volume.size_bytes),
+    `${formatBytes(volume.allocated_bytes)} allocated`,
+    volume.role,
+    `${volume.connections} connection${volume.connections === 1 ? '' : 's'}`,
+    `position ${volume.position.generation}:${volume.position.epoch}`,
+  ];
+  let text = `${paint(oneLine(volume.name), 'heading', colour)}  ${facts.join(', ')}\n`;
+  if (volume.failure !== null) {
+    text += `${paint(`  FAILED: ${oneLine(volume.failure)}`, 'bad', colour)}\n`;
+  }
+  if (volume.mirrors.length > 0) text += renderMirrors(volume.mirrors, colour);
+  return text;
+}
+
+function renderMirrors(mirrors: readonly MirrorStatus[], colour: boolean): string {
+  const heads = ['MIRROR', 'MODE', 'STATE', 'CONSISTENT', 'STAGED', 'DIRTY', 'LAG', 'ETA', 'SENT'];
+  const rows = mirrors.map((mirror) => [
+    oneLine(mirror.uri),
+    mirror.mode === 'sync' ? `sync/${mirror.stall_policy}` : mirror.mode,
+    mirror.state,
+    mirror.consistent ? 'yes' : 'no',
+    formatBytes(mirror.staged_bytes),
+    formatBytes(mirror.dirty_bytes + mirror.suspect_bytes),
+    formatSeconds(mirror.lag_seconds),
+    formatSeconds(mirror.eta_seconds),
+    formatBytes(mirror.bytes_sent),
+  ]);
+  const [head, ...lines] = formatTable([heads, ...rows], '  ')
+    .trimEnd()
+    .split('\n');
+  let text = `${head ?? ''}\n`;
+  for (const [index, line] of lines.entries()) {
+    const mirror = mirrors[index];
+    if (mirror === undefined) continue;
+    text += `${paint(line, TONES[mirror.state], colour)}\n`;
+    if (mirror.last_error !== null) text += `    last error: ${oneLine(mirror.last_error)}\n`;
+  }
+  return text;
+}
+
+/** `volume list`. */
+export function renderVolumeList(volumes: readonly VolumeStatus[]): string {
+  if (volumes.length === 0)
+    return 'no volumes; create one with: blockferry volume create NAME SIZE\n';
+  const heads = ['NAME', 'SIZE', 'ALLOCATED', 'ROLE', 'CONNECTIONS', 'MIRRORS', 'STATE'];
+  const rows = volumes.map((volume) => [
+    oneLine(volume.name),
+    formatBytes(volume.size_bytes),
+    formatBytes(volume.allocated_bytes),
+    volume.role,
+    String(volume.connections),
+    volume.mirrors.map((mirror) => mirror.state).join(',') || '-',
+    volume.failure === null ? 'ok' : 'FAILED',
+  ]);
+  return formatTable([heads, ...rows]);
+}
+
+export function renderEvent(event: BlockferryEvent): string {
+  const about = [event.volume, event.mirror].filter((part) => part !== null).map(oneLine);
+  const subject = about.length === 0 ? '' : `${about.join(' ')}: `;
+  return `${event.time}  ${event.kind}  ${subject}${oneLine(event.message)}\n`;
+}

@@ -1,0 +1,98 @@
+/** `blockferry volume ...` */
+import type { Command } from 'commander';
+import type { VolumeStatus } from '../control/status.ts';
+import { volumePath } from './client.ts';
+import { clientOf, print, printJson, wantsColour, type SharedOptions } from './context.ts';
+import { formatBytes, oneLine } from './format.ts';
+import { renderVolume, renderVolumeList } from './render.ts';
+import { leaf } from './verb.ts';
+
+interface ForceOptions extends SharedOptions {
+  readonly force?: boolean;
+}
+
+const SIZES =
+  'SIZE is a whole number with an optional K, M, G, T or P (powers of 1024), and a multiple of 4096\n' +
+  'bytes: 512M, 10G, 1T.';
+
+export function addVolumeVerbs(program: Command): void {
+  const volume = program
+    .command('volume')
+    .summary('create, list, show, resize and delete volumes')
+    .description(
+      'Volumes: named block devices of fixed size. Space on the disk is taken when written.',
+    );
+
+  leaf(volume, 'create <name> <size>', 'make a volume')
+    .addHelpText(
+      'after',
+      `
+${SIZES}
+NAME is 1 to 255 bytes without /, @ or control characters; clients attach the export of that name.
+
+  blockferry volume create demo 10G
+  nbdinfo nbd://127.0.0.1:10809/demo`,
+    )
+    .action(create);
+
+  leaf(volume, 'list', 'list the volumes of the node').action(list);
+
+  leaf(volume, 'show <name>', 'show one volume and its mirrors').action(show);
+
+  leaf(volume, 'resize <name> <size>', 'grow a volume, or shrink it with --force')
+    .option('--force', 'allow to shrink: what lies past the new end is lost')
+    .addHelpText(
+      'after',
+      `
+${SIZES}
+Clients see the new size when they attach again. A volume that is in use cannot shrink. A mirror
+has to be at least as large: grow it first.
+
+  blockferry volume resize demo 20G`,
+    )
+    .action(resize);
+
+  leaf(volume, 'delete <name>', 'delete a volume and its content')
+    .option('--force', 'delete it although it has mirrors (they keep their copy) or clients')
+    .addHelpText(
+      'after',
+      `
+Without --force a volume that has mirrors or attached clients is left alone.
+
+  blockferry volume delete demo`,
+    )
+    .action(remove);
+}
+
+async function create(name: string, size: string, options: SharedOptions): Promise<void> {
+  const status = await clientOf(options).call<VolumeStatus>('POST', '/v1/volumes', { name, size });
+  if (options.json) printJson(status);
+  else print(`volume ${oneLine(status.name)} created, ${formatBytes(status.size_bytes)}\n`);
+}
+
+async function list(options: SharedOptions): Promise<void> {
+  const answer = await clientOf(options).call<{ volumes: VolumeStatus[] }>('GET', '/v1/volumes');
+  if (options.json) printJson(answer);
+  else print(renderVolumeList(answer.volumes));
+}
+
+async function show(name: string, options: SharedOptions): Promise<void> {
+  const status = await clientOf(options).call<VolumeStatus>('GET', volumePath(name));
+  if (options.json) printJson(status);
+  else print(renderVolume(status, wantsColour()));
+}
+
+async function resize(name: string, size: string, options: ForceOptions): Promise<void> {
+  const body = { size, force: options.force ?? false };
+  const path = `${volumePath(name)}/resize`;
+  const status = await clientOf(options).call<VolumeStatus>('POST', path, body);
+  if (options.json) printJson(status);
+  else print(`volume ${oneLine(status.name)} has ${formatBytes(status.size_bytes)}\n`);
+}
+
+async function remove(name: string, options: ForceOptions): Promise<void> {
+  const path = `${volumePath(name)}${options.force ? '?force=true' : ''}`;
+  const answer = await clientOf(options).call('DELETE', path);
+  if (options.json) printJson(answer);
+  else print(`volume ${oneLine(name)} deleted\n`);
+}

@@ -1,0 +1,204 @@
+/**
+ * The control API: JSON over HTTP on the control socket (docs/reference/control-api.md).
+ *
+ * Invariants:
+ * - Every body and query is validated before anything happens; unknown fields are errors.
+ * - Every error has the shape `{error: {code, message, remedy}}` and the status of the catalogue.
+ * - A page in a browser cannot command a node that listens on loopback: requests that a browser marks
+ *   as coming from a page are refused, and only JSON bodies are read.
+ */
+import { fastify, type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import type { Logger } from 'pino';
+import { z } from 'zod';
+import { BlockferryError, ERROR_CATALOGUE, errorText } from '../io/errors.ts';
+import {
+  CONTROL_BODY_BYTES_MAX,
+  CONTROL_CONNECTIONS_MAX,
+  EVENT_FOLLOWER_BACKLOG_BYTES_MAX,
+} from '../io/limits.ts';
+import type { BlockferryEvent } from '../replicator/status.ts';
+import type { EventLog } from './events.ts';
+import { MIRROR_ACTIONS } from './status.ts';
+import type { VolumeCommands } from './volumes.ts';
+
+const CREATE_BODY = z.strictObject({ name: z.string(), size: z.string() });
+const RESIZE_BODY = z.strictObject({ size: z.string(), force: z.boolean().default(false) });
+const MIRROR_ADD_BODY = z.strictObject({
+  uri: z.string(),
+  mode: z.enum(['async', 'sync']).default('async'),
+  stall_policy: z.enum(['degrade', 'block']).default('degrade'),
+});
+const MIRROR_BODY = z.strictObject({ uri: z.string().optional() });
+const FLAG = z
+  .enum(['', 'true', 'false', '1', '0'])
+  .default('false')
+  .transform((text) => text !== 'false' && text !== '0');
+const DELETE_QUERY = z.strictObject({ force: FLAG });
+const EVENTS_QUERY = z.strictObject({ follow: FLAG });
+const NO_QUERY = z.strictObject({});
+
+interface ApiOptions {
+  readonly commands: VolumeCommands;
+  readonly events: EventLog;
+  readonly log: Logger;
+}
+
+interface VolumeRoute {
+  Params: { name: string };
+}
+
+/** The API, ready to listen. */
+export function createApi(options: ApiOptions): FastifyInstance {
+  const app = fastify({
+    logger: false,
+    bodyLimit: CONTROL_BODY_BYTES_MAX,
+    // A name of 255 bytes, each percent-encoded.
+    routerOptions: { maxParamLength: 1024 },
+    forceCloseConnections: 'idle',
+  });
+  app.server.maxConnections = CONTROL_CONNECTIONS_MAX;
+  app.removeContentTypeParser('text/plain');
+  app.addHook('onRequest', refuseBrowsers);
+  app.setErrorHandler((error, request, reply) => answerError(options.log, error, request, reply));
+  app.setNotFoundHandler((request, reply) => {
+    const message = `there is no ${request.method} ${request.url.slice(0, 200)}`;
+    return sendError(reply, 404, new BlockferryError('REQUEST_INVALID', message));
+  });
+  addVolumeRoutes(app, options.commands);
+  addMirrorRoutes(app, options.commands);
+  addEventRoute(app, options.events);
+  return app;
+}
+
+function addVolumeRoutes(app: FastifyInstance, commands: VolumeCommands): void {
+  app.get('/v1/status', (request) => {
+    check('query', NO_QUERY, request.query);
+    return commands.status();
+  });
+  app.get('/v1/volumes', (request) => {
+    check('query', NO_QUERY, request.query);
+    return { volumes: commands.status().volumes };
+  });
+  app.post('/v1/volumes', (request, reply) => {
+    const body = check('body', CREATE_BODY, request.body);
+    reply.code(201);
+    return commands.create(body.name, body.size);
+  });
+  app.get<VolumeRoute>('/v1/volumes/:name', (request) => {
+    check('query', NO_QUERY, request.query);
+    return commands.show(request.params.name);
+  });
+  app.delete<VolumeRoute>('/v1/volumes/:name', (request) => {
+    const { name } = request.params;
+    const { force } = check('query', DELETE_QUERY, request.query);
+    return commands.delete(name, { force }).then(() => ({ deleted: name }));
+  });
+  app.post<VolumeRoute>('/v1/volumes/:name/resize', (request) => {
+    const { size, force } = check('body', RESIZE_BODY, request.body);
+    return commands.resize(request.params.name, size, { force });
+  });
+}
+
+function addMirrorRoutes(app: FastifyInstance, commands: VolumeCommands): void {
+  app.post<VolumeRoute>('/v1/volumes/:name/mirrors', (request, reply) => {
+    const body = check('body', MIRROR_ADD_BODY, request.body);
+    reply.code(201);
+    const { uri, mode, stall_policy: stallPolicy } = body;
+    return commands.addMirror(request.params.name, { uri, mode, stallPolicy });
+  });
+  for (const action of MIRROR_ACTIONS) {
+    app.post<VolumeRoute>(`/v1/volumes/:name/mirrors/${action}`, (request) => {
+      const { uri } = check('body', MIRROR_BODY, request.body ?? {});
+      return commands.changeMirror(request.params.name, action, uri ?? null);
+    });
+  }
+}
+
+function addEventRoute(app: FastifyInstance, events: EventLog): void {
+  app.get('/v1/events', (request, reply) => {
+    const { follow } = check('query', EVENTS_QUERY, request.query);
+    if (follow) {
+      followEvents(events, reply);
+      return undefined;
+    }
+    return reply.type('application/x-ndjson').send(events.recent().map(eventLine).join(''));
+  });
+}
+
+function followEvents(events: EventLog, reply: FastifyReply): void {
+  const { raw } = reply;
+  let started = false;
+  const start = (): void => {
+    if (started) return;
+    started = true;
+    reply.hijack();
+    raw.writeHead(200, { 'content-type': 'application/x-ndjson', connection: 'close' });
+    raw.flushHeaders();
+  };
+  const unfollow = events.follow({
+    deliver(event) {
+      start();
+      raw.write(eventLine(event));
+      return raw.writableLength <= EVENT_FOLLOWER_BACKLOG_BYTES_MAX;
+    },
+    end(reason) {
+      if (reason === 'dropped') raw.destroy();
+      else raw.end();
+    },
+  });
+  start();
+  raw.on('close', unfollow);
+  // The reader went away in the middle of a line; 'close' follows.
+  raw.on('error', () => {});
+}
+
+function eventLine(event: BlockferryEvent): string {
+  return `${JSON.stringify(event)}\n`;
+}
+
+function refuseBrowsers(
+  request: FastifyRequest,
+  _reply: FastifyReply,
+  done: (error?: Error) => void,
+): void {
+  const { headers } = request;
+  if (headers.origin === undefined && headers['sec-fetch-site'] === undefined) done();
+  else done(new BlockferryError('REQUEST_INVALID', 'the control API does not answer web pages'));
+}
+
+function check<T>(what: 'body' | 'query', schema: z.ZodType<T>, value: unknown): T {
+  const result = schema.safeParse(value);
+  if (result.success) return result.data;
+  const issue = result.error.issues[0];
+  const where = [what, ...(issue?.path ?? [])].join('.');
+  throw new BlockferryError('REQUEST_INVALID', `${where}: ${issue?.message ?? 'not usable'}`);
+}
+
+function answerError(
+  log: Logger,
+  thrown: unknown,
+  request: FastifyRequest,
+  reply: FastifyReply,
+): FastifyReply {
+  if (thrown instanceof BlockferryError) return sendError(reply, thrown.status, thrown);
+  const status = clientFault(thrown);
+  if (status !== null) {
+    return sendError(reply, status, new BlockferryError('REQUEST_INVALID', errorText(thrown)));
+  }
+  log.error({ err: thrown, method: request.method, url: request.url }, 'a command failed');
+  return sendError(reply, 500, new BlockferryError('INTERNAL', errorText(thrown)));
+}
+
+/** The status of an error that fastify found in the request itself (bad JSON, body too long), else null. */
+function clientFault(thrown: unknown): number | null {
+  if (!(thrown instanceof Error) || !('statusCode' in thrown)) return null;
+  const { statusCode } = thrown;
+  return typeof statusCode === 'number' && statusCode >= 400 && statusCode < 500
+    ? statusCode
+    : null;
+}
+
+function sendError(reply: FastifyReply, status: number, error: BlockferryError): FastifyReply {
+  const { remedy } = ERROR_CATALOGUE[error.code];
+  return reply.code(status).send({ error: { code: error.code, message: error.message, remedy } });
+}
