@@ -123,5 +123,5 @@ export class History {
 
 /** The rules that a verdict says were broken, each once. */
 export function rulesBroken(verdict: Verdict): string[] {
-  return [...new Set(verdict.violations.map((violation) => violation.rule))].toSorted();
+  return [...new Set(verdict.violations.map((violation) => violation.rule))];
 }

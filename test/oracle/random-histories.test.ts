@@ -12,7 +12,7 @@ import { History, type MadeRequest } from './history.ts';
 const SECTOR = 512;
 const SECTORS = 256;
 const STEPS = 400;
-const ROUNDS = 40;
+const ROUNDS = 25;
 
 /** Per sector: what is durable, and what the cache may still add, in order of application. */
 class CachedDisk {
