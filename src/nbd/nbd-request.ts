@@ -1,0 +1,100 @@
+/**
+ * One NBD request on its way through a device, and the pool that such objects come from.
+ *
+ * Invariants:
+ * - A request is idle (in the pool), handed (inside a device method), pending (the device answers
+ *   later) or done (answered, reply not yet written). It leaves the pool once and returns once.
+ * - `owned` is memory lent by the buffer pool to this request alone; whoever ends the request gives it
+ *   back or passes it on.
+ */
+import assert from 'node:assert';
+import { DeviceRequest } from '../io/device.ts';
+import type { BufferPool, PooledBuffer } from './buffer-pool.ts';
+import { NBD_CMD, NBD_SIMPLE_REPLY_BYTES } from './constants.ts';
+
+export type RequestState = 'idle' | 'filling' | 'handed' | 'pending' | 'done';
+
+const EMPTY = Buffer.alloc(0);
+
+export class NbdRequest extends DeviceRequest {
+  state: RequestState = 'idle';
+  command = 0;
+  cookieHigh = 0;
+  cookieLow = 0;
+  /** Payload of a WRITE, data of a READ; 0 for the rest. Layers may move `length`, never this. */
+  bytes = 0;
+  /** Where these bytes begin in `buffer`. Layers may move `start`, never this. */
+  base = 0;
+  owned: PooledBuffer | null = null;
+  /** The device's answer, once done. */
+  status = 0;
+  /** Next in the list of requests done, or in the pool. */
+  next: NbdRequest | null = null;
+
+  private readonly buffers: BufferPool;
+
+  constructor(buffers: BufferPool) {
+    super();
+    this.buffers = buffers;
+  }
+
+  /** Points the request at its bytes; `owned` memory is kept until the request ends. */
+  place(buffer: Buffer, base: number): void {
+    this.buffer = buffer;
+    this.start = base;
+    this.base = base;
+  }
+
+  /** Takes memory for the bytes; a READ leaves room for its reply header before them. */
+  own(): PooledBuffer {
+    assert(this.owned === null);
+    const base = this.command === NBD_CMD.READ ? NBD_SIMPLE_REPLY_BYTES : 0;
+    this.owned = this.buffers.take(base + this.bytes);
+    this.place(this.owned.bytes, base);
+    return this.owned;
+  }
+
+  override retain(): void {
+    assert(this.state === 'handed', 'retain is for the device method that was called');
+    if (this.owned !== null || this.bytes === 0) return;
+    const { buffer, base, start } = this;
+    const owned = this.own();
+    // Also for a READ: a part of it may have been read before the device found that the rest blocks.
+    buffer.copy(owned.bytes, this.base, base, base + this.bytes);
+    this.start = this.base + (start - base);
+  }
+}
+
+/** Requests of all connections of a server, for reuse. */
+export class RequestPool {
+  private readonly buffers: BufferPool;
+  private first: NbdRequest | null = null;
+  /** Requests that are out of the pool. */
+  lent = 0;
+
+  constructor(buffers: BufferPool) {
+    this.buffers = buffers;
+  }
+
+  take(): NbdRequest {
+    const request = this.first ?? new NbdRequest(this.buffers);
+    assert(request.state === 'idle');
+    this.first = request.next;
+    request.next = null;
+    this.lent++;
+    return request;
+  }
+
+  /** Ends a request; gives its memory back unless it was passed on (`owned` set to null). */
+  give(request: NbdRequest): void {
+    assert(request.state !== 'idle', 'request ended twice');
+    assert(request.state !== 'pending', 'the device still has it');
+    if (request.owned !== null) this.buffers.give(request.owned);
+    request.owned = null;
+    request.buffer = EMPTY;
+    request.state = 'idle';
+    request.next = this.first;
+    this.first = request;
+    this.lent--;
+  }
+}
