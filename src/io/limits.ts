@@ -70,6 +70,15 @@ export const NBD_CLIENT_CLOSE_MS_MAX = 5_000;
 /** Pooled buffers kept for reuse, in total. Buffers beyond it are left to the garbage collector. */
 export const POOL_BYTES_MAX: number = 128 * MIB;
 
+/** Sockets: connections that the system holds until they are accepted. More are refused by the system. */
+export const LISTEN_BACKLOG = 511;
+/** Sockets: silence after which the system asks the peer whether it is still there. */
+export const CONNECTION_KEEP_ALIVE_MS = 30_000;
+/** Sockets: how long a peer may take to close its side after ours said all. Then it is cut. */
+export const CONNECTION_LINGER_MS = 2_000;
+/** Sockets: whoever takes this long to answer on a unix socket that we want counts as alive. */
+export const UNIX_PROBE_MS_MAX = 1_000;
+
 /** System calls of ours running away from the main thread. More wait their turn. */
 export const SYSCALLS_IN_FLIGHT_MAX = 32;
 
@@ -122,6 +131,18 @@ export const SYNC_DEADLINE_MS = 5_000;
 export const METADATA_RECORD_BYTES_MAX: number = MIB;
 /** Metadata log: compacted when it is this long and more than twice its state. */
 export const METADATA_COMPACT_BYTES: number = 8 * MIB;
+
+/** Metadata log: bytes of records waiting for a commit. Beyond it the next commit rewrites the whole state. */
+export const METADATA_PENDING_BYTES_MAX: number = 64 * MIB;
+
+/** Volume: a write into the page cache that takes longer is slow (plus a millisecond for each MiB). */
+export const WRITE_SLOW_MS = 2;
+/** Volume: after a slow write, writes go to the pool for this long; doubled each time they stay slow. */
+export const WRITE_POOL_MS_MIN = 100;
+export const WRITE_POOL_MS_MAX = 2_000;
+/** Volume: bytes of zeroes written, or of a hole punched, by one call to the disk. */
+export const ZERO_WRITE_BYTES_MAX: number = MIB;
+export const ZERO_PUNCH_BYTES_MAX: number = 1024 * MIB;
 
 /** Events kept for `blockferry events`. The oldest are dropped. */
 export const EVENTS_MAX = 1000;
