@@ -1,0 +1,116 @@
+/**
+ * Configuration: defaults, file, flags, and one exact line for whatever is wrong. Pure: the file is text.
+ */
+import { describe, expect, test } from 'vitest';
+import { resolveConfig, type ConfigFlags, type Surroundings } from '../../src/control/config.ts';
+import { BlockferryError } from '../../src/io/errors.ts';
+
+function surroundings(text = '', more: Partial<Surroundings> = {}): Surroundings {
+  return {
+    environment: {},
+    home: '/home/ann',
+    hostname: 'host1.example.org',
+    isRoot: false,
+    readFile: () => Buffer.from(text),
+    ...more,
+  };
+}
+
+function fromFile(text: string, flags: ConfigFlags = {}) {
+  return resolveConfig({ config: '/etc/bf/node.toml', ...flags }, surroundings(text));
+}
+
+function refusal(run: () => unknown): string {
+  try {
+    run();
+  } catch (error) {
+    if (error instanceof BlockferryError) return error.line;
+    throw error;
+  }
+  return 'accepted';
+}
+
+describe('configuration', () => {
+  test('has a default for everything', () => {
+    expect(resolveConfig({}, surroundings())).toEqual({
+      name: 'host1',
+      data: '/home/ann/.local/share/blockferry',
+      nbd: [
+        { kind: 'tcp', host: '127.0.0.1', port: 10809 },
+        { kind: 'unix', path: '/home/ann/.local/share/blockferry/nbd.sock' },
+      ],
+      control: { kind: 'unix', path: '/home/ann/.local/share/blockferry/control.sock' },
+      insecure: false,
+      logLevel: 'info',
+    });
+    expect(resolveConfig({}, surroundings('', { isRoot: true })).data).toBe('/var/lib/blockferry');
+    const moved = surroundings('', { environment: { XDG_DATA_HOME: '/srv/ann' } });
+    expect(resolveConfig({}, moved).data).toBe('/srv/ann/blockferry');
+  });
+
+  test('takes paths of the file relative to the file, and lets flags override', () => {
+    const text = 'name = "alpha"\ndata = "vols"\nnbd = ["unix:n.sock", "127.0.0.1:1"]\n';
+    expect(fromFile(text, { name: 'beta' })).toMatchObject({
+      name: 'beta',
+      data: '/etc/bf/vols',
+      nbd: [
+        { kind: 'unix', path: '/etc/bf/n.sock' },
+        { kind: 'tcp', host: '127.0.0.1', port: 1 },
+      ],
+      control: { kind: 'unix', path: '/etc/bf/vols/control.sock' },
+    });
+    expect(fromFile(text, { data: 'mine', nbd: ['127.0.0.1:2'] })).toMatchObject({
+      data: 'mine',
+      nbd: [{ kind: 'tcp', host: '127.0.0.1', port: 2 }],
+      control: { kind: 'unix', path: 'mine/control.sock' },
+    });
+  });
+
+  test.each([
+    ['an unknown key', 'name = "a"\n\ncolour = "red"\n', /node\.toml:3: unknown key "colour"/],
+    ['an unknown table', 'name = "a"\n[tls]\ncert = "x"\n', /node\.toml:2: unknown key "tls"/],
+    ['a wrong type', 'data = "d"\ninsecure = "yes"\n', /node\.toml:2: insecure: .*boolean/],
+    ['a wrong entry', 'nbd = ["127.0.0.1:1", 7]\n', /node\.toml:1: nbd\[1\]: .*string/],
+    ['a wrong level', 'log_level = "loud"\n', /node\.toml:1: log_level: .*"trace"/],
+    ['a wrong name', 'name = "a b"\n', /node\.toml:1: name: must be/],
+    ['an empty list', 'nbd = []\n', /node\.toml:1: nbd: /],
+    ['no TOML', 'name = "a"\nnbd = [\n', /node\.toml:\d+:\d+: /],
+    ['a wrong address', 'name = "a"\ncontrol = "nowhere"\n', /node\.toml:2: bad address "nowhere"/],
+  ])('names file, line and key of %s', (_what, text, line) => {
+    const text1 = refusal(() => fromFile(text));
+    expect(text1).toMatch(line);
+    expect(text1).not.toContain('\n');
+  });
+
+  test('says when the file cannot be read', () => {
+    const readFile = (): Buffer => {
+      throw new Error('ENOENT: no such file');
+    };
+    const flags = { config: 'gone.toml' };
+    expect(refusal(() => resolveConfig(flags, surroundings('', { readFile })))).toMatch(
+      /cannot read gone\.toml: ENOENT.*\[CONFIG_INVALID\]/,
+    );
+  });
+
+  test.each([
+    ['nbd', { nbd: ['0.0.0.0:10809'] }],
+    ['nbd on v6', { nbd: ['127.0.0.1:1', '[::]:10809'] }],
+    ['control', { control: '192.0.2.1:9' }],
+    ['a name', { control: 'example.org:9' }],
+  ])('refuses to listen for strangers, unless told that it is fine: %s', (_what, flags) => {
+    expect(refusal(() => resolveConfig(flags, surroundings()))).toMatch(/\[INSECURE_ADDRESS\]$/);
+    expect(refusal(() => resolveConfig({ ...flags, insecure: true }, surroundings()))).toBe(
+      'accepted',
+    );
+  });
+
+  test.each([
+    ['--name', { name: 'no spaces' }],
+    ['--data', { data: '' }],
+    ['--nbd', { nbd: Array.from({ length: 17 }, (_, index) => `127.0.0.1:${index}`) }],
+  ])('calls a wrong flag usage: %s', (flag, flags) => {
+    const line = refusal(() => resolveConfig(flags, surroundings()));
+    expect(line).toMatch(/\[USAGE\]$/);
+    expect(line).toContain(flag);
+  });
+});

@@ -1,0 +1,108 @@
+/** What people read: sizes, times, aligned columns, one line whatever the text holds. Pure. */
+import { describe, expect, test } from 'vitest';
+import { formatBytes, formatSeconds, formatTable, oneLine } from '../../src/cli/format.ts';
+import { renderEvent, renderStatus } from '../../src/cli/render.ts';
+import type { NodeStatus } from '../../src/control/status.ts';
+
+const STATUS: NodeStatus = {
+  node: 'alpha',
+  volumes: [
+    {
+      name: 'demo',
+      id: '0'.repeat(32),
+      size_bytes: 2 ** 30,
+      allocated_bytes: 12 * 2 ** 20,
+      role: 'primary',
+      generation: 1,
+      position: { generation: 1, epoch: 42 },
+      connections: 1,
+      failure: null,
+      mirrors: [
+        {
+          uri: 'nbd://127.0.0.1:10810/demo',
+          kind: 'nbd',
+          mode: 'sync',
+          stall_policy: 'degrade',
+          state: 'delta',
+          consistent: true,
+          position: { generation: 1, epoch: 40 },
+          staged_bytes: 0,
+          dirty_bytes: 8192,
+          suspect_bytes: 4096,
+          lag_seconds: 75,
+          eta_seconds: null,
+          bytes_sent: 1023,
+          delta_bytes_sent: 0,
+          bytes_compared: 0,
+          last_error: 'connection refused',
+        },
+      ],
+    },
+  ],
+  damaged: [{ id: 'f'.repeat(32), reason: 'record 7 at byte 4096 is corrupt' }],
+};
+
+describe('text for people', () => {
+  test.each([
+    [0, '0 B'],
+    [1023, '1023 B'],
+    [1024, '1.0 KiB'],
+    [2 ** 20 - 1, '1.0 MiB'],
+    [2 ** 30, '1.0 GiB'],
+    [1.5 * 2 ** 40, '1.5 TiB'],
+    [2 ** 50, '1.0 PiB'],
+  ])('%d bytes are %s', (bytes, text) => {
+    expect(formatBytes(bytes)).toBe(text);
+  });
+
+  test.each([
+    [null, '-'],
+    [0, '0.0 s'],
+    [9.96, '10 s'],
+    [59.4, '59 s'],
+    [75, '1 min 15 s'],
+    [3600, '1 h 0 min'],
+  ])('%s seconds are %s', (seconds, text) => {
+    expect(formatSeconds(seconds)).toBe(text);
+  });
+
+  test('columns are aligned', () => {
+    expect(
+      formatTable([
+        ['A', 'LONG'],
+        ['wide cell', 'x'],
+        ['', 'y'],
+      ]),
+    ).toBe('A          LONG\nwide cell  x\n           y\n');
+  });
+
+  test('control characters do not break a line', () => {
+    expect(oneLine('a\nb\u001b[2J\u2028c')).toBe(String.raw`a\u000ab\u001b[2J\u2028c`);
+  });
+
+  test('status is a page, without colour where there is none', () => {
+    expect(renderStatus(STATUS, false)).toBe(`node alpha
+
+demo  1.0 GiB, 12.0 MiB allocated, primary, 1 connection, position 1:42
+  MIRROR                      MODE          STATE  CONSISTENT  STAGED  DIRTY     LAG         ETA  SENT
+  nbd://127.0.0.1:10810/demo  sync/degrade  delta  yes         0 B     12.0 KiB  1 min 15 s  -    1023 B
+    last error: connection refused
+
+damaged volume ${'f'.repeat(32)}: record 7 at byte 4096 is corrupt
+`);
+  });
+
+  test('an event is a line', () => {
+    const event = {
+      sequence: 1,
+      time: '2024-01-02T03:04:05.000Z',
+      kind: 'link-lost',
+      volume: 'demo',
+      mirror: 'nbd://h:1/d',
+      message: 'gone\nfor good',
+    };
+    expect(renderEvent(event)).toBe(
+      '2024-01-02T03:04:05.000Z  link-lost  demo nbd://h:1/d: gone\\u000afor good\n',
+    );
+  });
+});
