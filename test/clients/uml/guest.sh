@@ -6,7 +6,7 @@
 #   BF_GUEST, BF_PREFIX, BF_HOST   addresses of guest and server
 #   BF_PORT, BF_EXPORT             where the export is
 #   BF_CONNECTIONS                 nbd-client -C
-#   BF_FIO_MIB, BF_FIO_SECONDS     bounds of the fio run
+#   BF_FIO_MIB                     bytes that each of two fio jobs writes and verifies
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp LANG=C
 
 exec >"$BF_DIR/guest.log" 2>&1
@@ -34,7 +34,7 @@ run() {
 
 mount -t proc proc /proc
 mount -t sysfs sys /sys
-mount -t devtmpfs dev /dev
+mountpoint -q /dev || mount -t devtmpfs dev /dev
 mount -t tmpfs tmpfs /mnt
 mkdir /mnt/fs
 
@@ -60,7 +60,7 @@ run mount mount -o discard /dev/nbd0 /mnt/fs
 # Random writes of mixed sizes, synced now and then; every block carries a checksum that fio reads back.
 run fio fio --name=verify --directory=/mnt/fs --size="${BF_FIO_MIB}m" --rw=randwrite \
   --bssplit=4k/60:16k/20:64k/15:256k/5 --ioengine=psync --direct=1 --fsync=64 --numjobs=2 \
-  --verify=crc32c --verify_fatal=1 --do_verify=1 --runtime="$BF_FIO_SECONDS" --group_reporting \
+  --verify=crc32c --verify_fatal=1 --do_verify=1 --group_reporting \
   --output="$BF_DIR/fio.log"
 run delete rm /mnt/fs/verify.1.0
 run trim fstrim -v /mnt/fs
