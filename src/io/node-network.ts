@@ -11,6 +11,7 @@
 import assert from 'node:assert';
 import * as fs from 'node:fs';
 import * as net from 'node:net';
+import { dirname } from 'node:path';
 
 import { formatAddress, UNIX_PATH_BYTES_MAX } from './address.ts';
 import { BlockferryError, errorText } from './errors.ts';
@@ -19,6 +20,7 @@ import type { Address, Connection, Listener, Network } from './network.ts';
 import { adoptAccepted, createReceivingSocket, SocketConnection } from './socket-connection.ts';
 import { systemError } from './system-error.ts';
 
+const ENOENT = 2;
 const ETIMEDOUT = 110;
 
 export const nodeNetwork: Network = { listen, connect };
@@ -28,7 +30,7 @@ async function listen(
   accept: (connection: Connection) => void,
 ): Promise<Listener> {
   checkPath(address);
-  if (address.kind === 'unix') await removeStaleSocket(address);
+  if (address.kind === 'unix') await clearSocketPath(address);
   const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true, noDelay: true });
   server.on('connection', (socket) => accept(adoptAccepted(socket, peerOf(socket, address))));
   await listening(server, address);
@@ -77,9 +79,13 @@ const WHY_UNAVAILABLE: Readonly<Record<string, string>> = {
 };
 
 /** A socket file outlives a killed process. Whoever answers on it is alive; a refusal means it is stale. */
-async function removeStaleSocket(address: Address & { kind: 'unix' }): Promise<void> {
+async function clearSocketPath(address: Address & { kind: 'unix' }): Promise<void> {
   const found = fs.lstatSync(address.path, { throwIfNoEntry: false });
-  if (found === undefined) return;
+  if (found === undefined) {
+    // Asked here, since the socket itself reports a missing directory as "permission denied".
+    if (fs.existsSync(dirname(address.path))) return;
+    throw listenError(address, systemError(ENOENT, 'bind', address.path));
+  }
   if (!found.isSocket()) {
     const message = `cannot listen on ${formatAddress(address)}: a file that is no socket is there`;
     throw new BlockferryError('ADDRESS_UNAVAILABLE', message);

@@ -36,7 +36,7 @@ export function createReceivingSocket(handle?: object): ReceivingSocket {
   const options = {
     handle,
     allowHalfOpen: true,
-    // Any unsent byte counts as a backlog, so that 'drain' tells each time that it fell to zero.
+    // Any byte left after `write` counts as a backlog, so that 'drain' tells when it fell to zero.
     writableHighWaterMark: 0,
     onread: {
       buffer,
