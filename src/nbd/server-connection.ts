@@ -1,0 +1,185 @@
+/**
+ * One client of the server, from accept to the end: first the handshake, then the transmission.
+ *
+ * Invariants:
+ * - Everything is set up before the first byte goes out.
+ * - `device.opened` when the transmission begins and `device.closed` when it is gone: each once.
+ * - A client that does not finish the handshake in NBD_HANDSHAKE_MS_MAX, or does not take its last
+ *   replies within NBD_DRAIN_MS_MAX of the end, is cut off.
+ * - `over` resolves once nothing of this client is left; after `cut`, once its socket is closed,
+ *   even if a device still holds requests of it. `gone` is called when they too are answered.
+ */
+import assert from 'node:assert';
+import type { Timer } from '../io/clock.ts';
+import type { BlockDevice } from '../io/device.ts';
+import { NBD_DRAIN_MS_MAX, NBD_HANDSHAKE_MS_MAX } from '../io/limits.ts';
+import type { Connection, ConnectionHandler } from '../io/network.ts';
+import type { ExportSource } from './exports.ts';
+import { Handshake, type HandshakeEffect } from './handshake.ts';
+import type { NbdLog } from './server-log.ts';
+import type { ServerShared } from './server-shared.ts';
+import { Transmission } from './transmission.ts';
+
+export interface ServerConnectionOptions {
+  readonly connection: Connection;
+  readonly exports: ExportSource;
+  readonly shared: ServerShared;
+  readonly log: NbdLog;
+  /** Whether the server is shutting down. */
+  readonly stopping: () => boolean;
+  /** Called once, last. */
+  readonly gone: (client: ServerConnection) => void;
+}
+
+const ignoreSent = (): void => {};
+
+export class ServerConnection implements ConnectionHandler {
+  /** See the invariants above. */
+  readonly over: Promise<void>;
+
+  private readonly connection: Connection;
+  private readonly shared: ServerShared;
+  private readonly log: NbdLog;
+  private readonly gone: (client: ServerConnection) => void;
+  private readonly handshake: Handshake;
+  private transmission: Transmission | null = null;
+  private exportName = '';
+  private deadline: Timer | null = null;
+  /** Why it ended; the first reason counts. */
+  private reason: string | null = null;
+  private fault = false;
+  private wasCut = false;
+  private socketClosed = false;
+  private settle: () => void = ignoreSent;
+
+  constructor(options: ServerConnectionOptions) {
+    this.connection = options.connection;
+    this.shared = options.shared;
+    this.log = options.log;
+    this.gone = options.gone;
+    this.handshake = new Handshake(options.exports, options.stopping);
+    this.over = new Promise((resolve) => {
+      this.settle = resolve;
+    });
+  }
+
+  /** The device that the client uses, or null before it chose one. */
+  get device(): BlockDevice | null {
+    return this.transmission?.device ?? null;
+  }
+
+  begin(): void {
+    this.deadline = this.shared.clock.after(NBD_HANDSHAKE_MS_MAX, () => {
+      this.note('handshake timed out', true);
+      this.connection.destroy();
+    });
+    this.connection.start(this);
+    this.connection.send(this.handshake.greeting(), ignoreSent);
+  }
+
+  /** Ends when requests in flight are answered; later ones are refused, and so are exports. */
+  stop(): void {
+    this.transmission?.stop();
+  }
+
+  /** Closes the socket now. */
+  cut(reason: string): void {
+    this.note(reason, true);
+    this.wasCut = true;
+    if (this.socketClosed) this.settle();
+    else this.connection.destroy();
+  }
+
+  received(buffer: Buffer, length: number): void {
+    if (this.transmission !== null) return this.transmission.received(buffer, 0, length);
+    if (this.reason !== null) return;
+    const { effects, consumed } = this.handshake.feed(buffer.subarray(0, length));
+    this.connection.cork();
+    for (const effect of effects) this.apply(effect);
+    this.connection.uncork();
+    if (consumed < length) this.transmissionBytes(buffer, consumed, length);
+  }
+
+  drained(): void {
+    // Each send reports for itself; the backlog as a whole is of no interest.
+  }
+
+  ended(): void {
+    if (this.transmission !== null) return this.transmission.ended();
+    this.finish('client left during the handshake', false);
+  }
+
+  closed(error: Error | null): void {
+    assert(!this.socketClosed, 'closed is the last call');
+    this.socketClosed = true;
+    this.deadline?.cancel();
+    this.note(error === null ? 'client closed the connection' : error.message, false);
+    this.report();
+    if (this.wasCut) this.settle();
+    if (this.transmission === null) this.leave();
+    else this.transmission.closed();
+  }
+
+  private apply(effect: HandshakeEffect): void {
+    switch (effect.kind) {
+      case 'send':
+        return this.connection.send(effect.bytes, ignoreSent);
+      case 'transmit':
+        return this.transmit(effect.exportName, effect.device, effect.flags);
+      case 'close':
+        return this.finish(effect.reason, effect.fault);
+    }
+  }
+
+  private transmit(exportName: string, device: BlockDevice, flags: number): void {
+    this.deadline?.cancel();
+    this.deadline = null;
+    this.exportName = exportName;
+    this.transmission = new Transmission({
+      connection: this.connection,
+      device,
+      flags,
+      shared: this.shared,
+      finished: (reason, fault) => this.finish(reason, fault),
+      gone: () => {
+        device.closed();
+        this.leave();
+      },
+    });
+    device.opened();
+    this.log.info({ peer: this.connection.peer, export: exportName }, 'client connected');
+  }
+
+  /** What a client sent behind GO without waiting for the answer. */
+  private transmissionBytes(buffer: Buffer, start: number, end: number): void {
+    this.transmission?.received(buffer, start, end);
+  }
+
+  private finish(reason: string, fault: boolean): void {
+    this.note(reason, fault);
+    this.deadline?.cancel();
+    this.deadline = this.shared.clock.after(NBD_DRAIN_MS_MAX, () => this.connection.destroy());
+    this.connection.end();
+  }
+
+  private note(reason: string, fault: boolean): void {
+    if (this.reason !== null) return;
+    this.reason = reason;
+    this.fault = fault;
+  }
+
+  /** One line for a client that used an export, or that did wrong; a look at the list is no news. */
+  private report(): void {
+    const { peer } = this.connection;
+    const { reason, fault } = this;
+    const used = this.transmission !== null;
+    const fields = used ? { peer, export: this.exportName, reason } : { peer, reason };
+    if (fault) this.log.warn(fields, used ? 'client cut off' : 'handshake failed');
+    else if (used) this.log.info(fields, 'client disconnected');
+  }
+
+  private leave(): void {
+    this.settle();
+    this.gone(this);
+  }
+}
