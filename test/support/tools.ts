@@ -1,15 +1,16 @@
 /** What ties the helpers to vitest: a scope that lives as long as a test, and tools that may be missing. */
-import { onTestFailed, onTestFinished, type TestContext } from 'vitest';
+import { onTestFinished, type TestContext } from 'vitest';
 import { missingTools } from '../../scripts/setup-tools.ts';
 import { Scope } from './scope.ts';
 
 /** A scope that is closed when the running test ends; its reports are printed when the test fails. */
 export function testScope(): Scope {
   const scope = new Scope();
-  onTestFinished(() => scope.close(), 60_000);
-  onTestFailed(() => {
-    console.error(scope.reports());
-  });
+  onTestFinished(async ({ task }) => {
+    // Before the scope closes: reports read files that go with it.
+    if (task.result?.state === 'fail') console.error(scope.reports());
+    await scope.close();
+  }, 60_000);
   return scope;
 }
 

@@ -38,6 +38,7 @@ export async function runGuest(scope: Scope, options: GuestOptions): Promise<str
       'rootflags=/',
       'rw',
       `init=${options.init}`,
+      `uml_dir=${dir}`, // its console socket; the default is the home directory
       `vec0:transport=tap,ifname=${namespace.tap},depth=128,gro=1`,
       'con=null',
       'con0=null,fd:1',
