@@ -1,0 +1,318 @@
+/**
+ * One round of the failover drill: a mirrored volume with a filesystem under load, an outage of the link,
+ * the sudden death of the primary, and the question what the mirror is worth.
+ *
+ *   fio, ledger -> ext4 -> loop -> nbdfuse -> recorder -> alpha -> link (fault proxy) -> beta
+ *
+ * The primary is killed only while its mirror is in step: during a delta run a plain NBD mirror is not
+ * consistent, by design, and status says so. What is found wrong is a violation; what goes wrong with the
+ * drill itself is an exception. Both fail the round.
+ */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { holdsMounts, MountedExport } from './filesystem.ts';
+import { Load } from './load.ts';
+import { DrilledNode, expectEqualExports, inStep, type SeenMirror, settled } from './node.ts';
+import { judge, type OracleMode, type Verdict } from './oracle.ts';
+import { pause, run, Undo, until } from './process.ts';
+import { FaultProxy } from './proxy.ts';
+import { type SeededRandom, seededRandom } from './random.ts';
+import { Recorder } from './recorder.ts';
+import { isWriteClass, readRequestLog, type RequestLog, RequestLogWriter } from './request-log.ts';
+import { nbdUri } from './sockets.ts';
+import { takeOver } from './takeover.ts';
+import { countText, sizeText, Timeline } from './timeline.ts';
+
+const VOLUME = 'demo';
+const VOLUME_BYTES = 256 * 1024 * 1024;
+const REGION_BYTES = 4 * 1024 * 1024;
+
+/** The longest that things may take before the round fails. Generous: the judged thing is correctness. */
+const IN_STEP_MS_MAX = 60_000;
+const NOTICE_MS_MAX = 15_000;
+const QUIET_MS_MAX = 15_000;
+
+/** How long the phases last, picked by the seed. */
+const BEFORE_CUT_MS = { low: 500, high: 2500 };
+const OUTAGE_MS = { low: 500, high: 3000 };
+const BEFORE_KILL_MS = { low: 100, high: 2500 };
+
+export interface RoundOptions {
+  readonly seed: number;
+  readonly mode: OracleMode;
+  /** Keep the directory with logs and images when the round ends. */
+  readonly keep: boolean;
+  readonly print: (line: string) => void;
+  readonly signal: AbortSignal;
+}
+
+/** Plays one round, and returns the violations that it found. */
+export async function failoverRound(options: RoundOptions): Promise<string[]> {
+  const undo = new Undo();
+  const directory = mkdtempSync(join(tmpdir(), 'bf-drill-'));
+  const round = new Round(options, directory, undo);
+  let sound = false;
+  try {
+    await round.play();
+    sound = round.violations.length === 0;
+    return round.violations;
+  } finally {
+    const failures = await undo.run();
+    for (const failure of failures) options.print(`clean-up: ${failure}`);
+    const interrupted = options.signal.aborted;
+    if (holdsMounts(directory)) options.print(`left alone, something is mounted in: ${directory}`);
+    else if (options.keep || !(sound || interrupted)) options.print(`kept: ${directory}`);
+    else rmSync(directory, { recursive: true, force: true });
+  }
+}
+
+class Round {
+  readonly violations: string[] = [];
+  private readonly options: RoundOptions;
+  private readonly directory: string;
+  private readonly undo: Undo;
+  private readonly random: SeededRandom;
+  private readonly timeline: Timeline;
+  private readonly alpha: DrilledNode;
+  private readonly beta: DrilledNode;
+
+  constructor(options: RoundOptions, directory: string, undo: Undo) {
+    this.options = options;
+    this.directory = directory;
+    this.undo = undo;
+    this.random = seededRandom(options.seed);
+    this.timeline = new Timeline(options.print);
+    this.alpha = new DrilledNode({ name: 'alpha', directory });
+    this.beta = new DrilledNode({ name: 'beta', directory });
+  }
+
+  async play(): Promise<void> {
+    const link = await this.setUp();
+    const log = await this.liveAndDie(link);
+    const image = join(this.directory, 'mirror.raw');
+    await this.readMirror(image);
+    const verdict = this.consultOracle(log.recorded, image);
+    await this.takeOver(image, log.ledgerLines, verdict);
+    await this.comeBack(log.recorded);
+  }
+
+  /** Two nodes, a link between them, a mirrored volume in step. */
+  private async setUp(): Promise<FaultProxy> {
+    const { alpha, beta, undo, options } = this;
+    const link = await FaultProxy.start({ listen: '127.0.0.1:0', target: beta.nbdAddress });
+    undo.add('close the link', () => link.close());
+    for (const node of [beta, alpha]) {
+      undo.add(`end ${node.name}`, () => node.kill());
+      await node.start(options.signal);
+      await node.command('volume', 'create', VOLUME, String(VOLUME_BYTES));
+    }
+    const uri = nbdUri(link.address, VOLUME);
+    await alpha.command('mirror', 'add', VOLUME, uri, '--mode', options.mode);
+    await this.waitInStep();
+    this.note(
+      `alpha (pid ${alpha.pid}) mirrors ${VOLUME}, ${sizeText(VOLUME_BYTES)}, to beta (pid ${beta.pid}), ${options.mode}: streaming`,
+    );
+    return link;
+  }
+
+  /** From the first write to the last: load, outage, recovery, death of the primary. */
+  private async liveAndDie(
+    link: FaultProxy,
+  ): Promise<{ recorded: RequestLog; ledgerLines: number }> {
+    const { alpha, undo, options, directory } = this;
+    const logDirectory = join(directory, 'requests');
+    const log = new RequestLogWriter(logDirectory);
+    undo.add('close the record', () => log.close());
+    const recorder = await Recorder.start({
+      listen: `unix:${join(directory, 'recorder.nbd')}`,
+      target: alpha.nbdAddress,
+      log,
+    });
+    undo.add('close the recorder', () => recorder.close());
+    const filesystem = new MountedExport(directory);
+    undo.add('detach the filesystem', () => filesystem.detach());
+    await filesystem.attach(nbdUri(recorder.address, VOLUME), options.signal);
+    const load = new Load(filesystem.mountPoint, directory);
+    undo.add('end the load', () => load.stop());
+    this.note('ext4 mounted through nbdfuse; fio and the ledger write to it');
+
+    await this.outage(link, load, recorder);
+    await this.pauseBetween(BEFORE_KILL_MS);
+    await this.waitInStep();
+    if (!load.running) throw new Error(`the load ended too early: ${load.tail()}`);
+    log.mark(MARK_KILL);
+    await alpha.kill();
+    this.note(`alpha killed (SIGKILL) under load; ${loadText(recorder, load)}`);
+
+    await load.stop();
+    await filesystem.detach();
+    await recorder.close();
+    if (recorder.failure !== null) throw new Error(`the record is unsound: ${recorder.failure}`);
+    if (recorder.counters.flushes === 0) throw new Error('no FLUSH came: nothing was tested');
+    return { recorded: readRequestLog(logDirectory), ledgerLines: load.ledgerLines };
+  }
+
+  private async outage(link: FaultProxy, load: Load, recorder: Recorder): Promise<void> {
+    const { alpha } = this;
+    await this.pauseBetween(BEFORE_CUT_MS);
+    await this.waitInStep();
+    this.note(`streaming under load; ${loadText(recorder, load)}`);
+    link.cut();
+    this.note('link cut');
+    const noticed = await this.waitMirror('the loss of the link to be noticed', NOTICE_MS_MAX, {
+      accept: (mirror) => mirror.state !== 'streaming',
+    });
+    this.note(`alpha reports ${noticed.state}`);
+    const before = recorder.counters.acknowledged;
+    await this.pauseBetween(OUTAGE_MS);
+    if (recorder.counters.acknowledged === before) this.violate('the load stopped while cut');
+    const away = await alpha.mirror(VOLUME);
+    this.note(
+      `load goes on: ${sizeText(away.dirty_bytes)} to catch up; ${loadText(recorder, load)}`,
+    );
+    link.restore();
+    this.note('link restored');
+    const back = await this.waitInStep();
+    this.note(
+      `streaming again, no command given; delta runs sent ${sizeText(back.delta_bytes_sent)}`,
+    );
+  }
+
+  /** Reads the mirror whole once nothing of the dead primary is on its way to it any more. */
+  private async readMirror(image: string): Promise<void> {
+    const { beta } = this;
+    await until(
+      {
+        what: 'beta to see the end of its connections',
+        timeoutMs: QUIET_MS_MAX,
+        signal: this.options.signal,
+      },
+      async () => (await beta.volume(VOLUME)).connections === 0,
+    );
+    await run('nbdcopy', [beta.uri(VOLUME), image]);
+    this.note('mirror taken over: image read from beta');
+  }
+
+  private consultOracle(log: RequestLog, image: string): Verdict {
+    const startMs = this.timeline.elapsedMs;
+    const verdict = judge({
+      log,
+      imagePath: image,
+      sizeBytes: VOLUME_BYTES,
+      mode: this.options.mode,
+    });
+    const tookMs = Math.round(this.timeline.elapsedMs - startMs);
+    this.note(
+      `oracle: ${countText(verdict.cells)} cells, ${countText(verdict.versions)} versions, ` +
+        `${countText(verdict.flushesInForce)} of ${countText(verdict.flushesAnswered)} flushes in force, ` +
+        `${countText(verdict.writesLost)} of ${countText(verdict.writesAnswered)} acknowledged writes lost` +
+        (verdict.writesLost === 0 ? '' : ` (the last ${verdict.lossMs} ms)`) +
+        `: ${verdict.ok ? 'sound' : `${countText(verdict.violationCount)} VIOLATIONS`} (${tookMs} ms)`,
+    );
+    for (const violation of verdict.violations) {
+      this.violations.push(`oracle, rule "${violation.rule}": ${violation.text}`);
+    }
+    return verdict;
+  }
+
+  private async takeOver(image: string, told: number, verdict: Verdict): Promise<void> {
+    try {
+      const { files, ledgerLines } = await takeOver(image, this.directory);
+      this.note(
+        `filesystem: fsck clean, mounted, ${countText(files)} files read; ` +
+          `ledger 1..${ledgerLines} without a gap, ${told} were synced`,
+      );
+      if (this.options.mode === 'sync' && ledgerLines < told) {
+        this.violate(`sync mode, but the ledger ends at ${ledgerLines} of ${told} synced lines`);
+      }
+    } catch (thrown) {
+      const why = thrown instanceof Error ? thrown.message : String(thrown);
+      const both = verdict.ok ? '' : ' (the oracle found violations too)';
+      this.violate(`the filesystem on the mirror is not sound${both}: ${why}`);
+    }
+  }
+
+  /** The old primary returns: both sides end equal, for the price of its active regions. */
+  private async comeBack(log: RequestLog): Promise<void> {
+    const { alpha, beta } = this;
+    await alpha.start(this.options.signal);
+    const mirror = await this.waitMirror('both sides to be in step again', IN_STEP_MS_MAX, {
+      accept: settled,
+    });
+    const regions = regionsTouched(log);
+    const bound = regions * REGION_BYTES;
+    this.note(
+      `alpha started again: streaming; compared ${sizeText(mirror.bytes_compared)}, ` +
+        `sent ${sizeText(mirror.delta_bytes_sent)}; ${regions} of ` +
+        `${VOLUME_BYTES / REGION_BYTES} regions were written (${sizeText(bound)})`,
+    );
+    if (mirror.bytes_compared > bound || mirror.delta_bytes_sent > bound) {
+      this.violate('more was compared or sent than the regions that were written');
+    }
+    try {
+      await expectEqualExports([alpha.uri(VOLUME), beta.uri(VOLUME)], this.directory);
+      this.note('alpha and beta are equal, byte for byte');
+    } catch (thrown) {
+      const why = thrown instanceof Error ? thrown.message : String(thrown);
+      this.violate(`alpha and beta differ after the restart: ${why}`);
+    }
+  }
+
+  private async waitInStep(): Promise<SeenMirror> {
+    return await this.waitMirror('the mirror to stream', IN_STEP_MS_MAX, { accept: inStep });
+  }
+
+  private async waitMirror(
+    what: string,
+    timeoutMs: number,
+    options: { accept: (mirror: SeenMirror) => boolean },
+  ): Promise<SeenMirror> {
+    const { signal } = this.options;
+    let last: SeenMirror | null = null;
+    try {
+      return await until({ what, timeoutMs, everyMs: 20, signal }, async () => {
+        last = await this.alpha.mirror(VOLUME);
+        return options.accept(last) ? last : null;
+      });
+    } catch (thrown) {
+      if (signal.aborted) throw thrown;
+      throw new Error(`${String(thrown)}; last seen: ${JSON.stringify(last)}`, { cause: thrown });
+    }
+  }
+
+  private async pauseBetween(bounds: { low: number; high: number }): Promise<void> {
+    await pause(this.random.between(bounds.low, bounds.high), this.options.signal);
+  }
+
+  private note(text: string): void {
+    this.timeline.note(text);
+  }
+
+  private violate(text: string): void {
+    this.violations.push(text);
+    this.timeline.note(`VIOLATION: ${text}`);
+  }
+}
+
+const MARK_KILL = 1;
+
+function loadText(recorder: Recorder, load: Load): string {
+  const { writes, writtenBytes, flushes } = recorder.counters;
+  return (
+    `${countText(writes)} writes (${sizeText(writtenBytes)}), ` +
+    `${countText(flushes)} flushes, ledger at ${load.ledgerLines}`
+  );
+}
+
+function regionsTouched(log: RequestLog): number {
+  const regions = new Set<number>();
+  for (const request of log.requests) {
+    if (!isWriteClass(request)) continue;
+    const end = request.offset + request.length;
+    for (let at = Math.floor(request.offset / REGION_BYTES); at * REGION_BYTES < end; at++) {
+      regions.add(at);
+    }
+  }
+  return regions.size;
+}

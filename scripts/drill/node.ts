@@ -1,0 +1,201 @@
+/**
+ * A blockferry node as a real process, driven as an operator would: started with `serve`, commanded with
+ * the CLI, watched through its control socket, and killed without notice.
+ */
+import { existsSync, mkdirSync } from 'node:fs';
+import { request } from 'node:http';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Child, run, until } from './process.ts';
+import { nbdUri } from './sockets.ts';
+
+const START_MS_MAX = 15_000;
+const ANSWER_MS_MAX = 5_000;
+
+/** The parts of `status --json` that a drill looks at (design: operator's contract). */
+export interface SeenMirror {
+  readonly uri: string;
+  readonly mode: string;
+  readonly state: string;
+  readonly consistent: boolean;
+  readonly staged_bytes: number;
+  readonly dirty_bytes: number;
+  readonly suspect_bytes: number;
+  readonly lag_seconds: number;
+  readonly bytes_sent: number;
+  readonly delta_bytes_sent: number;
+  readonly bytes_compared: number;
+  readonly last_error: string | null;
+}
+
+export interface SeenVolume {
+  readonly name: string;
+  readonly size_bytes: number;
+  readonly allocated_bytes: number;
+  readonly connections: number;
+  readonly mirrors: readonly SeenMirror[];
+}
+
+export interface SeenNode {
+  readonly node: string;
+  readonly volumes: readonly SeenVolume[];
+}
+
+/** The command under test; BLOCKFERRY_BIN names another one than this checkout's. */
+export function blockferryBin(): string {
+  const override = process.env['BLOCKFERRY_BIN'];
+  if (override !== undefined) return override;
+  let directory = dirname(fileURLToPath(import.meta.url));
+  while (!existsSync(join(directory, 'bin', 'blockferry.cjs'))) {
+    const parent = dirname(directory);
+    if (parent === directory) throw new Error('bin/blockferry.cjs is nowhere above this script');
+    directory = parent;
+  }
+  return join(directory, 'bin', 'blockferry.cjs');
+}
+
+export class DrilledNode {
+  readonly name: string;
+  readonly dataDirectory: string;
+  /** Where NBD clients connect, as `unix:PATH`. */
+  readonly nbdAddress: string;
+  readonly controlPath: string;
+  private readonly logPath: string;
+  private child: Child | null = null;
+
+  /** `dataDirectory` is DIRECTORY/NAME unless given; sockets and the log lie in `directory`. */
+  constructor(options: { name: string; directory: string; dataDirectory?: string }) {
+    this.name = options.name;
+    this.dataDirectory = options.dataDirectory ?? join(options.directory, options.name);
+    this.nbdAddress = `unix:${join(options.directory, `${options.name}.nbd`)}`;
+    this.controlPath = join(options.directory, `${options.name}.control`);
+    this.logPath = join(options.directory, `${options.name}.log`);
+    mkdirSync(this.dataDirectory, { recursive: true });
+  }
+
+  get running(): boolean {
+    return this.child?.running ?? false;
+  }
+
+  get pid(): number {
+    return this.child?.pid ?? 0;
+  }
+
+  uri(volume: string): string {
+    return nbdUri(this.nbdAddress, volume);
+  }
+
+  /** Returns when the node answers. */
+  async start(signal?: AbortSignal): Promise<void> {
+    const args = [
+      blockferryBin(),
+      'serve',
+      '--name',
+      this.name,
+      '--data',
+      this.dataDirectory,
+      '--nbd',
+      this.nbdAddress,
+      '--control',
+      `unix:${this.controlPath}`,
+    ];
+    const child = new Child(process.execPath, args, { logPath: this.logPath });
+    this.child = child;
+    const wait = { what: `node ${this.name} to answer`, timeoutMs: START_MS_MAX };
+    try {
+      await until(signal === undefined ? wait : { ...wait, signal }, async () => {
+        if (!child.running) throw new Error(`node ${this.name} ended: ${child.tail()}`);
+        return await this.status();
+      });
+    } catch (thrown) {
+      await this.kill();
+      throw thrown;
+    }
+  }
+
+  /** kill -9. Returns when the process is gone. */
+  async kill(): Promise<void> {
+    await this.child?.kill();
+  }
+
+  /** SIGTERM, the clean way. */
+  async stop(): Promise<void> {
+    await this.child?.stop();
+  }
+
+  /** Runs `blockferry ARGS` against this node. Throws with its line when it fails. */
+  async command(...args: readonly string[]): Promise<string> {
+    const result = await run(process.execPath, [blockferryBin(), ...args], {
+      env: { BLOCKFERRY_CONTROL: `unix:${this.controlPath}` },
+    });
+    return result.stdout;
+  }
+
+  async status(): Promise<SeenNode> {
+    return JSON.parse(await this.get('/v1/status')) as SeenNode;
+  }
+
+  async volume(name: string): Promise<SeenVolume> {
+    const { volumes } = await this.status();
+    const volume = volumes.find((each) => each.name === name);
+    if (volume === undefined) throw new Error(`node ${this.name} has no volume ${name}`);
+    return volume;
+  }
+
+  /** The only mirror of a volume. */
+  async mirror(volume: string): Promise<SeenMirror> {
+    const [mirror] = (await this.volume(volume)).mirrors;
+    if (mirror === undefined) throw new Error(`volume ${volume} has no mirror`);
+    return mirror;
+  }
+
+  private get(path: string): Promise<string> {
+    return new Promise((resolve, reject) => {
+      const outgoing = request(
+        { socketPath: this.controlPath, path, agent: false, timeout: ANSWER_MS_MAX },
+        (response) => {
+          let text = '';
+          response.setEncoding('utf8');
+          response.on('data', (chunk: string) => {
+            text += chunk;
+          });
+          response.on('error', reject);
+          response.on('end', () => {
+            if (response.statusCode === 200) resolve(text);
+            else reject(new Error(`node ${this.name} answered ${response.statusCode}: ${text}`));
+          });
+        },
+      );
+      outgoing.on('timeout', () => outgoing.destroy(new Error('no answer in time')));
+      outgoing.on('error', reject);
+      outgoing.end();
+    });
+  }
+}
+
+/** In step: nothing left to send, and the mirror a state that the volume had. */
+export function inStep(mirror: SeenMirror): boolean {
+  return mirror.state === 'streaming' && mirror.consistent;
+}
+
+/** In step with nothing under way: after the load has ended both sides are then equal. */
+export function settled(mirror: SeenMirror): boolean {
+  return (
+    inStep(mirror) &&
+    mirror.staged_bytes === 0 &&
+    mirror.dirty_bytes === 0 &&
+    mirror.suspect_bytes === 0
+  );
+}
+
+/** Reads both exports whole, through their servers, and compares them byte by byte. */
+export async function expectEqualExports(
+  uris: readonly [string, string],
+  directory: string,
+): Promise<void> {
+  const files = [join(directory, 'left.raw'), join(directory, 'right.raw')] as const;
+  await run('nbdcopy', [uris[0], files[0]]);
+  await run('nbdcopy', [uris[1], files[1]]);
+  await run('cmp', files);
+  await run('rm', ['-f', ...files]);
+}
