@@ -23,11 +23,13 @@ export interface OpeningOptions {
   readonly connectMs: number;
 }
 
-/** What takes the connection over after the handshake. */
-export type Successor<T extends ConnectionHandler> = (
-  connection: Connection,
-  info: ExportInfo,
-) => T;
+/** Makes what takes the connection over after the handshake. */
+export type Successor<T extends ConnectionHandler> = (connection: Connection) => T;
+
+export interface OpenedExport<T> {
+  readonly next: T;
+  readonly info: ExportInfo;
+}
 
 /**
  * @throws BlockferryError MIRROR_UNREACHABLE: no connection, or no answer in time. MIRROR_REFUSED: the
@@ -37,7 +39,7 @@ export async function openExport<T extends ConnectionHandler>(
   uri: NbdUri,
   options: OpeningOptions,
   successor: Successor<T>,
-): Promise<T> {
+): Promise<OpenedExport<T>> {
   const began = options.clock.now();
   let connection: Connection;
   try {
@@ -46,7 +48,7 @@ export async function openExport<T extends ConnectionHandler>(
     throw unreachable(uri, options.connectMs, error);
   }
   const left = Math.max(1, options.connectMs - (options.clock.now() - began));
-  return new Promise<T>((resolve, reject) => {
+  return new Promise<OpenedExport<T>>((resolve, reject) => {
     const opening = new Opening(uri, connection, successor, resolve, reject);
     opening.deadline = options.clock.after(left, () => opening.late(options.connectMs));
     connection.start(opening);
@@ -58,7 +60,7 @@ class Opening<T extends ConnectionHandler> implements ConnectionHandler {
   private readonly uri: NbdUri;
   private readonly connection: Connection;
   private readonly successor: Successor<T>;
-  private readonly resolve: (next: T) => void;
+  private readonly resolve: (opened: OpenedExport<T>) => void;
   private readonly reject: (error: BlockferryError) => void;
   private readonly handshake: ClientHandshake;
   private next: T | null = null;
@@ -68,7 +70,7 @@ class Opening<T extends ConnectionHandler> implements ConnectionHandler {
     uri: NbdUri,
     connection: Connection,
     successor: Successor<T>,
-    resolve: (next: T) => void,
+    resolve: (opened: OpenedExport<T>) => void,
     reject: (error: BlockferryError) => void,
   ) {
     this.uri = uri;
@@ -119,9 +121,9 @@ class Opening<T extends ConnectionHandler> implements ConnectionHandler {
       return outcome.polite ? this.connection.end() : this.connection.destroy();
     }
     this.deadline?.cancel();
-    const next = this.successor(this.connection, outcome.info);
+    const next = this.successor(this.connection);
     this.next = next;
-    this.resolve(next);
+    this.resolve({ next, info: outcome.info });
     // No server has anything to say before it is asked; the successor finds that out.
     if (at < length) next.received(buffer.subarray(at, length), length - at);
   }
