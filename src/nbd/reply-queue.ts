@@ -66,6 +66,7 @@ export class ReplyQueue {
   private slab: PooledBuffer | null = null;
   private used = 0;
   private outstanding = 0;
+  private congested = false;
   private dead = false;
 
   constructor(options: ReplyQueueOptions) {
@@ -121,13 +122,17 @@ export class ReplyQueue {
     this.send(owned, total);
   }
 
+  /** Begins a turn: looks at the socket before the replies of this turn are in its way. */
+  beginTurn(): void {
+    this.congested = this.outstanding > 0 && this.connection.backlogBytes > 0;
+  }
+
   /**
-   * Ends a turn. While the socket is congested a slab with room left stays here and gathers more: the
-   * send that is under way will fetch it.
+   * Ends a turn. If the socket was congested when it began, a slab with room left stays here and
+   * gathers more: the send that is under way will fetch it.
    */
   flush(): void {
-    if (this.used === 0) return;
-    if (this.outstanding > 0 && this.connection.backlogBytes > 0) return;
+    if (this.congested && this.outstanding > 0) return;
     this.sendSlab();
   }
 

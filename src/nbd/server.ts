@@ -51,6 +51,12 @@ export class NbdServer {
     return this.clients.size;
   }
 
+  /** Memory in bytes: lent to requests and replies of all clients, and kept for reuse. */
+  get bufferBytes(): { readonly lent: number; readonly kept: number } {
+    const { buffers } = this.shared;
+    return { lent: buffers.lentBytes, kept: buffers.keptBytes };
+  }
+
   /** Clients that use `device`. */
   connectionsOf(device: BlockDevice): number {
     let count = 0;

@@ -22,30 +22,15 @@ import {
   NBD_REQUESTS_PER_TURN_MAX,
 } from '../io/limits.ts';
 import type { Connection } from '../io/network.ts';
-import {
-  NBD_CMD,
-  NBD_CMD_FLAG,
-  NBD_ERRNO,
-  NBD_REQUEST_BYTES,
-  NBD_REQUEST_MAGIC,
-  type NbdErrno,
-} from './constants.ts';
+import { NBD_CMD, NBD_ERRNO, type NbdErrno } from './constants.ts';
 import { nbdErrnoOf } from './errno.ts';
 import type { NbdRequest } from './nbd-request.ts';
 import { ReplyQueue } from './reply-queue.ts';
-import { decodeRequestHeader } from './request-header.ts';
+import type { RequestHeader } from './request-header.ts';
+import { RequestReader, type RequestSink } from './request-reader.ts';
 import type { ServerShared } from './server-shared.ts';
 import { Stash } from './stash.ts';
-import {
-  type CommandRules,
-  commandRulesOf,
-  NBD_DRAIN_BYTES_MAX,
-  payloadBytesOf,
-  validate,
-} from './validate.ts';
-
-/** What the next bytes are. `none`: nothing is read any more. */
-type Expecting = 'header' | 'payload' | 'refused-payload' | 'none';
+import { type CommandRules, commandRulesOf, validate } from './validate.ts';
 
 /** `finishing`: answers what was started, then ends. `ended`: waits for the socket to close. */
 type Phase = 'open' | 'finishing' | 'ended' | 'dead';
@@ -61,7 +46,7 @@ export interface TransmissionOptions {
   readonly gone: () => void;
 }
 
-export class Transmission implements Completer {
+export class Transmission implements Completer, RequestSink {
   readonly device: BlockDevice;
 
   private readonly connection: Connection;
@@ -69,6 +54,7 @@ export class Transmission implements Completer {
   private readonly shared: ServerShared;
   private readonly replies: ReplyQueue;
   private readonly stash: Stash;
+  private readonly reader: RequestReader;
   private readonly finished: (reason: string, fault: boolean) => void;
   private readonly gone: () => void;
 
@@ -77,20 +63,6 @@ export class Transmission implements Completer {
   private reason = '';
   private fault = false;
   private paused = false;
-
-  private expecting: Expecting = 'header';
-  /** A header that came in pieces. */
-  private readonly head = Buffer.alloc(NBD_REQUEST_BYTES);
-  private readonly headView = new DataView(this.head.buffer, this.head.byteOffset);
-  private headLength = 0;
-  /** The WRITE whose payload is coming, and how much of it is here. */
-  private filling: NbdRequest | null = null;
-  private filled = 0;
-  /** The refused WRITE whose payload is being skipped. */
-  private refusedBytes = 0;
-  private refusedError: NbdErrno = NBD_ERRNO.OK;
-  private refusedCookieHigh = 0;
-  private refusedCookieLow = 0;
 
   /** Requests that the device holds or has answered without their reply being written. */
   private inFlight = 0;
@@ -110,6 +82,7 @@ export class Transmission implements Completer {
     this.finished = options.finished;
     this.gone = options.gone;
     this.stash = new Stash(options.shared.buffers);
+    this.reader = new RequestReader(options.shared, this);
     this.replies = new ReplyQueue({
       connection: options.connection,
       buffers: options.shared.buffers,
@@ -121,9 +94,11 @@ export class Transmission implements Completer {
   /** Takes `buffer[start .. end)`, which is the caller's again when this returns. */
   received(buffer: Buffer, start: number, end: number): void {
     if (this.phase !== 'open') return;
-    this.budget = NBD_REQUESTS_PER_TURN_MAX;
+    this.beginTurn();
     let at = start;
-    if (this.stash.length === 0) at = this.consume(buffer, this.shared.viewOf(buffer), start, end);
+    if (this.stash.length === 0) {
+      at = this.reader.read(buffer, this.shared.viewOf(buffer), start, end);
+    }
     if (at < end && this.phase === 'open') {
       this.stash.append(buffer, at, end);
       this.pause();
@@ -137,7 +112,7 @@ export class Transmission implements Completer {
    */
   ended(): void {
     if (this.phase !== 'open') return;
-    if (this.expecting === 'header' && this.stash.holdsDisconnect(this.headBytes())) return;
+    if (this.stash.holdsDisconnect(this.reader.partialHeader)) return;
     this.finish('client closed the connection without NBD_CMD_DISC', false);
     this.endTurn();
   }
@@ -176,157 +151,35 @@ export class Transmission implements Completer {
 
   // Bytes to requests.
 
-  /** Parses from `start`; returns where it stopped, which is `end` unless there is no room for more. */
-  private consume(bytes: Buffer, view: DataView, start: number, end: number): number {
-    let at = start;
-    while (at < end) {
-      switch (this.expecting) {
-        case 'header':
-          if (!this.hasRoom() || this.budget === 0) return at;
-          at = this.takeHeader(bytes, view, at, end);
-          break;
-        case 'payload':
-          at = this.takePayload(bytes, at, end);
-          break;
-        case 'refused-payload':
-          at = this.skipPayload(at, end);
-          break;
-        case 'none':
-          return end;
-      }
-    }
-    return at;
+  ready(): boolean {
+    return this.budget > 0 && this.hasRoom();
+  }
+
+  /** What this answers OK is handled without further checks. */
+  judge(header: RequestHeader): NbdErrno {
+    this.budget--;
+    const error = validate(header, this.rules, this.device);
+    return error === NBD_ERRNO.OK && this.stopping ? NBD_ERRNO.ESHUTDOWN : error;
+  }
+
+  /** The reader has nothing more; what was started is answered, then the connection ends. */
+  over(reason: string, fault: boolean): void {
+    this.finish(reason, fault);
   }
 
   private hasRoom(): boolean {
     return (
       this.inFlight < NBD_IN_FLIGHT_REQUESTS_MAX &&
-      this.inFlightBytes < NBD_IN_FLIGHT_BYTES_MAX &&
+      this.inFlightBytes + this.reader.heldBytes < NBD_IN_FLIGHT_BYTES_MAX &&
       this.replies.heldBytes < NBD_REPLY_BACKLOG_BYTES_MAX
     );
   }
 
-  private takeHeader(bytes: Buffer, view: DataView, at: number, end: number): number {
-    if (this.headLength === 0 && end - at >= NBD_REQUEST_BYTES) {
-      decodeRequestHeader(view, at, this.shared.header);
-      return this.takeRequest(bytes, at + NBD_REQUEST_BYTES, end);
-    }
-    const count = Math.min(NBD_REQUEST_BYTES - this.headLength, end - at);
-    bytes.copy(this.head, this.headLength, at, at + count);
-    this.headLength += count;
-    if (this.headLength < NBD_REQUEST_BYTES) return end;
-    this.headLength = 0;
-    decodeRequestHeader(this.headView, 0, this.shared.header);
-    return this.takeRequest(bytes, at + count, end);
-  }
-
-  /** The header is in `shared.header`; its payload begins at `at`. Returns where the next bytes are. */
-  private takeRequest(bytes: Buffer, at: number, end: number): number {
-    const { header } = this.shared;
-    this.budget--;
-    if (header.magic !== NBD_REQUEST_MAGIC) {
-      this.finish(`wrong request magic 0x${header.magic.toString(16)}`, true);
-      return end;
-    }
-    if (header.command === NBD_CMD.DISC) {
-      this.finish('client disconnected', false);
-      return end;
-    }
-    const payloadBytes = payloadBytesOf(header);
-    if (payloadBytes > NBD_DRAIN_BYTES_MAX) {
-      this.finish(`NBD_CMD_WRITE of ${payloadBytes} bytes`, true);
-      return end;
-    }
-    const error = this.judge();
-    if (error !== NBD_ERRNO.OK || header.length === 0) {
-      return this.refuse(error, payloadBytes, at, end);
-    }
-    const request = this.newRequest();
-    if (payloadBytes === 0) {
-      this.handle(request);
-      return at;
-    }
-    if (payloadBytes <= end - at) {
-      request.place(bytes, at);
-      this.handle(request);
-      return at + payloadBytes;
-    }
-    this.inFlightBytes += request.own().capacity;
-    this.filling = request;
-    this.filled = 0;
-    this.expecting = 'payload';
-    return at;
-  }
-
-  /** Validation: what this answers OK is handled without further checks. */
-  private judge(): NbdErrno {
-    const error = validate(this.shared.header, this.rules, this.device);
-    return error === NBD_ERRNO.OK && this.stopping ? NBD_ERRNO.ESHUTDOWN : error;
-  }
-
-  /** Answers at once, also with success (requests of no bytes); the payload is skipped first. */
-  private refuse(error: NbdErrno, payloadBytes: number, at: number, end: number): number {
-    const { header } = this.shared;
-    if (payloadBytes <= end - at) {
-      this.replies.header(error, header.cookieHigh, header.cookieLow);
-      return at + payloadBytes;
-    }
-    this.refusedBytes = payloadBytes;
-    this.refusedError = error;
-    this.refusedCookieHigh = header.cookieHigh;
-    this.refusedCookieLow = header.cookieLow;
-    this.expecting = 'refused-payload';
-    return at;
-  }
-
-  private skipPayload(at: number, end: number): number {
-    const count = Math.min(this.refusedBytes, end - at);
-    this.refusedBytes -= count;
-    if (this.refusedBytes === 0) {
-      this.expecting = 'header';
-      this.replies.header(this.refusedError, this.refusedCookieHigh, this.refusedCookieLow);
-    }
-    return at + count;
-  }
-
-  private takePayload(bytes: Buffer, at: number, end: number): number {
-    const request = this.filling;
-    assert(request !== null);
-    assert(request.owned !== null);
-    const count = Math.min(request.bytes - this.filled, end - at);
-    bytes.copy(request.owned.bytes, request.base + this.filled, at, at + count);
-    this.filled += count;
-    if (this.filled === request.bytes) {
-      this.expecting = 'header';
-      this.filling = null;
-      this.inFlightBytes -= request.owned.capacity;
-      if (this.stopping) this.answer(request, NBD_ERRNO.ESHUTDOWN);
-      else this.handle(request);
-    }
-    return at + count;
-  }
-
-  private newRequest(): NbdRequest {
-    const { header } = this.shared;
-    const request = this.shared.requests.take();
-    const { command } = header;
-    const writes = command !== NBD_CMD.READ && command !== NBD_CMD.FLUSH;
-    request.state = 'filling';
-    request.command = command;
-    request.cookieHigh = header.cookieHigh;
-    request.cookieLow = header.cookieLow;
-    request.offset = header.offset;
-    request.length = header.length;
-    request.bytes = command === NBD_CMD.READ || command === NBD_CMD.WRITE ? header.length : 0;
-    // Reads and flushes may carry FUA; it asks nothing of them.
-    request.fua = writes && (header.flags & NBD_CMD_FLAG.FUA) !== 0;
-    request.noHole = (header.flags & NBD_CMD_FLAG.NO_HOLE) !== 0;
-    return request;
-  }
-
   // Requests to the device.
 
-  private handle(request: NbdRequest): void {
+  handle(request: NbdRequest): void {
+    // A payload may have been on its way when the server was told to stop.
+    if (this.stopping) return this.finishRequest(request, NBD_ERRNO.ESHUTDOWN);
     if (request.command === NBD_CMD.READ) this.replies.reserveRead(request);
     request.state = 'handed';
     request.push(this);
@@ -339,7 +192,7 @@ export class Transmission implements Completer {
     }
     request.pop(this);
     request.state = 'done';
-    this.answer(request, nbdErrnoOf(status));
+    this.finishRequest(request, nbdErrnoOf(status));
   }
 
   private call(request: NbdRequest): number {
@@ -360,7 +213,11 @@ export class Transmission implements Completer {
 
   // Answers to replies.
 
-  private answer(request: NbdRequest, error: NbdErrno): void {
+  answer(error: NbdErrno, cookieHigh: number, cookieLow: number): void {
+    this.replies.header(error, cookieHigh, cookieLow);
+  }
+
+  private finishRequest(request: NbdRequest, error: NbdErrno): void {
     if (error === NBD_ERRNO.OK && request.command === NBD_CMD.READ) {
       this.replies.commitRead(request, error);
     } else {
@@ -391,10 +248,15 @@ export class Transmission implements Completer {
     if (error === NBD_ERRNO.OK && request.command === NBD_CMD.READ) {
       assert(request.owned !== null, 'a read that is answered later must retain its buffer');
     }
-    this.answer(request, error);
+    this.finishRequest(request, error);
   }
 
   // Turns.
+
+  private beginTurn(): void {
+    this.budget = NBD_REQUESTS_PER_TURN_MAX;
+    this.replies.beginTurn();
+  }
 
   private endTurn(): void {
     this.answerDone();
@@ -410,8 +272,8 @@ export class Transmission implements Completer {
     this.turnScheduled = false;
     if (this.phase === 'ended' || this.phase === 'dead') return;
     this.connection.cork();
+    this.beginTurn();
     this.answerDone();
-    this.budget = NBD_REQUESTS_PER_TURN_MAX;
     if (this.phase === 'open') this.consumeStash();
     this.endTurn();
     this.connection.uncork();
@@ -421,7 +283,7 @@ export class Transmission implements Completer {
     const { stash } = this;
     if (stash.length === 0) return;
     const { bytes, view } = stash.buffer;
-    stash.consumedTo(this.consume(bytes, view, stash.start, stash.end));
+    stash.consumedTo(this.reader.read(bytes, view, stash.start, stash.end));
     if (stash.length === 0 && this.phase === 'open') this.resume();
   }
 
@@ -471,17 +333,7 @@ export class Transmission implements Completer {
   }
 
   private stopReading(): void {
-    this.expecting = 'none';
+    this.reader.stop();
     this.stash.drop();
-    this.headLength = 0;
-    const request = this.filling;
-    this.filling = null;
-    if (request === null) return;
-    if (request.owned !== null) this.inFlightBytes -= request.owned.capacity;
-    this.shared.requests.give(request);
-  }
-
-  private headBytes(): Buffer {
-    return this.head.subarray(0, this.headLength);
   }
 }
