@@ -45,6 +45,7 @@ export class LoopDisk {
     mkdirSync(dir);
     await run('mount', [...options, this.device, dir]);
     this.#mounted = dir;
+    scope.defer(`unmount ${dir}`, () => this.unmount());
     return dir;
   }
 
