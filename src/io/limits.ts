@@ -172,3 +172,9 @@ export const CONFIG_BYTES_MAX: number = 64 * KIB;
 export const NBD_LISTENERS_MAX = 16;
 /** Control: bytes of an answer that the command line reads (status of thousands of volumes). Then it gives up. */
 export const CONTROL_ANSWER_BYTES_MAX: number = 64 * MIB;
+/** Workers: threads of the examiner's pool, whatever the number of cores. */
+export const EXAMINER_THREADS_MAX = 4;
+/** Workers: batches waiting for a thread. More are examined on the main thread. */
+export const EXAMINER_QUEUE_MAX = 64;
+/** Workers: time without work after which a thread ends. */
+export const EXAMINER_IDLE_MS = 5_000;

@@ -1,4 +1,8 @@
-/** What a delta run wants to know about a batch of blocks before it sends them. */
+/**
+ * What a delta run wants to know about a batch of blocks before it sends them. `examiner-pool.ts` makes
+ * examiners that also use other threads.
+ */
+import { differingBlocks, digestBlocks, everyBlock, zeroBlocks } from './kernels.ts';
 
 /** One bit a block, least significant first: bit n of byte n >> 3 is block n of the batch. */
 export interface Examination {
@@ -11,7 +15,26 @@ export interface Examination {
 export interface Examiner {
   /** `length` is a multiple of the block size. Both buffers are in use until the promise settles. */
   examine(local: Buffer, remote: Buffer | null, length: number): Promise<Examination>;
-  /** A buffer that `examine` takes without copying. */
+  /** DIGEST_BYTES a block (see `kernels.ts`), in order. The buffer is in use until the promise settles. */
+  digest(buffer: Buffer, length: number): Promise<Buffer>;
+  /** A buffer of zeroes that the other calls take without copying. */
   allocate(bytes: number): Buffer;
+  /** Ends what the examiner started. Calls under way are completed; later ones work, on this thread. */
   close(): Promise<void>;
 }
+
+/** Both questions about a batch, answered at once. */
+export function examineNow(local: Buffer, remote: Buffer | null, length: number): Examination {
+  return {
+    zero: zeroBlocks(local, length),
+    differs: remote === null ? everyBlock(length) : differingBlocks(local, remote, length),
+  };
+}
+
+/** Does everything on the calling thread. */
+export const inlineExaminer: Examiner = {
+  examine: async (local, remote, length) => examineNow(local, remote, length),
+  digest: async (buffer, length) => digestBlocks(buffer, length),
+  allocate: (bytes) => Buffer.alloc(bytes),
+  close: () => Promise.resolve(),
+};

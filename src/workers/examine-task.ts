@@ -1,0 +1,24 @@
+/** What a worker thread does with one batch. The entry file of the pool in `examiner-pool.ts`. */
+import { examineNow, type Examination } from './examiner.ts';
+import { digestBlocks } from './kernels.ts';
+
+/** Bytes of a batch, over a SharedArrayBuffer: the worker sees the memory of the thread that asked. */
+export type ExamineTask =
+  | {
+      readonly kind: 'examine';
+      readonly local: Uint8Array;
+      readonly remote: Uint8Array | null;
+      readonly length: number;
+    }
+  | { readonly kind: 'digest'; readonly local: Uint8Array; readonly length: number };
+
+export default function runExamineTask(task: ExamineTask): Examination | Uint8Array {
+  const local = asBuffer(task.local);
+  if (task.kind === 'digest') return digestBlocks(local, task.length);
+  return examineNow(local, task.remote === null ? null : asBuffer(task.remote), task.length);
+}
+
+/** What was sent as a Buffer comes as a Uint8Array. */
+export function asBuffer(bytes: Uint8Array): Buffer {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
