@@ -2,12 +2,14 @@
  * A set of blocks: the sparse bitmap behind layer maps, delta bitmaps and sweeps.
  *
  * Two levels. Each region of BLOCKS_PER_REGION blocks takes one byte (none, all or mixed); only a mixed
- * region has a leaf with one bit a block, so an empty or a full 4 TiB set costs 1 MiB.
+ * region has a leaf with one bit a block, so an empty or a full 4 TiB set costs 1 MiB. A count for each
+ * group of regions lets a search skip what is empty.
  *
  * Invariants:
  * - `count` is the number of set blocks, kept on every change.
  * - A region is `mixed` exactly when 0 < its count < its blocks; only then it has a leaf. The last region
  *   may have fewer than BLOCKS_PER_REGION blocks: it is `all` when those are set.
+ * - `occupied[group]` is the number of its regions that are not `none`.
  * - Bits past the last block are zero in every leaf.
  *
  * Bit n of a leaf is bit (n & 7) of byte (n >> 3), least significant first. Block numbers pass 2^32, so
@@ -21,6 +23,9 @@ export const LEAF_BYTES: number = BLOCKS_PER_REGION / 8;
 
 export const RegionState = Object.freeze({ NONE: 0, ALL: 1, MIXED: 2 } as const);
 export type RegionState = (typeof RegionState)[keyof typeof RegionState];
+
+/** Regions that one entry of `occupied` counts. */
+const GROUP_REGIONS = 1024;
 
 const BITS_IN_BYTE = Uint8Array.from({ length: 256 }, (_, byte) => {
   let count = 0;
@@ -37,6 +42,7 @@ export class BlockSet {
   private blocks: number;
   private total = 0;
   private regions: Uint8Array;
+  private occupied: Uint16Array;
   private readonly leaves = new Map<number, Leaf>();
 
   /** An empty set over blocks `0 .. blockCount - 1`. */
@@ -45,6 +51,7 @@ export class BlockSet {
     assert(blockCount >= 0, 'block count is not negative');
     this.blocks = blockCount;
     this.regions = new Uint8Array(Math.ceil(blockCount / BLOCKS_PER_REGION));
+    this.occupied = new Uint16Array(Math.ceil(this.regions.length / GROUP_REGIONS));
   }
 
   get blockCount(): number {
@@ -79,7 +86,13 @@ export class BlockSet {
   }
 
   clear(): void {
-    this.regions.fill(RegionState.NONE);
+    if (this.total === 0) return;
+    for (let group = 0; group < this.occupied.length; group += 1) {
+      if (this.occupied[group] === 0) continue;
+      const first = group * GROUP_REGIONS;
+      this.regions.fill(RegionState.NONE, first, first + GROUP_REGIONS);
+    }
+    this.occupied.fill(0);
     this.leaves.clear();
     this.total = 0;
   }
@@ -88,6 +101,7 @@ export class BlockSet {
     this.regions.fill(RegionState.ALL);
     this.leaves.clear();
     this.total = this.blocks;
+    this.countGroups();
   }
 
   /** Adds every block of `other` that exists here. */
@@ -103,8 +117,8 @@ export class BlockSet {
   nextRun(from: number, maxBlocks: number): { first: number; count: number } | null {
     assert(maxBlocks > 0, 'a run has at least one block');
     if (this.total === 0 || from >= this.blocks) return null;
-    const first = this.has(from) ? from : this.runEnd(from, this.blocks);
-    if (first >= this.blocks) return null;
+    const first = this.firstFrom(from);
+    if (first < 0) return null;
     const end = this.runEnd(first, Math.min(this.blocks, first + maxBlocks));
     return { first, count: end - first };
   }
@@ -172,8 +186,16 @@ export class BlockSet {
   nextRegion(from: number): number {
     if (this.total === 0) return -1;
     const regions = this.regions;
-    for (let region = from; region < regions.length; region += 1) {
-      if (regions[region] !== RegionState.NONE) return region;
+    let region = from;
+    while (region < regions.length) {
+      const group = Math.floor(region / GROUP_REGIONS);
+      if (this.occupied[group] !== 0) {
+        const stop = Math.min(regions.length, (group + 1) * GROUP_REGIONS);
+        for (; region < stop; region += 1) {
+          if (regions[region] !== RegionState.NONE) return region;
+        }
+      }
+      region = (group + 1) * GROUP_REGIONS;
     }
     return -1;
   }
@@ -189,6 +211,8 @@ export class BlockSet {
     const regions = new Uint8Array(Math.ceil(blockCount / BLOCKS_PER_REGION));
     regions.set(this.regions.subarray(0, regions.length));
     this.regions = regions;
+    this.occupied = new Uint16Array(Math.ceil(regions.length / GROUP_REGIONS));
+    this.countGroups();
     // The block count of two regions may have changed: the one that was last and the one that is.
     const lastNow = regions.length - 1;
     if (lastLeaf !== null && lastBefore <= lastNow) {
@@ -204,6 +228,7 @@ export class BlockSet {
   clone(): BlockSet {
     const copy = new BlockSet(this.blocks);
     copy.regions.set(this.regions);
+    copy.occupied.set(this.occupied);
     copy.total = this.total;
     for (const [region, leaf] of this.leaves) {
       copy.leaves.set(region, { bits: leaf.bits.slice(), count: leaf.count });
@@ -245,7 +270,7 @@ export class BlockSet {
     const blocks = this.blocksIn(region);
     if (from === 0 && to === blocks) {
       const before = this.countIn(region);
-      this.regions[region] = uniform;
+      this.setState(region, uniform);
       this.leaves.delete(region);
       return value ? blocks - before : before;
     }
@@ -262,13 +287,43 @@ export class BlockSet {
   /** Stores a region's leaf in the form that its count asks for. Leaves `total` alone. */
   private settle(region: number, leaf: Leaf): void {
     if (leaf.count === 0 || leaf.count === this.blocksIn(region)) {
-      this.regions[region] = leaf.count === 0 ? RegionState.NONE : RegionState.ALL;
+      this.setState(region, leaf.count === 0 ? RegionState.NONE : RegionState.ALL);
       this.leaves.delete(region);
       return;
     }
     if (this.regions[region] === RegionState.MIXED && this.leaves.get(region) === leaf) return;
-    this.regions[region] = RegionState.MIXED;
+    this.setState(region, RegionState.MIXED);
     this.leaves.set(region, leaf);
+  }
+
+  private setState(region: number, state: RegionState): void {
+    const was = this.regions[region] === RegionState.NONE ? 0 : 1;
+    const is = state === RegionState.NONE ? 0 : 1;
+    const group = Math.floor(region / GROUP_REGIONS);
+    this.occupied[group] = (this.occupied[group] ?? 0) + is - was;
+    this.regions[region] = state;
+  }
+
+  private countGroups(): void {
+    this.occupied.fill(0);
+    this.regions.forEach((state, region) => {
+      if (state === RegionState.NONE) return;
+      const group = Math.floor(region / GROUP_REGIONS);
+      this.occupied[group] = (this.occupied[group] ?? 0) + 1;
+    });
+  }
+
+  /** The first set block at or after `from`, or -1. */
+  private firstFrom(from: number): number {
+    if (this.has(from)) return from;
+    const region = Math.floor(from / BLOCKS_PER_REGION);
+    const rest = Math.min(this.blocks, (region + 1) * BLOCKS_PER_REGION);
+    const here = this.runEnd(from, rest);
+    if (here < rest) return here;
+    const next = this.nextRegion(region + 1);
+    if (next < 0) return -1;
+    const first = next * BLOCKS_PER_REGION;
+    return this.has(first) ? first : this.runEnd(first, this.blocks);
   }
 
   private addRegionOf(other: BlockSet, region: number): void {

@@ -16,9 +16,9 @@ export class LayerMap {
   /** Blocks that read as zeroes, whatever the layers below hold. */
   readonly zero: BlockSet;
 
-  constructor(blockCount: number) {
-    this.data = new BlockSet(blockCount);
-    this.zero = new BlockSet(blockCount);
+  constructor(blockCount: number, copyOf: LayerMap | null = null) {
+    this.data = copyOf === null ? new BlockSet(blockCount) : copyOf.data.clone();
+    this.zero = copyOf === null ? new BlockSet(blockCount) : copyOf.zero.clone();
   }
 
   get blockCount(): number {
@@ -49,6 +49,11 @@ export class LayerMap {
     const end = this.data.runEnd(block, limit);
     if (this.zero.count === 0 || this.data.has(block)) return end;
     return this.zero.runEnd(block, end);
+  }
+
+  /** The same states, in sets that share nothing with these. */
+  clone(): LayerMap {
+    return new LayerMap(this.blockCount, this);
   }
 
   resize(blockCount: number): void {

@@ -129,7 +129,15 @@ export function foldRecord(folded: VolumeState, record: MetadataRecord): void {
     case 'closed-clean':
       state.clean = true;
       return;
-    default:
+    case 'mirror-added':
+    case 'mirror-removed':
+    case 'mirror-paused':
+    case 'mirror-bits':
+    case 'mirror-bits-run':
+    case 'mirror-bits-cleared':
+    case 'mirror-bits-all':
+    case 'regions-hot':
+    case 'regions-cold':
       foldMirrorRecord(state, record);
   }
 }

@@ -36,7 +36,7 @@ export function validateVolumeName(name: string): string {
   const bytes = Buffer.byteLength(name, 'utf8');
   if (bytes === 0) refuse('is empty');
   if (bytes > VOLUME_NAME_BYTES_MAX) refuse(`is longer than ${VOLUME_NAME_BYTES_MAX} bytes`);
-  if (!name.isWellFormed()) refuse('is not valid Unicode');
+  if (Buffer.from(name, 'utf8').toString('utf8') !== name) refuse('is not valid Unicode');
   if (/[/@]/.test(name)) refuse('holds a / or @');
   if (/\p{Cc}/u.test(name)) refuse('holds a control character');
   if (name === '.' || name === '..') refuse('is not a name');

@@ -1,45 +1,197 @@
-/** All volumes of a data directory. */
-import type { Clock } from '../io/clock.ts';
+/**
+ * All volumes of a data directory.
+ *
+ * Invariants:
+ * - One process has the directory at a time (it is locked from open to close).
+ * - `volumes/` holds a directory for each volume, named by its id; names are in the logs and unique.
+ * - A directory takes its final name when its content is durable, and loses it before anything in it goes:
+ *   a crash leaves a whole volume, or `creating-ID` / `deleting-ID`, which the next open removes.
+ * - A volume that cannot be opened is reported and left as it is; the others open.
+ */
 import type { Disk } from '../io/disk.ts';
-import type { Random } from '../io/random.ts';
-import type { Volume } from './volume.ts';
+import { BlockferryError, errorText } from '../io/errors.ts';
+import { VOLUMES_MAX } from '../io/limits.ts';
+import { createVolume, removeVolume } from './creation.ts';
+import type { StoreOptions } from './creation.ts';
+import { validateSize, validateVolumeName } from './names.ts';
+import { Volume } from './volume.ts';
 
-export interface StoreOptions {
-  readonly disk: Disk;
-  readonly clock: Clock;
-  readonly random: Random;
-  readonly path: string;
-}
+export type { StoreOptions } from './creation.ts';
+export { parseSize, validateSize, validateVolumeName } from './names.ts';
+export { Volume } from './volume.ts';
 
 export interface DamagedVolume {
   readonly id: string;
   readonly reason: string;
 }
 
+const FORMAT_NAME = 'format';
+const FORMAT_VERSION = 1;
+const FORMAT_TEXT = `blockferry ${FORMAT_VERSION}\n`;
+
 export class VolumeStore {
-  readonly damaged: readonly DamagedVolume[] = [];
+  /** Volumes that could not be opened, and why. They take no part in anything. */
+  readonly damaged: DamagedVolume[] = [];
+  private readonly options: StoreOptions;
+  private readonly lock: { release(): void };
+  private readonly volumes = new Map<string, Volume>();
+  /** Names of volumes that are being created or deleted. */
+  private readonly reserved = new Set<string>();
+  private readonly work = new Set<Promise<unknown>>();
+  private closing = false;
 
-  static open(_options: StoreOptions): VolumeStore {
-    throw new Error('not written yet');
+  private constructor(options: StoreOptions, lock: { release(): void }) {
+    this.options = options;
+    this.lock = lock;
   }
 
+  /** Opens the directory, creating it if needed. Throws DATA_DIR_IN_USE, DATA_DIR_FORMAT_NEWER or DATA_DIR_UNUSABLE. */
+  static open(options: StoreOptions): VolumeStore {
+    const lock = usable(options.path, () => {
+      if (!options.disk.exists(options.path)) options.disk.makeDirectory(options.path);
+      return options.disk.lock(options.path);
+    });
+    if (lock === null) {
+      throw new BlockferryError('DATA_DIR_IN_USE', `${options.path} is in use by another process`);
+    }
+    try {
+      const store = new VolumeStore(options, lock);
+      usable(options.path, () => store.load());
+      return store;
+    } catch (thrown) {
+      lock.release();
+      throw thrown;
+    }
+  }
+
+  /** Sorted by name. */
   list(): Volume[] {
-    throw new Error('not written yet');
+    return [...this.volumes.values()].toSorted((one, other) => (one.name < other.name ? -1 : 1));
   }
 
-  find(_name: string): Volume | null {
-    throw new Error('not written yet');
+  find(name: string): Volume | null {
+    return this.volumes.get(name) ?? null;
   }
 
-  create(_name: string, _sizeBytes: number): Promise<Volume> {
-    throw new Error('not written yet');
+  /** Throws VOLUME_NAME_INVALID, SIZE_INVALID, VOLUME_EXISTS, VOLUME_LIMIT, METADATA_WRITE_FAILED or SHUTTING_DOWN. */
+  async create(name: string, sizeBytes: number): Promise<Volume> {
+    validateVolumeName(name);
+    validateSize(sizeBytes);
+    if (this.closing) throw new BlockferryError('SHUTTING_DOWN', 'the node is stopping');
+    if (this.volumes.has(name) || this.reserved.has(name)) {
+      throw new BlockferryError('VOLUME_EXISTS', `a volume ${name} exists already`);
+    }
+    if (this.volumes.size + this.reserved.size >= VOLUMES_MAX) {
+      throw new BlockferryError('VOLUME_LIMIT', `there are ${VOLUMES_MAX} volumes already`);
+    }
+    this.reserved.add(name);
+    try {
+      const directory = await this.track(createVolume(this.options, name, sizeBytes));
+      const volume = Volume.open({ ...this.options, directory });
+      this.volumes.set(name, volume);
+      return volume;
+    } finally {
+      this.reserved.delete(name);
+    }
   }
 
-  delete(_volume: Volume): Promise<void> {
-    throw new Error('not written yet');
+  /** Closes the volume and removes it. The caller has ended its connections. */
+  async delete(volume: Volume): Promise<void> {
+    const { name, id } = volume;
+    if (this.volumes.get(name) !== volume) {
+      throw new BlockferryError('VOLUME_NOT_FOUND', `there is no volume ${name}`);
+    }
+    this.volumes.delete(name);
+    this.reserved.add(name);
+    try {
+      await this.track(removeVolume(this.options, id, volume));
+    } finally {
+      this.reserved.delete(name);
+    }
   }
 
-  close(): Promise<void> {
-    throw new Error('not written yet');
+  /** Closes every volume and gives the directory free. */
+  async close(): Promise<void> {
+    if (this.closing) return;
+    this.closing = true;
+    await Promise.allSettled(this.work);
+    await Promise.allSettled([...this.volumes.values()].map((volume) => volume.close()));
+    this.volumes.clear();
+    this.lock.release();
+  }
+
+  private async track<Result>(promise: Promise<Result>): Promise<Result> {
+    this.work.add(promise);
+    try {
+      return await promise;
+    } finally {
+      this.work.delete(promise);
+    }
+  }
+
+  private load(): void {
+    const { disk, path } = this.options;
+    checkFormat(disk, path);
+    const directory = `${path}/volumes`;
+    if (!disk.exists(directory)) {
+      disk.makeDirectory(directory);
+      disk.syncDirectory(path);
+    }
+    for (const entry of disk.list(directory)) {
+      if (/^(creating|deleting)-[0-9a-f]{32}$/.test(entry)) disk.remove(`${directory}/${entry}`);
+      else if (/^[0-9a-f]{32}$/.test(entry)) this.openOne(entry, `${directory}/${entry}`);
+    }
+  }
+
+  private openOne(id: string, directory: string): void {
+    try {
+      const volume = Volume.open({ ...this.options, directory });
+      const why =
+        volume.id !== id
+          ? `${directory} holds the volume ${volume.id}`
+          : this.volumes.has(volume.name)
+            ? `another volume has the name ${volume.name}`
+            : null;
+      if (why === null) {
+        this.volumes.set(volume.name, volume);
+      } else {
+        volume.abandon();
+        this.damaged.push({ id, reason: why });
+      }
+    } catch (thrown) {
+      const reason = thrown instanceof BlockferryError ? thrown.line : errorText(thrown);
+      this.damaged.push({ id, reason });
+    }
+  }
+}
+
+function checkFormat(disk: Disk, path: string): void {
+  const file = `${path}/${FORMAT_NAME}`;
+  if (!disk.exists(file)) {
+    disk.replaceFile(file, Buffer.from(FORMAT_TEXT));
+    return;
+  }
+  const text = disk.readFile(file).toString('utf8');
+  const version = Number(/^blockferry (\d{1,9})\n/.exec(text)?.[1] ?? Number.NaN);
+  if (Number.isNaN(version)) {
+    throw new BlockferryError('DATA_DIR_UNUSABLE', `${file} is not a format that can be read`);
+  }
+  if (version > FORMAT_VERSION) {
+    throw new BlockferryError(
+      'DATA_DIR_FORMAT_NEWER',
+      `${path} has format ${version}, this version knows ${FORMAT_VERSION}`,
+    );
+  }
+}
+
+/** What the disk throws while a directory is opened is about the directory. */
+function usable<Result>(path: string, action: () => Result): Result {
+  try {
+    return action();
+  } catch (thrown) {
+    if (thrown instanceof BlockferryError) throw thrown;
+    throw new BlockferryError('DATA_DIR_UNUSABLE', `${path}: ${errorText(thrown)}`, {
+      cause: thrown,
+    });
   }
 }

@@ -1,0 +1,126 @@
+/**
+ * Volumes come and go whole: the steps of creating and deleting one, each safe to be the last.
+ *
+ * Create: build `creating-ID`, sync its files and itself, rename to `ID`, sync the parent.
+ * Delete: rename to `deleting-ID`, sync the parent, give back the space in pieces, remove.
+ */
+import type { Clock } from '../io/clock.ts';
+import type { Disk, DiskFile } from '../io/disk.ts';
+import { BlockferryError, errnoOf } from '../io/errors.ts';
+import { ZERO_PUNCH_BYTES_MAX } from '../io/limits.ts';
+import type { Random } from '../io/random.ts';
+import { Metadata, writeError } from './metadata.ts';
+import { layerPath } from './recovery.ts';
+import type { Volume } from './volume.ts';
+
+export interface StoreOptions {
+  readonly disk: Disk;
+  readonly clock: Clock;
+  readonly random: Random;
+  /** The data directory. */
+  readonly path: string;
+}
+
+const ID_BYTES = 16;
+const BASE_LAYER = 1;
+
+/** Creates a volume and returns its directory. Throws METADATA_WRITE_FAILED and leaves nothing behind. */
+export async function createVolume(
+  options: StoreOptions,
+  name: string,
+  sizeBytes: number,
+): Promise<string> {
+  const { disk, path } = options;
+  const parent = `${path}/volumes`;
+  const id = options.random.bytes(ID_BYTES).toString('hex');
+  const building = `${parent}/creating-${id}`;
+  const directory = `${parent}/${id}`;
+  try {
+    disk.makeDirectory(building);
+    await buildVolume(options, building, { id, name, sizeBytes });
+    disk.syncDirectory(building);
+    disk.rename(building, directory);
+    disk.syncDirectory(parent);
+  } catch (thrown) {
+    for (const leftover of [building, directory]) removeQuietly(disk, leftover);
+    if (thrown instanceof BlockferryError) throw thrown;
+    throw writeError(directory, errnoOf(thrown));
+  }
+  return directory;
+}
+
+async function buildVolume(
+  options: StoreOptions,
+  directory: string,
+  volume: { id: string; name: string; sizeBytes: number },
+): Promise<void> {
+  const file = options.disk.open(layerPath(directory, BASE_LAYER), {
+    create: true,
+    exclusive: true,
+  });
+  try {
+    file.truncateNow(volume.sizeBytes);
+    const synced = await new Promise<number>((resolve) => file.datasync(resolve));
+    if (synced < 0) throw writeError(file.path, -synced);
+  } finally {
+    file.closeNow();
+  }
+  const createdAt = Math.floor(options.clock.wall());
+  await Metadata.create({ ...options, directory }, [
+    { kind: 'volume-created', ...volume, createdAt, nextMirrorId: 1 },
+    { kind: 'layer-created', layer: BASE_LAYER, parent: 0 },
+  ]);
+}
+
+/** Closes a volume and removes it. When the rename is durable it is gone, whatever happens afterwards. */
+export async function removeVolume(
+  options: StoreOptions,
+  id: string,
+  volume: Volume,
+): Promise<void> {
+  const { disk, path } = options;
+  const parent = `${path}/volumes`;
+  const leaving = `${parent}/deleting-${id}`;
+  const layers = [...volume.metadata.state.layers.keys()];
+  await volume.close();
+  try {
+    disk.rename(`${parent}/${id}`, leaving);
+    disk.syncDirectory(parent);
+  } catch (thrown) {
+    throw writeError(leaving, errnoOf(thrown));
+  }
+  for (const layer of layers) await freeSpace(disk, layerPath(leaving, layer));
+  removeQuietly(disk, leaving);
+}
+
+/** Frees a file's space on the pool, in pieces: removing a large file at once would hold up every request. */
+async function freeSpace(disk: Disk, path: string): Promise<void> {
+  let file: DiskFile | null = null;
+  try {
+    file = disk.open(path, { create: false });
+    let extent = file.dataAfter(0);
+    while (extent !== null) {
+      const { start } = extent;
+      const length = Math.min(extent.end - start, ZERO_PUNCH_BYTES_MAX);
+      const opened = file;
+      const result = await new Promise<number>((resolve) =>
+        opened.punchHole(start, length, resolve),
+      );
+      if (result < 0) break;
+      extent = file.dataAfter(start + length);
+    }
+  } catch {
+    // Only a kindness to others: the removal that follows frees it in any case.
+  } finally {
+    file?.closeNow();
+  }
+}
+
+/** What is left is removed at the next open. */
+function removeQuietly(disk: Disk, path: string): void {
+  try {
+    if (disk.exists(path)) disk.remove(path);
+  } catch {
+    // The next open tries again.
+  }
+}

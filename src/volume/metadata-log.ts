@@ -1,0 +1,326 @@
+/**
+ * The file format of a volume's metadata log: header, records, validity and recovery.
+ * Byte tables, rules and the reasons for them: docs/internals/metadata-log.md.
+ *
+ * Invariants:
+ * - A record is believed only if its header checksum (seeded by this very file), its sequence, its batch and
+ *   its payload checksum all hold. Nothing is allocated by a length that was not checked.
+ * - What one sync made durable is one batch, and a batch is written only after the one before it was synced.
+ *   So a bad record is a torn tail exactly when no good record of a later batch follows it, and it is not in
+ *   the batch that the file was born with. Anything else is corruption, and reported.
+ */
+import assert from 'node:assert';
+import { crc32 } from 'node:zlib';
+import { BlockferryError, errorText } from '../io/errors.ts';
+import { METADATA_RECORD_BYTES_MAX } from '../io/limits.ts';
+import {
+  PayloadRefused,
+  codeOfKind,
+  decodePayload,
+  encodePayload,
+  kindOfCode,
+  readU64,
+  writeU64,
+} from './record-codec.ts';
+import type { MetadataRecord } from './records.ts';
+
+export const FORMAT_VERSION = 1;
+
+const FILE_MAGIC = Buffer.from('BFRYMETA', 'latin1');
+const RECORD_MAGIC = 0x42465243;
+
+/** Offsets in the file header. */
+export const FileHeader = Object.freeze({
+  MAGIC: 0,
+  FORMAT: 8,
+  HEADER_BYTES: 10,
+  SALT: 12,
+  VOLUME_ID: 16,
+  FIRST_SEQUENCE: 32,
+  BIRTH_BYTES: 40,
+  RESERVED: 48,
+  CHECKSUM: 60,
+  SIZE: 64,
+} as const);
+
+/** Offsets in a record header. */
+export const RecordHeader = Object.freeze({
+  MAGIC: 0,
+  KIND: 4,
+  RESERVED_A: 6,
+  PAYLOAD_BYTES: 8,
+  PAYLOAD_CHECKSUM: 12,
+  SEQUENCE: 16,
+  BATCH: 24,
+  RESERVED_B: 32,
+  CHECKSUM: 36,
+  SIZE: 40,
+} as const);
+
+/** Records begin at multiples of this. */
+export const RECORD_ALIGNMENT = 8;
+
+/** What makes the checksums of one log file its own. */
+export interface LogIdentity {
+  /** 32 hexadecimal digits. */
+  readonly volumeId: string;
+  /** Random for each file: records of an older file of the same volume are not valid in it. */
+  readonly salt: number;
+}
+
+function seedOf(identity: LogIdentity): number {
+  return crc32(Buffer.from(identity.volumeId, 'hex'), identity.salt);
+}
+
+/** The first bytes of a file whose birth batch has `birthBytes` bytes. */
+export function encodeFileHeader(
+  identity: LogIdentity,
+  fields: { firstSequence: number; birthBytes: number },
+): Buffer {
+  assert.equal(identity.volumeId.length, 32, 'a volume id has 32 digits');
+  const header = Buffer.alloc(FileHeader.SIZE);
+  FILE_MAGIC.copy(header, FileHeader.MAGIC);
+  header.writeUInt16BE(FORMAT_VERSION, FileHeader.FORMAT);
+  header.writeUInt16BE(FileHeader.SIZE, FileHeader.HEADER_BYTES);
+  header.writeUInt32BE(identity.salt, FileHeader.SALT);
+  header.write(identity.volumeId, FileHeader.VOLUME_ID, 'hex');
+  writeU64(header, FileHeader.FIRST_SEQUENCE, fields.firstSequence);
+  writeU64(header, FileHeader.BIRTH_BYTES, fields.birthBytes);
+  const checksum = crc32(header.subarray(0, FileHeader.CHECKSUM));
+  header.writeUInt32BE(checksum, FileHeader.CHECKSUM);
+  return header;
+}
+
+/** Records on their way to the log; a growing buffer that is sealed when its place is known. */
+export class RecordBuffer {
+  private bytes: Buffer;
+  length = 0;
+  records = 0;
+
+  constructor(capacity = 4096) {
+    this.bytes = Buffer.alloc(capacity);
+  }
+
+  /** The bytes appended so far; valid until the next `append`. */
+  get content(): Buffer {
+    return this.bytes.subarray(0, this.length);
+  }
+
+  append(record: MetadataRecord): void {
+    const payload = encodePayload(record);
+    assert(payload.length <= METADATA_RECORD_BYTES_MAX, 'a record fits its largest payload');
+    const padded = align(payload.length);
+    this.reserve(RecordHeader.SIZE + padded);
+    const start = this.length;
+    const body = start + RecordHeader.SIZE;
+    this.bytes.fill(0, start, body + padded);
+    payload.copy(this.bytes, body);
+    this.bytes.writeUInt32BE(RECORD_MAGIC, start + RecordHeader.MAGIC);
+    this.bytes.writeUInt16BE(codeOfKind(record.kind), start + RecordHeader.KIND);
+    this.bytes.writeUInt32BE(payload.length, start + RecordHeader.PAYLOAD_BYTES);
+    const checksum = crc32(this.bytes.subarray(body, body + padded));
+    this.bytes.writeUInt32BE(checksum, start + RecordHeader.PAYLOAD_CHECKSUM);
+    this.length = body + padded;
+    this.records += 1;
+  }
+
+  /** Appends what another buffer holds. */
+  appendAll(other: RecordBuffer): void {
+    this.reserve(other.length);
+    other.content.copy(this.bytes, this.length);
+    this.length += other.length;
+    this.records += other.records;
+  }
+
+  clear(): void {
+    this.length = 0;
+    this.records = 0;
+  }
+
+  /** Writes place and order into every record header. Sealing again, for another place, is allowed. */
+  seal(identity: LogIdentity, place: { batch: number; firstSequence: number }): void {
+    const seed = seedOf(identity);
+    let sequence = place.firstSequence;
+    let start = 0;
+    while (start < this.length) {
+      writeU64(this.bytes, start + RecordHeader.SEQUENCE, sequence);
+      writeU64(this.bytes, start + RecordHeader.BATCH, place.batch);
+      const header = this.bytes.subarray(start, start + RecordHeader.CHECKSUM);
+      this.bytes.writeUInt32BE(crc32(header, seed), start + RecordHeader.CHECKSUM);
+      const payloadBytes = this.bytes.readUInt32BE(start + RecordHeader.PAYLOAD_BYTES);
+      start += RecordHeader.SIZE + align(payloadBytes);
+      sequence += 1;
+    }
+    assert.equal(start, this.length, 'records fill the buffer');
+    assert.equal(sequence, place.firstSequence + this.records, 'every record was counted');
+  }
+
+  private reserve(more: number): void {
+    if (this.length + more <= this.bytes.length) return;
+    const larger = Buffer.alloc(Math.max(this.bytes.length * 2, this.length + more));
+    this.bytes.copy(larger, 0, 0, this.length);
+    this.bytes = larger;
+  }
+}
+
+function align(length: number): number {
+  return Math.ceil(length / RECORD_ALIGNMENT) * RECORD_ALIGNMENT;
+}
+
+/** What the bytes of a log hold, up to where they can be believed. */
+export interface LogContents {
+  readonly identity: LogIdentity;
+  /** Length of the valid part. */
+  readonly end: number;
+  readonly nextSequence: number;
+  /** Bytes follow the valid part: a commit that was cut short. */
+  readonly torn: boolean;
+}
+
+/**
+ * Reads a log and hands each record, in order, to `fold`. Throws METADATA_CORRUPT with the offset of the first
+ * byte that cannot be explained, or DATA_DIR_FORMAT_NEWER. What `fold` throws becomes METADATA_CORRUPT.
+ */
+export function readLog(
+  bytes: Buffer,
+  path: string,
+  fold: (record: MetadataRecord) => void,
+): LogContents {
+  const header = readFileHeader(bytes, path);
+  const { identity } = header;
+  const seed = seedOf(identity);
+  const birthEnd = FileHeader.SIZE + header.birthBytes;
+  let offset: number = FileHeader.SIZE;
+  let batch: number = FileHeader.SIZE;
+  let sequence = header.firstSequence;
+  while (offset < bytes.length) {
+    const found = readRecord(bytes, offset, seed);
+    if (found === null || found.sequence !== sequence) break;
+    if (found.batch !== offset && found.batch !== batch) break;
+    foldAt(bytes, offset, found, path, fold);
+    batch = found.batch;
+    offset = found.end;
+    sequence += 1;
+  }
+  if (offset < birthEnd) {
+    throw corrupt(path, offset, 'a record that was durable before the file had its name is bad');
+  }
+  if (offset < bytes.length) {
+    const later = laterBatchAfter(bytes, offset, seed);
+    if (later >= 0) {
+      throw corrupt(path, offset, `a bad record stands before a later good one at ${later}`);
+    }
+  }
+  return { identity, end: offset, nextSequence: sequence, torn: offset < bytes.length };
+}
+
+interface FoundRecord {
+  readonly code: number;
+  readonly payloadBytes: number;
+  readonly sequence: number;
+  readonly batch: number;
+  /** Where the next record begins. */
+  readonly end: number;
+}
+
+/** The record at `offset` if its own checksums hold, else null. */
+function readRecord(bytes: Buffer, offset: number, seed: number): FoundRecord | null {
+  const body = offset + RecordHeader.SIZE;
+  if (body > bytes.length) return null;
+  if (bytes.readUInt32BE(offset + RecordHeader.MAGIC) !== RECORD_MAGIC) return null;
+  const checksum = crc32(bytes.subarray(offset, offset + RecordHeader.CHECKSUM), seed);
+  if (bytes.readUInt32BE(offset + RecordHeader.CHECKSUM) !== checksum) return null;
+  if (bytes.readUInt16BE(offset + RecordHeader.RESERVED_A) !== 0) return null;
+  if (bytes.readUInt32BE(offset + RecordHeader.RESERVED_B) !== 0) return null;
+  const payloadBytes = bytes.readUInt32BE(offset + RecordHeader.PAYLOAD_BYTES);
+  if (payloadBytes > METADATA_RECORD_BYTES_MAX) return null;
+  const end = body + align(payloadBytes);
+  if (end > bytes.length) return null;
+  const payloadChecksum = bytes.readUInt32BE(offset + RecordHeader.PAYLOAD_CHECKSUM);
+  if (crc32(bytes.subarray(body, end)) !== payloadChecksum) return null;
+  return {
+    code: bytes.readUInt16BE(offset + RecordHeader.KIND),
+    payloadBytes,
+    sequence: peekU64(bytes, offset + RecordHeader.SEQUENCE),
+    batch: peekU64(bytes, offset + RecordHeader.BATCH),
+    end,
+  };
+}
+
+/** As readU64, for a field that is compared before it is used: a value that is too large is just wrong. */
+function peekU64(bytes: Buffer, offset: number): number {
+  return bytes.readUInt32BE(offset) * 2 ** 32 + bytes.readUInt32BE(offset + 4);
+}
+
+function foldAt(
+  bytes: Buffer,
+  offset: number,
+  found: FoundRecord,
+  path: string,
+  fold: (record: MetadataRecord) => void,
+): void {
+  const kind = kindOfCode(found.code);
+  if (kind === null) {
+    throw new BlockferryError(
+      'DATA_DIR_FORMAT_NEWER',
+      `${path} holds a record of the unknown kind ${found.code} at offset ${offset}`,
+    );
+  }
+  const body = offset + RecordHeader.SIZE;
+  try {
+    fold(decodePayload(kind, bytes.subarray(body, body + found.payloadBytes)));
+  } catch (thrown) {
+    throw corrupt(path, offset, errorText(thrown), thrown);
+  }
+}
+
+/** The offset of a good record after `bad` that was written when the bytes at `bad` were durable; -1 if none. */
+function laterBatchAfter(bytes: Buffer, bad: number, seed: number): number {
+  for (let offset = bad + RECORD_ALIGNMENT; offset < bytes.length; offset += RECORD_ALIGNMENT) {
+    const found = readRecord(bytes, offset, seed);
+    if (found !== null && found.batch > bad) return offset;
+  }
+  return -1;
+}
+
+interface FileHeaderFields {
+  readonly identity: LogIdentity;
+  readonly firstSequence: number;
+  readonly birthBytes: number;
+}
+
+function readFileHeader(bytes: Buffer, path: string): FileHeaderFields {
+  if (bytes.length < FileHeader.SIZE) throw corrupt(path, 0, 'the file header is cut');
+  const header = bytes.subarray(0, FileHeader.SIZE);
+  if (!header.subarray(0, FILE_MAGIC.length).equals(FILE_MAGIC)) {
+    throw corrupt(path, FileHeader.MAGIC, 'this is no metadata log');
+  }
+  const checksum = crc32(header.subarray(0, FileHeader.CHECKSUM));
+  if (header.readUInt32BE(FileHeader.CHECKSUM) !== checksum) {
+    throw corrupt(path, 0, 'the checksum of the file header does not hold');
+  }
+  const format = header.readUInt16BE(FileHeader.FORMAT);
+  if (format > FORMAT_VERSION) {
+    throw new BlockferryError(
+      'DATA_DIR_FORMAT_NEWER',
+      `${path} has format ${format}, this version knows ${FORMAT_VERSION}`,
+    );
+  }
+  try {
+    return {
+      identity: {
+        volumeId: header.toString('hex', FileHeader.VOLUME_ID, FileHeader.FIRST_SEQUENCE),
+        salt: header.readUInt32BE(FileHeader.SALT),
+      },
+      firstSequence: readU64(header, FileHeader.FIRST_SEQUENCE),
+      birthBytes: readU64(header, FileHeader.BIRTH_BYTES),
+    };
+  } catch (thrown) {
+    assert(thrown instanceof PayloadRefused, 'only a number can be refused here');
+    throw corrupt(path, 0, thrown.message, thrown);
+  }
+}
+
+function corrupt(path: string, offset: number, why: string, cause?: unknown): BlockferryError {
+  return new BlockferryError('METADATA_CORRUPT', `${path}, offset ${offset}: ${why}`, { cause });
+}

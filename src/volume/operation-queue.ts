@@ -1,0 +1,168 @@
+/**
+ * Changes to a volume that could not be applied at once, in the order of their arrival.
+ *
+ * Invariants:
+ * - An operation starts only when every earlier one that overlaps it has ended (I2): `blockers` counts them.
+ * - While the queue is held, nothing starts; what runs already goes on.
+ * - The length is bounded by the requests in flight of all connections; a scan is linear in it, and nobody
+ *   scans when it is empty.
+ */
+import assert from 'node:assert';
+import type { DeviceRequest } from '../io/device.ts';
+import type { DiskCallback } from '../io/disk.ts';
+
+/** One change. Pooled: the owner gets it from `take` and gives it back with `leave`. */
+export class Operation {
+  request: DeviceRequest | null = null;
+  /** Zeroes instead of a payload. */
+  zeroes = false;
+  offset = 0;
+  end = 0;
+  /** Zeroes: how far they are written, and where the piece on its way ends. */
+  position = 0;
+  pieceEnd = 0;
+  /** Zeroes: what the piece on its way does. */
+  piece: 'write' | 'punch' | 'provision' = 'write';
+  running = false;
+  blockers = 0;
+  earlier: Operation | null = null;
+  later: Operation | null = null;
+  /** Takes the result of the disk. Made once, so that nothing is allocated for a request. */
+  readonly done: DiskCallback;
+
+  constructor(done: (operation: Operation, result: number) => void) {
+    this.done = (result) => done(this, result);
+  }
+}
+
+/** Operations kept for reuse. More are left to the garbage collector. */
+const SPARE_OPERATIONS_MAX = 256;
+
+export class OperationQueue {
+  length = 0;
+  private first: Operation | null = null;
+  private last: Operation | null = null;
+  private holds = 0;
+  private readonly spare: Operation[] = [];
+  private readonly start: (operation: Operation) => void;
+  private readonly done: (operation: Operation, result: number) => void;
+
+  /** `start` runs an operation; `done` gets what the disk answered to it. */
+  constructor(
+    start: (operation: Operation) => void,
+    done: (operation: Operation, result: number) => void,
+  ) {
+    this.start = start;
+    this.done = done;
+  }
+
+  overlaps(offset: number, end: number): boolean {
+    for (let other = this.first; other !== null; other = other.later) {
+      if (other.offset < end && offset < other.end) return true;
+    }
+    return false;
+  }
+
+  /** Queues a change; it starts at once unless something is in its way. */
+  enter(request: DeviceRequest, zeroes: boolean): void {
+    const operation = this.spare.pop() ?? new Operation(this.done);
+    operation.request = request;
+    operation.zeroes = zeroes;
+    operation.offset = request.offset;
+    operation.end = request.offset + request.length;
+    operation.position = request.offset;
+    operation.running = false;
+    operation.blockers = 0;
+    for (let other = this.first; other !== null; other = other.later) {
+      if (overlap(other, operation)) operation.blockers += 1;
+    }
+    this.link(operation);
+    this.startIfFree(operation);
+  }
+
+  /** Ends an operation and lets those start that waited for it alone. */
+  leave(operation: Operation): void {
+    assert(operation.blockers === 0, 'a blocked operation cannot end');
+    const after = operation.later;
+    this.unlink(operation);
+    for (let other = after; other !== null;) {
+      const next = other.later;
+      if (overlap(operation, other)) {
+        other.blockers -= 1;
+        assert(other.blockers >= 0, 'every blocker was counted');
+        this.startIfFree(other);
+      }
+      other = next;
+    }
+    operation.request = null;
+    if (this.spare.length < SPARE_OPERATIONS_MAX) this.spare.push(operation);
+  }
+
+  /** Nothing starts until `release`; holds add up. */
+  hold(): void {
+    this.holds += 1;
+  }
+
+  release(): void {
+    assert(this.holds > 0, 'the queue is held');
+    this.holds -= 1;
+    for (let operation = this.first; operation !== null;) {
+      const next: Operation | null = operation.later;
+      this.startIfFree(operation);
+      operation = next;
+    }
+  }
+
+  /** Operations that the disk is working on. */
+  get runningCount(): number {
+    let count = 0;
+    for (let operation = this.first; operation !== null; operation = operation.later) {
+      if (operation.running) count += 1;
+    }
+    return count;
+  }
+
+  /** Takes out everything that has not started, in order of arrival. */
+  takeWaiting(): DeviceRequest[] {
+    const requests: DeviceRequest[] = [];
+    for (let operation = this.first; operation !== null;) {
+      const next: Operation | null = operation.later;
+      if (!operation.running && operation.request !== null) {
+        requests.push(operation.request);
+        operation.request = null;
+        this.unlink(operation);
+      }
+      operation = next;
+    }
+    return requests;
+  }
+
+  private startIfFree(operation: Operation): void {
+    if (this.holds > 0 || operation.running || operation.blockers > 0) return;
+    operation.running = true;
+    this.start(operation);
+  }
+
+  private link(operation: Operation): void {
+    operation.earlier = this.last;
+    operation.later = null;
+    if (this.last === null) this.first = operation;
+    else this.last.later = operation;
+    this.last = operation;
+    this.length += 1;
+  }
+
+  private unlink(operation: Operation): void {
+    if (operation.earlier === null) this.first = operation.later;
+    else operation.earlier.later = operation.later;
+    if (operation.later === null) this.last = operation.earlier;
+    else operation.later.earlier = operation.earlier;
+    operation.earlier = null;
+    operation.later = null;
+    this.length -= 1;
+  }
+}
+
+function overlap(one: Operation, other: Operation): boolean {
+  return one.offset < other.end && other.offset < one.end;
+}

@@ -1,0 +1,91 @@
+/**
+ * A read that needs the disk: it walks the runs of its range and waits for the pool where data is not in
+ * memory. Many run side by side, so that a cold volume keeps as many reads in flight as were asked.
+ */
+import type { DeviceRequest } from '../io/device.ts';
+import { Status } from '../io/device.ts';
+import { WOULD_BLOCK } from '../io/disk.ts';
+import type { DiskCallback, DiskFile } from '../io/disk.ts';
+
+/** What a read asks its volume. */
+export interface ReadSource {
+  readonly file: DiskFile;
+  /** The longest run from `offset` that is all data or all zero, cut at `end`. Bytes. */
+  runEndAt(offset: number, end: number): number;
+  isDataAt(offset: number): boolean;
+}
+
+/** Pooled: `begin` takes a range, `finished` is called once with a status. */
+export class PoolRead {
+  request: DeviceRequest | null = null;
+  callback: ((status: number) => void) | null = null;
+  private buffer: Buffer = NOTHING;
+  private start = 0;
+  private offset = 0;
+  private end = 0;
+  private readonly source: ReadSource;
+  private readonly finished: (read: PoolRead, status: number) => void;
+  private readonly received: DiskCallback;
+
+  constructor(source: ReadSource, finished: (read: PoolRead, status: number) => void) {
+    this.source = source;
+    this.finished = finished;
+    this.received = (result) => this.advance(result);
+  }
+
+  /** Reads `buffer[start ..]` up to byte `end` of the volume. The first data run goes to the pool. */
+  begin(buffer: Buffer, start: number, offset: number, end: number): void {
+    this.buffer = buffer;
+    this.start = start;
+    this.offset = offset;
+    this.end = end;
+    this.step(false);
+  }
+
+  private advance(result: number): void {
+    if (result <= 0) {
+      // Nothing before the end of the volume: the data file was cut by someone else.
+      this.finish(result === 0 ? Status.EIO : -result);
+      return;
+    }
+    this.take(result);
+    this.step(true);
+  }
+
+  private step(tryNow: boolean): void {
+    const { source } = this;
+    while (this.offset < this.end) {
+      const length = source.runEndAt(this.offset, this.end) - this.offset;
+      if (!source.isDataAt(this.offset)) {
+        this.buffer.fill(0, this.start, this.start + length);
+        this.take(length);
+        continue;
+      }
+      const result = tryNow
+        ? source.file.readNow(this.buffer, this.start, length, this.offset)
+        : WOULD_BLOCK;
+      if (result > 0) {
+        this.take(result);
+      } else if (result === WOULD_BLOCK || result === 0) {
+        source.file.read(this.buffer, this.start, length, this.offset, this.received);
+        return;
+      } else {
+        this.finish(-result);
+        return;
+      }
+    }
+    this.finish(Status.OK);
+  }
+
+  private take(length: number): void {
+    this.start += length;
+    this.offset += length;
+  }
+
+  private finish(status: number): void {
+    this.buffer = NOTHING;
+    this.finished(this, status);
+  }
+}
+
+const NOTHING = Buffer.alloc(0);

@@ -1,0 +1,68 @@
+/**
+ * The base layer's file, and its map after an unclean stop.
+ *
+ * Why completing the map from the file's extents is sound for the base layer:
+ * - A base layer has nothing below it, and its file is the volume, byte for byte: where the file has a hole it
+ *   reads as zeroes, and so does a block that is absent in the map. The map only says what a read may skip.
+ * - A write reaches the file before it is answered, and the map before or after. So after a kill every
+ *   acknowledged write is in the file, as an extent, whether or not its allocation was recorded. Calling every
+ *   extent data loses none of them.
+ * - After a power cut the file holds what was synced, and any part of what was not: each is a content that a
+ *   disk with a write cache may show, and nothing that was flushed is missing.
+ * - An extent that the log calls absent is a hole that was not yet punched durably, or a later write: either is
+ *   a state since the last flush. A block that the log calls data and that is a hole reads as zeroes from the
+ *   file, as it should.
+ * A layer above another one cannot do this alone: there a hole may mean "look below" or "zero", so its zero
+ * records must be durable before the zeroes are acknowledged as flushed, and its extents only add data.
+ */
+import type { Disk, DiskFile } from '../io/disk.ts';
+import { BlockferryError } from '../io/errors.ts';
+import { BLOCK_BYTES } from '../io/limits.ts';
+import { BlockState } from './layer-map.ts';
+import type { LayerMap } from './layer-map.ts';
+import type { VolumeState } from './metadata-state.ts';
+
+/** The data file of a layer. */
+export function layerPath(directory: string, layer: number): string {
+  return `${directory}/layer-${String(layer).padStart(8, '0')}.data`;
+}
+
+/** Opens the top layer's file and gives it the recorded size. Throws METADATA_CORRUPT when it is shorter. */
+export function openLayerFile(disk: Disk, directory: string, state: VolumeState): DiskFile {
+  const file = disk.open(layerPath(directory, state.topLayer), { create: false });
+  const fileBytes = file.sizeNow();
+  if (fileBytes < state.sizeBytes) {
+    file.closeNow();
+    throw new BlockferryError(
+      'METADATA_CORRUPT',
+      `${file.path} has ${fileBytes} bytes, its volume ${state.sizeBytes}`,
+    );
+  }
+  // A crash came between the two steps of a resize: what is past the recorded end must not come back.
+  if (fileBytes > state.sizeBytes) file.truncateNow(state.sizeBytes);
+  return file;
+}
+
+/** Marks every extent of the file as data; `added` hears of what was not known. */
+export function recoverMap(
+  disk: Disk,
+  file: DiskFile,
+  map: LayerMap,
+  added: (first: number, count: number) => void,
+): void {
+  const mark = (first: number, count: number): void => {
+    if (map.set(first, count, BlockState.DATA)) added(first, count);
+  };
+  if (!disk.knowsExtents) {
+    mark(0, map.blockCount);
+    return;
+  }
+  const sizeBytes = map.blockCount * BLOCK_BYTES;
+  let extent = file.dataAfter(0);
+  while (extent !== null && extent.start < sizeBytes) {
+    const first = Math.floor(extent.start / BLOCK_BYTES);
+    const end = Math.ceil(Math.min(extent.end, sizeBytes) / BLOCK_BYTES);
+    mark(first, end - first);
+    extent = extent.end < sizeBytes ? file.dataAfter(extent.end) : null;
+  }
+}
