@@ -48,6 +48,8 @@ export abstract class DeviceRequest {
   fua = false;
   /** Zeroes: provision the range, do not punch. */
   noHole = false;
+  /** For a layer between protocol and disk: the epoch that the request waits for. */
+  epoch = 0;
 
   private readonly completers: (Completer | null)[] = [null, null, null, null];
   private depth = 0;
@@ -92,7 +94,10 @@ export interface BlockDevice {
   write(request: DeviceRequest): number;
   /** Makes the range read as zeroes; `noHole` and `fua` as asked. */
   zero(request: DeviceRequest): number;
-  /** Hint that the range is no longer needed; whole blocks in it read as zeroes afterwards. */
+  /**
+   * Hint that the range is no longer needed; whole blocks in it read as zeroes afterwards. May narrow
+   * the request's range to them.
+   */
   trim(request: DeviceRequest): number;
   /** Makes durable every write, zero and trim that was answered before this call. */
   flush(request: DeviceRequest): number;

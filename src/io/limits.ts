@@ -127,6 +127,11 @@ export const MIRROR_RETRY_MS_MAX = 5_000;
 /** Synchronous mirror: a write waits this long for a stalled mirror, then the mode degrades. */
 export const SYNC_DEADLINE_MS = 5_000;
 
+/** How long a stopping node ships what is staged. What is left then is marked in the delta bitmap. */
+export const MIRROR_DRAIN_MS_MAX = 5_000;
+/** Replicator: time between two looks at idle regions and deadlines. */
+export const REPLICATOR_TICK_MS = 250;
+
 /** Metadata log: bytes of one record's payload. A longer one is corruption. */
 export const METADATA_RECORD_BYTES_MAX: number = MIB;
 /** Metadata log: compacted when it is this long and more than twice its state. */

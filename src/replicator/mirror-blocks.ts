@@ -1,0 +1,140 @@
+/**
+ * What one mirror may lack: its delta bitmap, live in memory and recorded in the metadata log.
+ *
+ * Invariants (I5, coverage):
+ * - A block leaves `dirty` only into `inFlight`, and `inFlight` only when the mirror flushed it, or back.
+ * - A block leaves `suspect` only when it was found equal, or into `dirty`.
+ * - The recorded sets are brought in line by `record`, region by region, before a region turns cold and
+ *   after a flush of the mirror; in between, a hot region covers the difference.
+ */
+import { BLOCK_BYTES, BLOCKS_PER_REGION } from '../io/limits.ts';
+import { BlockSet, RegionState } from '../volume/block-set.ts';
+import type { Metadata, MirrorRecord } from '../volume/metadata.ts';
+
+export class MirrorBlocks {
+  /** Blocks that differ, or are taken to. */
+  readonly dirty: BlockSet;
+  /** Blocks to be compared first. */
+  readonly suspect: BlockSet;
+  /** Blocks sent in a delta run and not flushed by the mirror yet. */
+  readonly inFlight: BlockSet;
+  private readonly metadata: Metadata;
+  private readonly mirrorId: number;
+
+  constructor(metadata: Metadata, record: MirrorRecord) {
+    this.metadata = metadata;
+    this.mirrorId = record.id;
+    this.dirty = record.dirty.clone();
+    this.suspect = record.suspect.clone();
+    this.inFlight = new BlockSet(record.dirty.blockCount);
+  }
+
+  get clean(): boolean {
+    return this.dirty.count === 0 && this.suspect.count === 0 && this.inFlight.count === 0;
+  }
+
+  get dirtyBytes(): number {
+    return (this.dirty.count + this.inFlight.count) * BLOCK_BYTES;
+  }
+
+  get suspectBytes(): number {
+    return this.suspect.count * BLOCK_BYTES;
+  }
+
+  /** Marks the blocks that a byte range touches. */
+  mark(offset: number, length: number): void {
+    const first = Math.floor(offset / BLOCK_BYTES);
+    this.dirty.add(first, Math.ceil((offset + length) / BLOCK_BYTES) - first);
+  }
+
+  suspectRegions(regions: Iterable<number>): void {
+    for (const region of regions) {
+      const first = region * BLOCKS_PER_REGION;
+      const count = Math.min(BLOCKS_PER_REGION, this.suspect.blockCount - first);
+      if (count > 0) this.suspect.add(first, count);
+    }
+  }
+
+  /** The connection was lost: nothing that was not flushed counts as sent. */
+  takeBack(): void {
+    this.dirty.addSet(this.inFlight);
+    this.inFlight.clear();
+  }
+
+  resize(blockCount: number): void {
+    const before = this.dirty.blockCount;
+    for (const set of [this.dirty, this.suspect, this.inFlight]) set.resize(blockCount);
+    // What the mirror has past the old end is unknown; the volume reads zeroes there.
+    if (blockCount > before) this.dirty.add(before, blockCount - before);
+  }
+
+  /** Appends the records that bring one region of the recorded sets in line. */
+  record(region: number): void {
+    const recorded = this.metadata.state.mirrors.get(this.mirrorId);
+    if (recorded === undefined) return;
+    const live = unionOf(this.dirty, this.inFlight, region);
+    this.recordSet('dirty', region, live, recorded.dirty);
+    const suspect = { state: this.suspect.regionState(region), leaf: this.suspect.leafOf(region) };
+    this.recordSet('suspect', region, suspect, recorded.suspect);
+  }
+
+  /** Appends the records for all regions that are marked, in memory or in the log. */
+  recordAll(): void {
+    const recorded = this.metadata.state.mirrors.get(this.mirrorId);
+    if (recorded === undefined) return;
+    if (this.clean) {
+      this.recordClean(recorded);
+      return;
+    }
+    for (const set of [this.dirty, this.inFlight, this.suspect, recorded.dirty, recorded.suspect]) {
+      for (let at = set.nextRegion(0); at >= 0; at = set.nextRegion(at + 1)) this.record(at);
+    }
+  }
+
+  private recordClean(recorded: MirrorRecord): void {
+    const mirror = this.mirrorId;
+    if (recorded.suspect.count > 0) {
+      this.metadata.append({ kind: 'mirror-bits-cleared', mirror, set: 'suspect' });
+    }
+    if (recorded.dirty.count > 0) {
+      this.metadata.append({ kind: 'mirror-bits-cleared', mirror, set: 'dirty' });
+    }
+  }
+
+  private recordSet(
+    set: 'dirty' | 'suspect',
+    region: number,
+    live: { state: RegionState; leaf: Uint8Array },
+    recorded: BlockSet,
+  ): void {
+    const { state, leaf } = live;
+    if (state === recorded.regionState(region)) {
+      if (state !== RegionState.MIXED) return;
+      if (Buffer.compare(leaf, recorded.leafOf(region)) === 0) return;
+    }
+    this.metadata.append({
+      kind: 'mirror-bits',
+      mirror: this.mirrorId,
+      set,
+      region,
+      state,
+      leaf: state === RegionState.MIXED ? leaf : null,
+    });
+  }
+}
+
+function unionOf(
+  one: BlockSet,
+  other: BlockSet,
+  region: number,
+): { state: RegionState; leaf: Uint8Array } {
+  const states = [one.regionState(region), other.regionState(region)];
+  const leaf = one.leafOf(region);
+  if (states.includes(RegionState.ALL)) return { state: RegionState.ALL, leaf };
+  if (states[1] === RegionState.NONE) return { state: one.regionState(region), leaf };
+  const more = other.leafOf(region);
+  for (let index = 0; index < leaf.length; index += 1) {
+    leaf[index] = (leaf[index] ?? 0) | (more[index] ?? 0);
+  }
+  return { state: RegionState.MIXED, leaf };
+}

@@ -1,0 +1,18 @@
+/** What a mirror needs from the volume that it mirrors. */
+import type { Volume } from '../volume/volume.ts';
+import type { Examiner } from '../workers/examiner.ts';
+import type { LinkSurroundings } from './mirror-link.ts';
+import type { Mirror } from './mirror.ts';
+import type { StagingQueue } from './staging-queue.ts';
+
+export interface MirrorHost {
+  readonly volume: Volume;
+  readonly queue: StagingQueue;
+  readonly surroundings: LinkSurroundings;
+  readonly examiner: Examiner;
+  /** A synchronous write waits: an idle link should take the open epoch at once. */
+  readonly hasWaiters: boolean;
+  emit(kind: string, mirror: Mirror, message: string): void;
+  /** The mirror has more than before, or left the stream: waiting requests and regions may be let go. */
+  progressed(mirror: Mirror): void;
+}

@@ -1,0 +1,197 @@
+/**
+ * The mirrors of one volume: added, removed, paused, resumed, compared anew, and told of a new size.
+ *
+ * Invariants:
+ * - Changes run one after another. Each is refused before anything changed, or done; what it records is
+ *   durable before it takes effect.
+ * - A mirror begins with every block marked, durably, before a write passes it by.
+ */
+import { BlockferryError } from '../io/errors.ts';
+import { BLOCK_BYTES, MIRRORS_PER_VOLUME_MAX, MIRROR_DRAIN_MS_MAX } from '../io/limits.ts';
+import { parseNbdUri } from '../nbd/uri.ts';
+import type { MetadataRecord } from '../volume/records.ts';
+import { connectMirror } from './mirror-link.ts';
+import type { MirrorHost } from './mirror-host.ts';
+import { Mirror } from './mirror.ts';
+import type { MirrorMode, StallPolicy } from './status.ts';
+
+export interface NewMirror {
+  readonly uri: string;
+  readonly mode: MirrorMode;
+  readonly stallPolicy: StallPolicy;
+}
+
+const DRAIN_POLL_MS = 5;
+
+export class MirrorSet {
+  readonly mirrors: Mirror[] = [];
+  private last: Promise<void> = Promise.resolve();
+  private readonly host: MirrorHost;
+  private readonly prepare: () => Promise<void>;
+  private readonly changed: () => void;
+
+  constructor(
+    host: MirrorHost,
+    hooks: {
+      /** Before the first mirror: every write in flight passes the gate from now on. */
+      prepare: () => Promise<void>;
+      /** The list of mirrors changed. */
+      changed: () => void;
+    },
+  ) {
+    this.host = host;
+    this.prepare = hooks.prepare;
+    this.changed = hooks.changed;
+  }
+
+  /** Takes up what the metadata log records. */
+  load(): void {
+    const { state } = this.host.volume.metadata;
+    for (const record of state.mirrors.values()) {
+      const mirror = new Mirror({ host: this.host, record, uri: parseNbdUri(record.uri) });
+      // Regions that were hot when the node ended: the mirror may have more, or less, than the volume.
+      mirror.blocks.suspectRegions(state.hot);
+      this.mirrors.push(mirror);
+    }
+  }
+
+  /** @throws BlockferryError URI_INVALID, MIRROR_*: nothing was changed. */
+  add(wanted: NewMirror): Promise<void> {
+    const uri = parseNbdUri(wanted.uri);
+    return this.inTurn(async () => {
+      const { volume, surroundings } = this.host;
+      if (this.mirrors.some((mirror) => mirror.uri.text === uri.text)) {
+        throw new BlockferryError('MIRROR_EXISTS', `${uri.text} mirrors ${volume.name} already`);
+      }
+      if (this.mirrors.length >= MIRRORS_PER_VOLUME_MAX) {
+        const message = `${volume.name} has ${this.mirrors.length} mirrors, the most there can be`;
+        throw new BlockferryError('MIRROR_LIMIT', message);
+      }
+      const probe = await connectMirror(uri, volume.sizeBytes, surroundings);
+      await probe.close();
+      await this.prepare();
+      const { state } = volume.metadata;
+      const id = state.nextMirrorId;
+      const { mode, stallPolicy } = wanted;
+      await this.record([
+        { kind: 'mirror-added', mirror: id, uri: uri.text, mode, stallPolicy },
+        { kind: 'mirror-bits-all', mirror: id, set: 'dirty' },
+      ]);
+      const record = state.mirrors.get(id);
+      if (record === undefined) throw new Error('the record of a new mirror folds into the state');
+      const mirror = new Mirror({ host: this.host, record, uri });
+      this.mirrors.push(mirror);
+      this.changed();
+      this.host.emit('mirror-added', mirror, `mode ${mode}; the initial copy begins`);
+      mirror.start();
+    });
+  }
+
+  remove(uri: string): Promise<void> {
+    return this.inTurn(async () => {
+      const mirror = this.find(uri);
+      await this.record([{ kind: 'mirror-removed', mirror: mirror.id }]);
+      this.mirrors.splice(this.mirrors.indexOf(mirror), 1);
+      this.changed();
+      await mirror.halt();
+      this.host.emit('mirror-removed', mirror, 'by the operator; its data stays as it is');
+    });
+  }
+
+  pause(uri: string): Promise<void> {
+    return this.inTurn(async () => {
+      const mirror = this.find(uri);
+      if (mirror.state === 'paused') return;
+      await this.record([{ kind: 'mirror-paused', mirror: mirror.id, paused: true }]);
+      await mirror.pause();
+    });
+  }
+
+  resume(uri: string): Promise<void> {
+    return this.inTurn(async () => {
+      const mirror = this.find(uri);
+      if (mirror.state !== 'paused' && mirror.state !== 'diverged') return;
+      await this.record([{ kind: 'mirror-paused', mirror: mirror.id, paused: false }]);
+      mirror.resume();
+    });
+  }
+
+  /** Compares every block with the mirror and sends what differs. */
+  resync(uri: string): Promise<void> {
+    return this.inTurn(async () => {
+      const mirror = this.find(uri);
+      if (mirror.state === 'paused') {
+        const message = `mirror ${mirror.uri.text} is paused`;
+        throw new BlockferryError('MIRROR_STATE', message);
+      }
+      await this.record([{ kind: 'mirror-bits-all', mirror: mirror.id, set: 'suspect' }]);
+      await mirror.resync();
+    });
+  }
+
+  /** @throws BlockferryError MIRROR_*: a mirror cannot take the new size; nothing was changed. */
+  resize(sizeBytes: number, resized: () => void): Promise<void> {
+    return this.inTurn(async () => {
+      const { volume, surroundings } = this.host;
+      if (sizeBytes > volume.sizeBytes) {
+        for (const mirror of this.mirrors) {
+          const probe = await connectMirror(mirror.uri, sizeBytes, surroundings);
+          await probe.close();
+        }
+      }
+      const running = this.mirrors.filter((mirror) => mirror.state !== 'paused');
+      for (const mirror of running) await mirror.interrupt('the volume changes its size');
+      try {
+        await volume.resize(sizeBytes);
+        for (const mirror of this.mirrors) mirror.blocks.resize(sizeBytes / BLOCK_BYTES);
+        resized();
+      } finally {
+        for (const mirror of running) mirror.reconnect();
+      }
+    });
+  }
+
+  /** Ships what is staged, within MIRROR_DRAIN_MS_MAX, and ends all links. */
+  close(): Promise<void> {
+    return this.inTurn(async () => {
+      const { clock } = this.host.surroundings;
+      const deadline = clock.now() + MIRROR_DRAIN_MS_MAX;
+      this.host.queue.close('command');
+      for (const mirror of this.mirrors) mirror.wake();
+      while (this.mirrors.some((mirror) => mirror.draining) && clock.now() < deadline) {
+        await new Promise<void>((resolve) => {
+          clock.after(DRAIN_POLL_MS, resolve);
+        });
+      }
+      for (const mirror of this.mirrors) await mirror.halt();
+    });
+  }
+
+  private find(text: string): Mirror {
+    const uri = parseNbdUri(text);
+    const mirror = this.mirrors.find((candidate) => candidate.uri.text === uri.text);
+    if (mirror !== undefined) return mirror;
+    const message = `${this.host.volume.name} has no mirror ${uri.text}`;
+    throw new BlockferryError('MIRROR_NOT_FOUND', message);
+  }
+
+  private record(records: readonly MetadataRecord[]): Promise<void> {
+    const { metadata } = this.host.volume;
+    for (const record of records) metadata.append(record);
+    return new Promise((resolve, reject) => {
+      metadata.commit((status) => {
+        if (status === 0) resolve();
+        else {
+          const message = `the metadata of ${this.host.volume.name} cannot be written (errno ${status})`;
+          reject(new BlockferryError('METADATA_WRITE_FAILED', message));
+        }
+      });
+    });
+  }
+
+  private inTurn(change: () => Promise<void>): Promise<void> {
+    const turn = this.last.then(change);
+    this.last = turn.catch(() => {});
+    return turn;
+  }
+}

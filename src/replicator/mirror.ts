@@ -1,0 +1,370 @@
+/**
+ * One mirror of a volume: its progress, its link, what it lacks, and what is on its way to it.
+ *
+ * Invariants:
+ * - `follower` is set exactly while host writes are staged for this mirror; else they are marked in
+ *   `blocks.dirty` (I5). Leaving the stream turns what is staged and not durable there into marks (I6).
+ * - State changes go through `progress.step` only, and each is emitted as an event.
+ */
+import assert from 'node:assert';
+import { BlockferryError } from '../io/errors.ts';
+import { BLOCK_BYTES } from '../io/limits.ts';
+import { nameOfErrno } from '../nbd/constants.ts';
+import type { NbdClient } from '../nbd/client.ts';
+import type { NbdUri } from '../nbd/uri.ts';
+import type { MirrorRecord } from '../volume/metadata.ts';
+import { DeltaRun, RunAborted, RunFailed } from './delta-run.ts';
+import { EpochSender } from './epoch-sender.ts';
+import { MirrorBlocks } from './mirror-blocks.ts';
+import type { MirrorHost } from './mirror-host.ts';
+import { MirrorLink } from './mirror-link.ts';
+import { etaSeconds } from './policy.ts';
+import { step, type MirrorEvent } from './progress.ts';
+import type { Follower } from './staging-queue.ts';
+import type { MirrorMode, MirrorState, MirrorStatus, StallPolicy } from './status.ts';
+
+/** Pause before a mirror that was outrun is tried again. */
+const OUTRUN_PAUSE_MS = 500;
+
+export class Mirror {
+  readonly id: number;
+  readonly uri: NbdUri;
+  readonly mode: MirrorMode;
+  readonly stallPolicy: StallPolicy;
+  readonly blocks: MirrorBlocks;
+  state: MirrorState;
+  /** The mirror holds a state that the volume really had. */
+  consistent = false;
+  lastError: string | null = null;
+
+  private follower: Follower | null = null;
+  private sender: EpochSender | null = null;
+  private run: DeltaRun | null = null;
+  private started = false;
+  private durableEpoch: number | null = null;
+  private behindSince: number;
+  private runStartedAt = 0;
+  private runDirtyBytes = 0;
+  private streamedBytes = 0;
+  private deltaBytes = 0;
+  private comparedBytes = 0;
+  private readonly link: MirrorLink;
+  private readonly host: MirrorHost;
+
+  constructor(options: { host: MirrorHost; record: MirrorRecord; uri: NbdUri }) {
+    const { host, record, uri } = options;
+    this.host = host;
+    this.id = record.id;
+    this.uri = uri;
+    this.mode = record.mode;
+    this.stallPolicy = record.stallPolicy;
+    this.blocks = new MirrorBlocks(host.volume.metadata, record);
+    this.state = record.paused ? 'paused' : 'connecting';
+    this.behindSince = host.surroundings.clock.now();
+    this.link = new MirrorLink({
+      uri,
+      surroundings: host.surroundings,
+      sizeBytes: () => host.volume.sizeBytes,
+      onUp: (client) => this.contact(client),
+      onDown: (error) => this.lost(error),
+    });
+  }
+
+  /** Host writes are staged for this mirror. */
+  get inStream(): boolean {
+    return this.follower !== null;
+  }
+
+  get stagedBytes(): number {
+    return this.follower === null ? 0 : this.host.queue.stagedBytesOf(this.follower);
+  }
+
+  start(): void {
+    assert(!this.started, 'started once');
+    this.started = true;
+    if (this.state !== 'paused') this.link.start();
+  }
+
+  /** Something was staged or closed: an idle link may take it. */
+  wake(): void {
+    this.sender?.pump();
+  }
+
+  /** Every epoch up to `epoch` was answered by the mirror (`held`), or flushed by it. */
+  has(epoch: number, level: 'held' | 'durable'): boolean {
+    if (this.follower === null || this.sender === null) return false;
+    return (level === 'held' ? this.sender.held : this.follower.durable) >= epoch;
+  }
+
+  /** Whether a region last written in `epoch` needs its hot mark no longer, once its bits are recorded. */
+  covers(epoch: number): boolean {
+    return this.follower === null || this.follower.durable >= epoch;
+  }
+
+  /** The mirror cannot keep up: what is staged for it becomes marks, and a delta run follows later. */
+  outrun(message: string): void {
+    if (!this.inStream) return;
+    this.lastError = message;
+    if (this.run !== null) {
+      // Only the staging of the last sweep is given up; the run goes on and adds another sweep.
+      this.leaveQueue();
+      this.host.emit('mirror-outrun', this, message);
+      this.host.progressed(this);
+      return;
+    }
+    this.leaveStream({ kind: 'outrun' }, message);
+  }
+
+  /** A synchronous reply waits for this mirror. */
+  get isWaitedFor(): boolean {
+    if (this.mode !== 'sync' || this.state === 'paused') return false;
+    return this.stallPolicy === 'block' || this.state === 'streaming';
+  }
+
+  /** Staged data is on its way and may arrive. */
+  get draining(): boolean {
+    return this.state === 'streaming' && this.stagedBytes > 0;
+  }
+
+  /** A synchronous mirror did not answer in time. */
+  stalled(message: string): void {
+    this.link.fail(new BlockferryError('MIRROR_UNREACHABLE', message));
+  }
+
+  async pause(): Promise<void> {
+    if (this.state === 'paused') return;
+    this.transition({ kind: 'pause' }, 'paused by the operator');
+    await this.halt();
+  }
+
+  resume(): void {
+    if (this.state !== 'paused' && this.state !== 'diverged') return;
+    this.transition({ kind: 'resume' }, 'resumed by the operator');
+    this.link.start();
+  }
+
+  /** Compares everything again. The caller recorded the suspects. */
+  async resync(): Promise<void> {
+    await this.interrupt('compares everything, as the operator asked');
+    this.blocks.suspect.addAll();
+    this.reconnect();
+  }
+
+  /** Ends the contact for a moment, and marks what the mirror lacks. `reconnect` follows. */
+  async interrupt(message: string): Promise<void> {
+    this.transition({ kind: 'lost' }, message);
+    await this.halt();
+  }
+
+  reconnect(): void {
+    this.link.start();
+  }
+
+  /** Stops all traffic and marks what is not durable there. The state stays as it is. */
+  async halt(): Promise<void> {
+    this.stopRun();
+    this.leaveQueue();
+    const sender = this.sender;
+    sender?.stop();
+    await this.link.stop();
+    sender?.connectionOver();
+    if (this.sender === sender) this.sender = null;
+    this.blocks.takeBack();
+    this.host.progressed(this);
+  }
+
+  status(): Omit<MirrorStatus, 'position'> & { readonly durableEpoch: number | null } {
+    const { clock } = this.host.surroundings;
+    const run = this.run;
+    const remainingBytes = this.blocks.dirtyBytes + this.blocks.suspectBytes;
+    return {
+      uri: this.uri.text,
+      kind: 'nbd',
+      mode: this.mode,
+      stall_policy: this.stallPolicy,
+      state: this.state,
+      consistent: this.consistent,
+      durableEpoch: this.durableEpoch,
+      staged_bytes: this.stagedBytes,
+      dirty_bytes: this.blocks.dirtyBytes,
+      suspect_bytes: this.blocks.suspectBytes,
+      lag_seconds: this.lagSeconds(clock.now()),
+      eta_seconds:
+        run === null
+          ? null
+          : etaSeconds({
+              remainingBytes,
+              doneBytes: this.runDirtyBytes - remainingBytes,
+              elapsedMs: clock.now() - this.runStartedAt,
+            }),
+      bytes_sent: this.streamedBytes + this.deltaBytes + (run?.bytesSent ?? 0),
+      delta_bytes_sent: this.deltaBytes + (run?.bytesSent ?? 0),
+      bytes_compared: this.comparedBytes + (run?.bytesCompared ?? 0),
+      last_error: this.lastError,
+    };
+  }
+
+  private lagSeconds(now: number): number {
+    const since =
+      this.state === 'streaming' && this.follower !== null
+        ? this.host.queue.behindSince(this.follower)
+        : this.behindSince;
+    return since === null ? 0 : Math.max(0, Math.round(now - since) / 1000);
+  }
+
+  private contact(client: NbdClient): void {
+    this.beginRun(client, 'in contact');
+  }
+
+  private beginRun(client: NbdClient, message: string): void {
+    if (!this.transition({ kind: 'contact', suspect: this.blocks.suspect.count > 0 }, message)) {
+      return;
+    }
+    if (!this.blocks.clean) this.consistent = false;
+    this.runStartedAt = this.host.surroundings.clock.now();
+    this.runDirtyBytes = this.blocks.dirtyBytes + this.blocks.suspectBytes;
+    const run = new DeltaRun({
+      volume: this.host.volume,
+      client,
+      blocks: this.blocks,
+      examiner: this.host.examiner,
+      hooks: {
+        compared: () => this.transition({ kind: 'compared' }, 'compared, sending what differs'),
+        beginStaging: () => {
+          this.follower ??= this.host.queue.follow();
+        },
+        isStaging: () => this.follower !== null,
+        stuck: (stuck) => this.stuck(stuck),
+        pause: (ms) =>
+          new Promise((resolve) => {
+            this.host.surroundings.clock.after(ms, resolve);
+          }),
+      },
+    });
+    this.run = run;
+    run.run().then(
+      () => this.runEnded(run, client),
+      (thrown: unknown) => this.runFailed(run, thrown),
+    );
+  }
+
+  private runEnded(run: DeltaRun, client: NbdClient): void {
+    if (this.run !== run) return;
+    this.stopRun();
+    assert(this.blocks.clean, 'a run ends with nothing left');
+    this.blocks.recordAll();
+    assert(this.follower !== null, 'staging began before the last sweep');
+    this.consistent = true;
+    this.lastError = null;
+    this.durableEpoch = this.follower.durable;
+    this.link.settled();
+    this.sender = this.newSender(client, this.follower);
+    const sent = `${run.bytesSent} bytes sent, ${run.bytesCompared} compared`;
+    this.transition({ kind: 'shipped' }, `in step with the volume (${sent})`);
+    this.host.progressed(this);
+    this.sender.pump();
+  }
+
+  private newSender(client: NbdClient, follower: Follower): EpochSender {
+    return new EpochSender({
+      host: this.host,
+      client,
+      follower,
+      onHeld: () => this.host.progressed(this),
+      onDurable: (epoch) => {
+        this.streamedBytes += epoch.bytes;
+        this.durableEpoch = epoch.number;
+        this.host.queue.release(follower, epoch.number);
+        this.host.progressed(this);
+      },
+      onError: (errno) => {
+        const message = `mirror ${this.uri.text} answered ${nameOfErrno(errno)}`;
+        this.link.fail(new BlockferryError('MIRROR_REFUSED', message));
+      },
+      onIdle: () => this.retryLater(client),
+    });
+  }
+
+  private runFailed(run: DeltaRun, thrown: unknown): void {
+    if (this.run !== run || thrown instanceof RunAborted) return;
+    if (!(thrown instanceof RunFailed)) throw thrown;
+    const code = thrown.local ? 'VOLUME_FAILED' : 'MIRROR_REFUSED';
+    const message = `delta run to ${this.uri.text}: ${thrown.message} (${nameOfErrno(thrown.errno)})`;
+    this.link.fail(new BlockferryError(code, message));
+  }
+
+  private stuck(stuck: boolean): void {
+    if (stuck) {
+      this.transition({ kind: 'stuck' }, 'the host writes faster than the mirror takes');
+    } else {
+      this.transition({ kind: 'unstuck' }, 'the delta run makes progress again');
+    }
+  }
+
+  private lost(error: BlockferryError): void {
+    const news = this.lastError !== error.message;
+    this.lastError = error.message;
+    this.sender?.connectionOver();
+    this.sender = null;
+    this.stopRun();
+    const changed = this.leaveStream({ kind: 'lost' }, error.message);
+    // Attempts go on without end: only a new reason is worth an event.
+    if (!changed && news) this.host.emit('mirror-error', this, error.message);
+  }
+
+  /** Returns whether the state changed. */
+  private leaveStream(event: MirrorEvent, message: string): boolean {
+    const left = this.leaveQueue();
+    this.blocks.takeBack();
+    const changed = this.transition(event, message);
+    const sender = this.sender;
+    // The connection lives on: nothing new may be sent before the last epoch was answered.
+    if (sender !== null && !sender.stop() && this.link.client !== null) {
+      this.retryLater(this.link.client);
+    }
+    if (left) this.host.progressed(this);
+    return changed;
+  }
+
+  private retryLater(client: NbdClient): void {
+    this.sender = null;
+    this.host.surroundings.clock.after(OUTRUN_PAUSE_MS, () => {
+      if (this.state !== 'delta' || this.link.client !== client || this.run !== null) return;
+      this.beginRun(client, 'catching up');
+    });
+  }
+
+  private leaveQueue(): boolean {
+    if (this.follower === null) return false;
+    const { follower } = this;
+    this.follower = null;
+    this.behindSince = this.host.queue.behindSince(follower) ?? this.host.surroundings.clock.now();
+    this.host.queue.leave(follower, (offset, length) => this.blocks.mark(offset, length));
+    return true;
+  }
+
+  private stopRun(): void {
+    const { run } = this;
+    if (run === null) return;
+    this.run = null;
+    run.abort();
+    this.deltaBytes += run.bytesSent;
+    this.comparedBytes += run.bytesCompared;
+  }
+
+  /** Returns whether the event meant anything in the present state. */
+  private transition(event: MirrorEvent, message: string): boolean {
+    const next = step(this.state, event);
+    if (next === null) return false;
+    this.state = next;
+    this.host.emit(`mirror-${next}`, this, message);
+    return true;
+  }
+}
+
+/** Whole blocks that a byte range touches, as a byte range. */
+export function wholeBlocks(offset: number, length: number): { offset: number; length: number } {
+  const first = Math.floor(offset / BLOCK_BYTES) * BLOCK_BYTES;
+  const end = Math.ceil((offset + length) / BLOCK_BYTES) * BLOCK_BYTES;
+  return { offset: first, length: end - first };
+}

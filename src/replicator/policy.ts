@@ -1,0 +1,54 @@
+/** Decisions of the replicator, as pure functions of numbers: no state, no I/O, no clock. */
+import {
+  DELTA_FINAL_BYTES,
+  DELTA_SWEEPS_STUCK_MAX,
+  EPOCH_AGE_MS,
+  EPOCH_BYTES,
+  MIRROR_RETRY_MS_MAX,
+  MIRROR_RETRY_MS_MIN,
+  STAGING_BYTES_MAX,
+} from '../io/limits.ts';
+
+/** Whether an idle link should take the open epoch now, or let it fill. */
+export function closesNow(open: { bytes: number; ageMs: number; waiters: boolean }): boolean {
+  return open.waiters || open.bytes >= EPOCH_BYTES || open.ageMs >= EPOCH_AGE_MS;
+}
+
+/** Whether a mirror in stream must leave it because it cannot keep up. */
+export function isOutrun(mirror: { stagedBytes: number; queueOverfull: boolean }): boolean {
+  return mirror.stagedBytes >= STAGING_BYTES_MAX * 0.9 || mirror.queueOverfull;
+}
+
+/** Whether so little is left that host writes can be staged while it is sent: the sweep is the last. */
+export function isFinalSweep(dirtyBytes: number): boolean {
+  return dirtyBytes <= DELTA_FINAL_BYTES;
+}
+
+/** Sweeps in a row that left at least nine tenths of what was there before them. */
+export function countStuckSweeps(
+  stuck: number,
+  sweep: { bytesBefore: number; bytesAfter: number },
+): number {
+  return sweep.bytesAfter > sweep.bytesBefore * 0.9 ? stuck + 1 : 0;
+}
+
+export function isStuck(stuckSweeps: number): boolean {
+  return stuckSweeps >= DELTA_SWEEPS_STUCK_MAX;
+}
+
+/** Pause before attempt `attempt` (0 is the first) to reach a mirror; `fraction` in [0, 1) spreads it. */
+export function retryDelayMs(attempt: number, fraction: number): number {
+  const full = Math.min(MIRROR_RETRY_MS_MAX, MIRROR_RETRY_MS_MIN * 2 ** Math.min(attempt, 16));
+  return full * (0.75 + 0.5 * fraction);
+}
+
+/** Seconds until `remainingBytes` are sent at the rate seen, or null while that cannot be said. */
+export function etaSeconds(progress: {
+  remainingBytes: number;
+  doneBytes: number;
+  elapsedMs: number;
+}): number | null {
+  if (progress.elapsedMs < 1000 || progress.doneBytes <= 0) return null;
+  const bytesPerMs = progress.doneBytes / progress.elapsedMs;
+  return Math.round(progress.remainingBytes / bytesPerMs / 100) / 10;
+}

@@ -1,0 +1,72 @@
+/**
+ * The progress of one mirror as an explicit machine. Pure: an event goes in, the next state comes out.
+ * Every transition is an event of the node under the name of the state it leads to.
+ *
+ * connecting      first contact, or contact again after `resume`
+ * comparing       reading blocks that may differ, after a crash or because an operator asked
+ * shipping        a delta run: sending the blocks that the bitmap marks
+ * not-converging  a delta run that the host outruns; goes on, and says so
+ * streaming       every write follows in order
+ * delta           out of contact or outrun: only bits are kept
+ * paused          by an operator; only bits are kept
+ * diverged        both sides wrote; needs an operator
+ */
+import type { MirrorState } from './status.ts';
+
+export type MirrorEvent =
+  | { readonly kind: 'contact'; readonly suspect: boolean }
+  | { readonly kind: 'compared' }
+  | { readonly kind: 'shipped' }
+  | { readonly kind: 'stuck' }
+  | { readonly kind: 'unstuck' }
+  | { readonly kind: 'lost' }
+  | { readonly kind: 'outrun' }
+  | { readonly kind: 'pause' }
+  | { readonly kind: 'resume' };
+
+/** Which states each state may lead to. */
+export const TRANSITIONS: { readonly [State in MirrorState]: readonly MirrorState[] } = {
+  connecting: ['comparing', 'shipping', 'delta', 'paused', 'diverged'],
+  comparing: ['shipping', 'delta', 'paused'],
+  shipping: ['streaming', 'not-converging', 'delta', 'paused'],
+  'not-converging': ['shipping', 'streaming', 'delta', 'paused'],
+  streaming: ['delta', 'paused'],
+  delta: ['comparing', 'shipping', 'paused', 'diverged'],
+  paused: ['connecting'],
+  diverged: ['connecting', 'paused'],
+};
+
+/** The state that an event leads to, or null when it means nothing in this state. */
+export function nextState(state: MirrorState, event: MirrorEvent): MirrorState | null {
+  switch (event.kind) {
+    case 'contact':
+      if (state !== 'connecting' && state !== 'delta') return null;
+      return event.suspect ? 'comparing' : 'shipping';
+    case 'compared':
+      return state === 'comparing' ? 'shipping' : null;
+    case 'shipped':
+      return state === 'shipping' || state === 'not-converging' ? 'streaming' : null;
+    case 'stuck':
+      return state === 'shipping' ? 'not-converging' : null;
+    case 'unstuck':
+      return state === 'not-converging' ? 'shipping' : null;
+    case 'lost':
+    case 'outrun':
+      return state === 'paused' || state === 'delta' || state === 'diverged' ? null : 'delta';
+    case 'pause':
+      return state === 'paused' ? null : 'paused';
+    case 'resume':
+      return state === 'paused' || state === 'diverged' ? 'connecting' : null;
+  }
+}
+
+/** `nextState`, checked against the table of legal transitions. */
+export function step(state: MirrorState, event: MirrorEvent): MirrorState | null {
+  const next = nextState(state, event);
+  if (next !== null && !TRANSITIONS[state].includes(next)) {
+    throw new Error(
+      `illegal transition ${state} -> ${next} on ${event.kind}; allowed: ${TRANSITIONS[state].join(', ')}`,
+    );
+  }
+  return next;
+}

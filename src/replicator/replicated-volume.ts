@@ -1,0 +1,380 @@
+/**
+ * A volume with its mirrors, as a block device: what an NBD session talks to.
+ *
+ * Invariants:
+ * - A write is staged, or marked for each mirror that is not in stream, in the same turn in which it was
+ *   applied locally, before its reply (I1, I2, I5).
+ * - FLUSH and FUA close the open epoch before a later write can enter it.
+ * - Synchronous mirrors: a write's reply waits until each holds it, a FLUSH's until each has it durable;
+ *   a mirror that its policy lets degrade is not waited for while it is away (design section 8).
+ * - Without mirrors requests go straight to the volume.
+ */
+import assert from 'node:assert';
+import type { Clock, Timer } from '../io/clock.ts';
+import { PENDING, type BlockDevice, type Completer, type DeviceRequest } from '../io/device.ts';
+import { BLOCK_BYTES, REPLICATOR_TICK_MS, SYNC_DEADLINE_MS } from '../io/limits.ts';
+import type { Network } from '../io/network.ts';
+import type { Random } from '../io/random.ts';
+import type { Volume } from '../volume/volume.ts';
+import type { Examiner } from '../workers/examiner.ts';
+import type { MirrorHost } from './mirror-host.ts';
+import type { LinkSurroundings } from './mirror-link.ts';
+import { MirrorSet, type NewMirror } from './mirror-set.ts';
+import type { Mirror } from './mirror.ts';
+import { RegionGate } from './region-gate.ts';
+import { Stager } from './stager.ts';
+import { StagingQueue } from './staging-queue.ts';
+import type { EventSink, MirrorStatus, Position } from './status.ts';
+import { SyncWaiters, type SyncLevel } from './sync-waiters.ts';
+
+export class ReplicatedVolume implements BlockDevice, MirrorHost {
+  readonly volume: Volume;
+  readonly queue: StagingQueue = new StagingQueue({ firstEpoch: 1 });
+  readonly surroundings: LinkSurroundings;
+  readonly examiner: Examiner;
+  readonly readOnly = false;
+  readonly description = '';
+
+  private readonly clock: Clock;
+  private readonly events: EventSink;
+  private readonly mirrorSet: MirrorSet;
+  private readonly mirrors: readonly Mirror[];
+  private readonly gate: RegionGate;
+  private readonly stager: Stager;
+  private readonly waiters = new SyncWaiters();
+  /** Changes pass the gate and are staged or marked: from the first mirror on. */
+  private mirrored = false;
+  private synchronous = false;
+  /** Changes that the volume took before that and has not applied yet. */
+  private ungated = 0;
+  private ungatedOver: (() => void) | null = null;
+  private wakePlanned = false;
+  private tickTimer: Timer | null = null;
+
+  constructor(options: {
+    volume: Volume;
+    clock: Clock;
+    random: Random;
+    network: Network;
+    examiner: Examiner;
+    events: EventSink;
+  }) {
+    const { volume, clock, random, network } = options;
+    this.volume = volume;
+    this.clock = clock;
+    this.surroundings = { clock, random, network };
+    this.examiner = options.examiner;
+    this.events = options.events;
+    this.mirrorSet = new MirrorSet(this, {
+      prepare: () => this.becomeMirrored(),
+      changed: () => this.mirrorsChanged(),
+    });
+    const { mirrors } = this.mirrorSet;
+    this.mirrors = mirrors;
+    this.gate = new RegionGate({ volume, clock, mirrors });
+    this.stager = new Stager({ clock, volume, queue: this.queue, gate: this.gate, mirrors });
+  }
+
+  get sizeBytes(): number {
+    return this.volume.sizeBytes;
+  }
+
+  get hasWaiters(): boolean {
+    return !this.waiters.empty;
+  }
+
+  /** Takes up the mirrors that the metadata log names. Called once, before the first request. */
+  start(): void {
+    const { metadata } = this.volume;
+    const { generation, mirrors } = metadata.state;
+    if (mirrors.size > 0) {
+      // Epoch numbers begin anew with the process: positions of this run need a generation of their own.
+      metadata.append({ kind: 'generation-opened', generation: generation + 1 });
+      this.mirrored = true;
+    }
+    this.mirrorSet.load();
+    this.mirrorsChanged();
+    for (const mirror of this.mirrors) mirror.start();
+  }
+
+  /** @throws BlockferryError URI_INVALID, MIRROR_*, METADATA_WRITE_FAILED: nothing was changed. */
+  addMirror(mirror: NewMirror): Promise<void> {
+    return this.mirrorSet.add(mirror);
+  }
+
+  removeMirror(uri: string): Promise<void> {
+    return this.mirrorSet.remove(uri);
+  }
+
+  pauseMirror(uri: string): Promise<void> {
+    return this.mirrorSet.pause(uri);
+  }
+
+  resumeMirror(uri: string): Promise<void> {
+    return this.mirrorSet.resume(uri);
+  }
+
+  resyncMirror(uri: string): Promise<void> {
+    return this.mirrorSet.resync(uri);
+  }
+
+  /** Grows or shrinks the volume; what the mirrors have past the old end is brought in line. */
+  resize(sizeBytes: number): Promise<void> {
+    return this.mirrorSet.resize(sizeBytes, () => this.gate.resize());
+  }
+
+  mirrorStatuses(): MirrorStatus[] {
+    const { generation } = this.volume.metadata.state;
+    return this.mirrors.map((mirror) => {
+      const { durableEpoch, ...status } = mirror.status();
+      const position = durableEpoch === null ? null : { generation, epoch: durableEpoch };
+      return { ...status, position };
+    });
+  }
+
+  position(): Position {
+    const { openIsEmpty, openNumber } = this.queue;
+    const epoch = openIsEmpty ? openNumber - 1 : openNumber;
+    return { generation: this.volume.metadata.state.generation, epoch };
+  }
+
+  /** Ships what is staged, within a bound, and records what each mirror lacks. The volume stays open. */
+  async close(): Promise<void> {
+    await this.mirrorSet.close();
+    this.tickTimer?.cancel();
+    for (const mirror of this.mirrors) mirror.blocks.recordAll();
+    this.gate.retireAll();
+  }
+
+  // --- BlockDevice ---
+
+  opened(): void {}
+
+  closed(): void {}
+
+  read(request: DeviceRequest): number {
+    return this.volume.read(request);
+  }
+
+  write(request: DeviceRequest): number {
+    if (!this.mirrored) return this.applyUngated(request, this.ungatedDone, false);
+    if (this.gate.isOpen(request.offset, request.length)) return this.applyWrite(request);
+    return this.gate.wait(request, this.applyWrite);
+  }
+
+  zero(request: DeviceRequest): number {
+    if (!this.mirrored) return this.applyUngated(request, this.ungatedDone, true);
+    if (this.gate.isOpen(request.offset, request.length)) return this.applyZero(request);
+    return this.gate.wait(request, this.applyZero);
+  }
+
+  trim(request: DeviceRequest): number {
+    const first = Math.ceil(request.offset / BLOCK_BYTES) * BLOCK_BYTES;
+    const end = Math.floor((request.offset + request.length) / BLOCK_BYTES) * BLOCK_BYTES;
+    if (end <= first) return request.fua ? this.flush(request) : 0;
+    request.offset = first;
+    request.length = end - first;
+    request.noHole = false;
+    return this.zero(request);
+  }
+
+  flush(request: DeviceRequest): number {
+    request.epoch = this.mirrored ? this.barrier() : 0;
+    return this.flushLocally(request);
+  }
+
+  // --- MirrorHost ---
+
+  emit(kind: string, mirror: Mirror, message: string): void {
+    this.events.emit({ kind, volume: this.volume.name, mirror: mirror.uri.text, message });
+  }
+
+  progressed(): void {
+    this.gate.progressed();
+    if (!this.waiters.empty) this.waiters.release(this.satisfied);
+  }
+
+  // --- the way of a change ---
+
+  private applyUngated(request: DeviceRequest, done: Completer, zeroes: boolean): number {
+    request.push(done);
+    const status = zeroes ? this.volume.zero(request) : this.volume.write(request);
+    if (status === PENDING) {
+      this.ungated += 1;
+      return PENDING;
+    }
+    request.pop(done);
+    return this.changedUngated(request, status);
+  }
+
+  private readonly ungatedDone: Completer = {
+    completed: (request, status) => {
+      this.ungated -= 1;
+      if (this.ungated === 0) this.ungatedOver?.();
+      answer(request, this.changedUngated(request, status));
+    },
+  };
+
+  private changedUngated(request: DeviceRequest, status: number): number {
+    if (status !== 0 || !request.fua) return status;
+    request.epoch = 0;
+    return this.flushLocally(request);
+  }
+
+  private readonly applyWrite = (request: DeviceRequest): number => {
+    request.push(this.writeDone);
+    const status = this.volume.write(request);
+    if (status === PENDING) {
+      this.gate.began(request);
+      return PENDING;
+    }
+    request.pop(this.writeDone);
+    return this.wrote(request, status);
+  };
+
+  private readonly writeDone: Completer = {
+    completed: (request, status) => {
+      this.gate.ended(request);
+      answer(request, this.wrote(request, status));
+    },
+  };
+
+  private wrote(request: DeviceRequest, status: number): number {
+    const { offset, length } = request;
+    if (status !== 0) {
+      this.stager.doubtful(offset, length);
+      return status;
+    }
+    request.epoch = this.stager.wrote(offset, request.buffer, request.start, length);
+    return this.applied(request);
+  }
+
+  private readonly applyZero = (request: DeviceRequest): number => {
+    request.push(this.zeroDone);
+    const status = this.volume.zero(request);
+    if (status === PENDING) {
+      this.gate.began(request);
+      return PENDING;
+    }
+    request.pop(this.zeroDone);
+    return this.zeroed(request, status);
+  };
+
+  private readonly zeroDone: Completer = {
+    completed: (request, status) => {
+      this.gate.ended(request);
+      answer(request, this.zeroed(request, status));
+    },
+  };
+
+  private zeroed(request: DeviceRequest, status: number): number {
+    const { offset, length } = request;
+    if (status !== 0) {
+      this.stager.doubtful(offset, length);
+      return status;
+    }
+    request.epoch = this.stager.zeroed(offset, length);
+    return this.applied(request);
+  }
+
+  private applied(request: DeviceRequest): number {
+    if (!request.fua) return this.waitForMirrors(request, 'held');
+    this.barrier();
+    return this.flushLocally(request);
+  }
+
+  /** Ends the open epoch: what comes later is not mixed with what came before. */
+  private barrier(): number {
+    if (!this.queue.active) return this.queue.openNumber;
+    const epoch = this.queue.close('barrier');
+    for (const mirror of this.mirrors) mirror.wake();
+    return epoch;
+  }
+
+  private flushLocally(request: DeviceRequest): number {
+    request.push(this.flushDone);
+    const status = this.volume.flush(request);
+    if (status === PENDING) return PENDING;
+    request.pop(this.flushDone);
+    return this.flushed(request, status);
+  }
+
+  private readonly flushDone: Completer = {
+    completed: (request, status) => answer(request, this.flushed(request, status)),
+  };
+
+  private flushed(request: DeviceRequest, status: number): number {
+    return status === 0 ? this.waitForMirrors(request, 'durable') : status;
+  }
+
+  private waitForMirrors(request: DeviceRequest, level: SyncLevel): number {
+    if (!this.synchronous || this.satisfied(level, request.epoch)) return 0;
+    this.waiters.add(request, level, request.epoch, this.clock.now());
+    this.wakeSoon();
+    return PENDING;
+  }
+
+  private readonly satisfied = (level: SyncLevel, epoch: number): boolean =>
+    this.mirrors.every((mirror) => !mirror.isWaitedFor || mirror.has(epoch, level));
+
+  /** Once a turn, so that the writes of one turn go in one epoch. */
+  private wakeSoon(): void {
+    if (this.wakePlanned) return;
+    this.wakePlanned = true;
+    this.clock.soon(() => {
+      this.wakePlanned = false;
+      for (const mirror of this.mirrors) mirror.wake();
+    });
+  }
+
+  // --- mirrors come and go ---
+
+  /** From now on changes pass the gate; resolves when those that did not are applied. */
+  private async becomeMirrored(): Promise<void> {
+    this.mirrored = true;
+    if (this.ungated === 0) return;
+    await new Promise<void>((resolve) => {
+      this.ungatedOver = resolve;
+    });
+    this.ungatedOver = null;
+  }
+
+  private mirrorsChanged(): void {
+    assert(this.mirrored || this.mirrors.length === 0, 'mirrors see every change');
+    if (this.mirrors.length === 0) this.stopMirroring();
+    this.synchronous = this.mirrors.some((mirror) => mirror.mode === 'sync');
+    this.progressed();
+    if (this.mirrored && this.tickTimer === null) this.tick();
+  }
+
+  /** The last mirror went: requests go straight to the volume again. */
+  private stopMirroring(): void {
+    this.mirrored = false;
+    this.tickTimer?.cancel();
+    this.tickTimer = null;
+    this.gate.retireAll();
+  }
+
+  private tick(): void {
+    const now = this.clock.now();
+    this.stager.tick(now);
+    this.gate.tick(now);
+    this.checkDeadline(now);
+    this.tickTimer = this.clock.after(REPLICATOR_TICK_MS, () => this.tick());
+  }
+
+  /** A synchronous mirror that keeps the host waiting too long is given up, if its policy says so. */
+  private checkDeadline(now: number): void {
+    const since = this.waiters.oldestSince;
+    if (since === null || now - since < SYNC_DEADLINE_MS) return;
+    for (const mirror of this.mirrors) {
+      if (mirror.isWaitedFor && mirror.stallPolicy === 'degrade') {
+        mirror.stalled(`no answer for ${SYNC_DEADLINE_MS / 1000} s; writes go on without it`);
+      }
+    }
+  }
+}
+
+function answer(request: DeviceRequest, status: number): void {
+  if (status !== PENDING) request.complete(status);
+}

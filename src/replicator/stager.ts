@@ -1,0 +1,150 @@
+/**
+ * Takes what was applied to the volume into the staging queue, or into the marks of the mirrors.
+ *
+ * Invariants:
+ * - Every changed block is staged for each mirror in stream and marked for each other one, in the turn in
+ *   which it was changed (I5).
+ * - What is staged is whole blocks as they are on the volume: requests that cover a block in part are
+ *   read back.
+ */
+import type { Clock } from '../io/clock.ts';
+import { BLOCK_BYTES, EPOCH_BYTES, STAGING_BYTES_MAX } from '../io/limits.ts';
+import type { Volume } from '../volume/volume.ts';
+import { wholeBlocks, type Mirror } from './mirror.ts';
+import { isOutrun } from './policy.ts';
+import type { RegionGate } from './region-gate.ts';
+import type { StagingQueue } from './staging-queue.ts';
+
+const READ_BACK_BYTES = 256 * 1024;
+/** From here on the policy looks at each mirror. */
+const CROWDED_BYTES = STAGING_BYTES_MAX / 2;
+
+export class Stager {
+  private readBackBuffer: Buffer | null = null;
+  /** Coarse clock time, for the age of regions. */
+  private now: number;
+  private readonly clock: Clock;
+  private readonly volume: Volume;
+  private readonly queue: StagingQueue;
+  private readonly gate: RegionGate;
+  private readonly mirrors: readonly Mirror[];
+
+  constructor(options: {
+    clock: Clock;
+    volume: Volume;
+    queue: StagingQueue;
+    gate: RegionGate;
+    mirrors: readonly Mirror[];
+  }) {
+    this.clock = options.clock;
+    this.volume = options.volume;
+    this.queue = options.queue;
+    this.gate = options.gate;
+    this.mirrors = options.mirrors;
+    this.now = options.clock.now();
+  }
+
+  tick(now: number): void {
+    this.now = now;
+  }
+
+  /** Bytes were written. Returns the epoch that a synchronous reply waits for. */
+  wrote(offset: number, buffer: Buffer, start: number, length: number): number {
+    if (offset % BLOCK_BYTES !== 0 || length % BLOCK_BYTES !== 0) {
+      return this.readBack(offset, length);
+    }
+    let epoch = 0;
+    if (this.queue.active) {
+      const wasEmpty = this.queue.openIsEmpty;
+      const openedAt = wasEmpty ? this.clock.now() : 0;
+      epoch = this.queue.append(offset, buffer, start, length, openedAt);
+      this.staged(wasEmpty);
+    }
+    this.mark(offset, length, epoch);
+    return this.epochToWaitFor(epoch);
+  }
+
+  /** A range now reads as zeroes. */
+  zeroed(offset: number, length: number): number {
+    const end = offset + length;
+    const first = Math.min(end, Math.ceil(offset / BLOCK_BYTES) * BLOCK_BYTES);
+    const last = Math.max(first, Math.floor(end / BLOCK_BYTES) * BLOCK_BYTES);
+    let epoch = 0;
+    if (offset < first) epoch = this.readBack(offset, first - offset);
+    if (first < last) epoch = this.zeroedBlocks(first, last - first);
+    if (last < end) epoch = this.readBack(last, end - last);
+    return epoch;
+  }
+
+  /** A change failed halfway: what the blocks hold now is what travels. */
+  doubtful(offset: number, length: number): void {
+    this.readBack(offset, length);
+  }
+
+  private zeroedBlocks(offset: number, length: number): number {
+    let epoch = 0;
+    if (this.queue.active) {
+      const wasEmpty = this.queue.openIsEmpty;
+      epoch = this.queue.appendZeroes(offset, length, this.clock.now());
+      this.staged(wasEmpty);
+    }
+    this.mark(offset, length, epoch);
+    return this.epochToWaitFor(epoch);
+  }
+
+  /** Stages whole blocks as they are on the volume now. */
+  private readBack(offset: number, length: number): number {
+    const blocks = wholeBlocks(offset, length);
+    const end = blocks.offset + blocks.length;
+    let epoch = 0;
+    for (let at = blocks.offset; at < end && this.queue.active; at += READ_BACK_BYTES) {
+      const bytes = Math.min(READ_BACK_BYTES, end - at);
+      this.readBackBuffer ??= Buffer.alloc(READ_BACK_BYTES);
+      const status = this.volume.readNow(this.readBackBuffer, 0, bytes, at);
+      if (status !== 0) {
+        this.unreadable(status);
+        break;
+      }
+      const wasEmpty = this.queue.openIsEmpty;
+      epoch = this.queue.append(at, this.readBackBuffer, 0, bytes, this.clock.now());
+      this.staged(wasEmpty);
+    }
+    this.mark(blocks.offset, blocks.length, epoch);
+    return this.epochToWaitFor(epoch);
+  }
+
+  /** Blocks that cannot be read cannot be staged: every mirror leaves the stream, and they are marked. */
+  private unreadable(status: number): void {
+    for (const mirror of this.mirrors) {
+      mirror.outrun(`a block just written cannot be read back (errno ${status})`);
+    }
+  }
+
+  private mark(offset: number, length: number, epoch: number): void {
+    for (const mirror of this.mirrors) {
+      if (!mirror.inStream) mirror.blocks.mark(offset, length);
+    }
+    this.gate.wrote(offset, length, this.now, epoch);
+  }
+
+  private staged(wasEmpty: boolean): void {
+    if (wasEmpty || this.queue.openBytes >= EPOCH_BYTES) {
+      for (const mirror of this.mirrors) mirror.wake();
+    }
+    if (this.queue.stagedBytes >= CROWDED_BYTES || this.queue.overfull) this.relieve();
+  }
+
+  private relieve(): void {
+    for (const mirror of this.mirrors) {
+      const { stagedBytes } = mirror;
+      if (isOutrun({ stagedBytes, queueOverfull: this.queue.overfull })) {
+        mirror.outrun(`it lags ${stagedBytes} bytes behind, more than the staging queue holds`);
+      }
+    }
+  }
+
+  /** Nothing staged: what waits, waits for the mirrors to come back into the stream. */
+  private epochToWaitFor(epoch: number): number {
+    return epoch === 0 ? this.queue.openNumber : epoch;
+  }
+}

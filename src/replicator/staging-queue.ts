@@ -1,0 +1,214 @@
+/**
+ * The staging queue: writes applied locally and not yet durable on every mirror in stream, in order.
+ *
+ * Invariants:
+ * - Epoch numbers rise by one. The open epoch is the youngest; `epochs` holds the closed ones that some
+ *   follower still needs, oldest first, without gaps.
+ * - An epoch leaves the queue only when every follower released it (I6). A queue without followers
+ *   stages nothing: what is written then is in each mirror's delta bitmap (I5).
+ * - A FLUSH or FUA is always the end of an epoch, never inside one.
+ */
+import assert from 'node:assert';
+import {
+  BLOCK_BYTES,
+  EPOCHS_MAX,
+  EPOCH_BYTES_MAX,
+  STAGING_BYTES_MAX,
+  STAGING_SLAB_BYTES,
+} from '../io/limits.ts';
+import { Epoch, SlabWriter, type CloseReason } from './epoch.ts';
+import { SlabPool } from './slab.ts';
+
+/** One mirror's place in the queue. */
+export interface Follower {
+  /** Every epoch up to this one is durable on the mirror. Only ever rises, by `release`. */
+  readonly durable: number;
+}
+
+class FollowerState implements Follower {
+  durable: number;
+
+  constructor(durable: number) {
+    this.durable = durable;
+  }
+}
+
+export class StagingQueue {
+  private readonly writer: SlabWriter;
+  private readonly followers = new Set<FollowerState>();
+  /** Closed epochs, the oldest at `head`; compacted now and then. */
+  private epochs: Epoch[] = [];
+  private head = 0;
+  private open: Epoch;
+  private appendedBytes = 0;
+  private releasedBytes = 0;
+
+  constructor(options: { firstEpoch: number }) {
+    this.writer = new SlabWriter(new SlabPool(STAGING_BYTES_MAX));
+    this.open = new Epoch(options.firstEpoch, this.writer);
+  }
+
+  get active(): boolean {
+    return this.followers.size > 0;
+  }
+
+  /** The number of the epoch that takes the next write. */
+  get openNumber(): number {
+    return this.open.number;
+  }
+
+  get openBytes(): number {
+    return this.open.bytes;
+  }
+
+  get openIsEmpty(): boolean {
+    return this.open.empty;
+  }
+
+  /** Clock time of the oldest write in the open epoch; meaningless while it is empty. */
+  get openedAt(): number {
+    return this.open.openedAt;
+  }
+
+  /** Payload bytes that some follower still needs. */
+  get stagedBytes(): number {
+    return this.appendedBytes - this.releasedBytes;
+  }
+
+  get closedCount(): number {
+    return this.epochs.length - this.head;
+  }
+
+  /** At the limit: the policy must make a follower leave before more is staged. */
+  get overfull(): boolean {
+    return this.stagedBytes >= STAGING_BYTES_MAX || this.closedCount >= EPOCHS_MAX;
+  }
+
+  /** Starts following with the next write: everything before it is the caller's business. */
+  follow(): Follower {
+    // Sealed even when empty: requests may wait for the number that was open until now.
+    this.seal();
+    const follower = new FollowerState(this.open.number - 1);
+    this.followers.add(follower);
+    return follower;
+  }
+
+  /** Stops following and tells the ranges that were staged for this follower and are not durable there. */
+  leave(follower: Follower, visit: (offset: number, length: number) => void): void {
+    assert(follower instanceof FollowerState && this.followers.has(follower), 'an active follower');
+    if (!this.open.empty) this.close('command');
+    for (let index = this.head; index < this.epochs.length; index += 1) {
+      const epoch = this.epochs[index];
+      assert(epoch !== undefined);
+      if (epoch.number > follower.durable) epoch.eachRange(visit);
+    }
+    this.followers.delete(follower);
+    this.trim();
+  }
+
+  /** Bytes staged and not durable for one follower. */
+  stagedBytesOf(follower: Follower): number {
+    return this.appendedBytes - this.cumulativeAt(follower.durable);
+  }
+
+  /** Clock time since when the follower lacks something, or null when it has everything. */
+  behindSince(follower: Follower): number | null {
+    const next = this.epoch(follower.durable + 1);
+    if (next !== null) return next.openedAt;
+    return this.open.empty ? null : this.open.openedAt;
+  }
+
+  /**
+   * Adds the content of whole blocks that were just applied locally. `offset` and `length` are multiples
+   * of the block size; `now` is the clock. Returns the number of the epoch that took it.
+   */
+  append(offset: number, buffer: Buffer, start: number, length: number, now: number): number {
+    assert(this.active, 'nobody follows');
+    assert(offset % BLOCK_BYTES === 0 && length % BLOCK_BYTES === 0, 'whole blocks');
+    if (this.open.zeroes.length > 0 && this.open.conflictsWithZeroes(offset, length)) {
+      this.close('conflict');
+    }
+    if (this.open.empty) this.open.openedAt = now;
+    const before = this.open.bytes;
+    this.open.add(offset, buffer, start, length);
+    this.appendedBytes += this.open.bytes - before;
+    return this.closeIfFull();
+  }
+
+  /** Adds a range of whole blocks that now reads as zeroes. Returns the number of the epoch. */
+  appendZeroes(offset: number, length: number, now: number): number {
+    assert(this.active, 'nobody follows');
+    assert(offset % BLOCK_BYTES === 0 && length % BLOCK_BYTES === 0, 'whole blocks');
+    if (this.open.conflictsWithPayload(offset, length)) this.close('conflict');
+    if (this.open.empty) this.open.openedAt = now;
+    this.open.addZeroes(offset, length);
+    return this.closeIfFull();
+  }
+
+  /** Closes the open epoch if there is anything in it; returns the number of the last closed epoch. */
+  close(reason: CloseReason): number {
+    if (!this.open.empty) this.rotate(reason);
+    return this.open.number - 1;
+  }
+
+  /** Closes the open epoch even when empty, so that later writes have a higher number. */
+  seal(): number {
+    this.rotate('command');
+    return this.open.number - 1;
+  }
+
+  /** A closed epoch that is still held, or null. */
+  epoch(number: number): Epoch | null {
+    const first = this.epochs[this.head];
+    if (first === undefined || number < first.number) return null;
+    return this.epochs[this.head + (number - first.number)] ?? null;
+  }
+
+  /** Every epoch up to `number` is durable on the follower's mirror. */
+  release(follower: Follower, number: number): void {
+    assert(follower instanceof FollowerState && this.followers.has(follower), 'an active follower');
+    assert(number >= follower.durable && number < this.open.number, 'durable only rises');
+    follower.durable = number;
+    this.trim();
+  }
+
+  /** Returns the number of the epoch that was written last, closed now or not. */
+  private closeIfFull(): number {
+    const { number } = this.open;
+    if (this.open.bytes >= EPOCH_BYTES_MAX || this.open.full) this.close('size');
+    return number;
+  }
+
+  private rotate(reason: CloseReason): void {
+    this.open.cumulativeBytes = this.appendedBytes;
+    this.open.close(reason);
+    this.epochs.push(this.open);
+    this.open = new Epoch(this.open.number + 1, this.writer);
+    if (!this.active) this.trim();
+  }
+
+  private cumulativeAt(number: number): number {
+    const epoch = this.epoch(number);
+    return epoch === null ? this.releasedBytes : epoch.cumulativeBytes;
+  }
+
+  /** Lets go of the epochs that every follower has. */
+  private trim(): void {
+    let durable = this.open.number - 1;
+    for (const follower of this.followers) durable = Math.min(durable, follower.durable);
+    for (;;) {
+      const oldest = this.epochs[this.head];
+      if (oldest === undefined || oldest.number > durable) break;
+      this.releasedBytes = oldest.cumulativeBytes;
+      oldest.release();
+      this.head += 1;
+    }
+    if (this.head > 64 && this.head * 2 > this.epochs.length) {
+      this.epochs = this.epochs.slice(this.head);
+      this.head = 0;
+    }
+  }
+}
+
+/** Slabs that a full queue takes; a check that the limits fit together. */
+assert(STAGING_BYTES_MAX % STAGING_SLAB_BYTES === 0);

@@ -1,0 +1,196 @@
+/**
+ * The activity log: regions written since the mirrors last had everything (design section 7).
+ *
+ * Pure: it says which regions must be recorded hot before a write may touch them, and which may be
+ * recorded cold again; the caller appends the records and tells when they are durable.
+ *
+ * Invariants:
+ * - `isHot` is true for a region only after the caller said that its hot record is durable.
+ * - A region with a write in flight, or with a write that some mirror may lack and whose delta bits are
+ *   not recorded, is never offered for retirement: the caller's `covered` decides the second half.
+ * - At most HOT_REGIONS_MAX regions are hot, plus those of one request that alone needs more.
+ */
+import assert from 'node:assert';
+import { HOT_REGIONS_MAX, HOT_REGION_IDLE_MS, REGION_BYTES } from '../io/limits.ts';
+
+export class HotRegion {
+  readonly index: number;
+  /** Clock time of the last write. */
+  lastWriteAt: number;
+  /** The epoch that staged the last write; 0 when none did. */
+  lastEpoch = 0;
+  /** Writes handed to the volume and not yet applied. */
+  inFlight = 0;
+
+  constructor(index: number, now: number) {
+    this.index = index;
+    this.lastWriteAt = now;
+  }
+}
+
+/** Regions retired at one time when room is needed: one sort serves many activations. */
+const RETIRE_BATCH = 64;
+/** Regions activated ahead of a writer that walks through the volume. */
+const AHEAD_REGIONS = 8;
+
+export class ActivityLog {
+  private readonly hot = new Map<number, HotRegion>();
+  /** Asked for, in the batch that is being recorded or in the next one. */
+  private readonly pending = new Set<number>();
+  private next: number[] = [];
+  private regionCount: number;
+  private recent: HotRegion | null = null;
+
+  /** `hot`: regions that the log already records as hot. */
+  constructor(options: { sizeBytes: number; hot: Iterable<number>; now: number }) {
+    this.regionCount = Math.ceil(options.sizeBytes / REGION_BYTES);
+    for (const index of options.hot) this.hot.set(index, new HotRegion(index, options.now));
+  }
+
+  get hotCount(): number {
+    return this.hot.size;
+  }
+
+  resize(sizeBytes: number): void {
+    this.regionCount = Math.ceil(sizeBytes / REGION_BYTES);
+    for (const index of this.hot.keys()) if (index >= this.regionCount) this.hot.delete(index);
+    this.recent = null;
+  }
+
+  /** Whether a write to these bytes may go ahead. */
+  isHot(offset: number, length: number): boolean {
+    const first = Math.floor(offset / REGION_BYTES);
+    const last = Math.floor((offset + length - 1) / REGION_BYTES);
+    if (first === last && this.recent?.index === first) return true;
+    for (let index = first; index <= last; index += 1) {
+      const region = this.hot.get(index);
+      if (region === undefined) return false;
+      this.recent = region;
+    }
+    return true;
+  }
+
+  /** Notes a write that was handed to the volume and is not applied yet. */
+  began(offset: number, length: number): void {
+    this.each(offset, length, (region) => (region.inFlight += 1));
+  }
+
+  /** Notes that such a write is over, before `wrote`. */
+  ended(offset: number, length: number): void {
+    this.each(offset, length, (region) => {
+      assert(region.inFlight > 0);
+      region.inFlight -= 1;
+    });
+  }
+
+  /** Notes an applied write; `epoch` is the one that staged it, 0 if none did. */
+  wrote(offset: number, length: number, now: number, epoch: number): void {
+    const first = Math.floor(offset / REGION_BYTES);
+    const last = Math.floor((offset + length - 1) / REGION_BYTES);
+    for (let index = first; index <= last; index += 1) {
+      let region = this.recent;
+      if (region === null || region.index !== index) {
+        region = this.hot.get(index) ?? null;
+        assert(region !== null, 'a write only touches hot regions');
+        this.recent = region;
+      }
+      region.lastWriteAt = now;
+      region.lastEpoch = epoch;
+    }
+  }
+
+  /**
+   * Puts the cold regions of a write into the next batch. False when there is no room: retire some and
+   * ask again. The first request of an empty batch is taken whatever it needs, else it would never be.
+   */
+  admit(offset: number, length: number): boolean {
+    const first = Math.floor(offset / REGION_BYTES);
+    const last = Math.floor((offset + length - 1) / REGION_BYTES);
+    const wanted: number[] = [];
+    for (let index = first; index <= last; index += 1) {
+      if (!this.hot.has(index) && !this.pending.has(index)) wanted.push(index);
+    }
+    const taken = this.hot.size + this.pending.size;
+    if (wanted.length > 0 && taken + wanted.length > HOT_REGIONS_MAX) {
+      if (this.pending.size > 0 || taken > HOT_REGIONS_MAX) return false;
+      if (last - first + 1 <= HOT_REGIONS_MAX / 2) return false;
+    }
+    for (const index of wanted) this.take(index);
+    return true;
+  }
+
+  /** Asks for the regions ahead of a writer that came here from the region below. */
+  admitAhead(offset: number): void {
+    const index = Math.floor(offset / REGION_BYTES);
+    if (!this.hot.has(index - 1)) return;
+    const end = Math.min(this.regionCount, index + 1 + AHEAD_REGIONS);
+    for (let ahead = index + 1; ahead < end; ahead += 1) {
+      if (this.hot.size + this.pending.size >= HOT_REGIONS_MAX) return;
+      if (!this.hot.has(ahead) && !this.pending.has(ahead)) this.take(ahead);
+    }
+  }
+
+  /** The regions to be recorded hot next; empty when there are none. The caller records them. */
+  takeBatch(): number[] {
+    const batch = this.next;
+    this.next = [];
+    return batch;
+  }
+
+  /** The hot records of a batch are durable. */
+  activated(batch: readonly number[], now: number): void {
+    for (const index of batch) {
+      assert(this.pending.delete(index), 'a batch is taken before it is activated');
+      if (index < this.regionCount) this.hot.set(index, new HotRegion(index, now));
+    }
+  }
+
+  /** The hot records of a batch could not be written. */
+  abandoned(batch: readonly number[]): void {
+    for (const index of batch) this.pending.delete(index);
+  }
+
+  /** Regions that saw no write for a while and that `covered` lets go: to be recorded cold. */
+  retireIdle(now: number, covered: (region: HotRegion) => boolean): number[] {
+    const idle = [...this.hot.values()].filter(
+      (region) =>
+        region.inFlight === 0 && now - region.lastWriteAt >= HOT_REGION_IDLE_MS && covered(region),
+    );
+    return this.retire(idle);
+  }
+
+  /** The longest unwritten regions that `covered` lets go, enough for a batch of new ones. */
+  retireOldest(covered: (region: HotRegion) => boolean): number[] {
+    const oldest = [...this.hot.values()]
+      .filter((region) => region.inFlight === 0 && covered(region))
+      .toSorted((a, b) => a.lastWriteAt - b.lastWriteAt);
+    const surplus = Math.max(0, this.hot.size + this.pending.size - HOT_REGIONS_MAX);
+    return this.retire(oldest.slice(0, surplus + RETIRE_BATCH));
+  }
+
+  /** Every region without a write in flight, written lately or not. */
+  retireAll(): number[] {
+    return this.retire([...this.hot.values()].filter((region) => region.inFlight === 0));
+  }
+
+  private retire(regions: readonly HotRegion[]): number[] {
+    for (const region of regions) this.hot.delete(region.index);
+    if (regions.length > 0) this.recent = null;
+    return regions.map((region) => region.index);
+  }
+
+  private take(index: number): void {
+    this.pending.add(index);
+    this.next.push(index);
+  }
+
+  private each(offset: number, length: number, visit: (region: HotRegion) => void): void {
+    const first = Math.floor(offset / REGION_BYTES);
+    const last = Math.floor((offset + length - 1) / REGION_BYTES);
+    for (let index = first; index <= last; index += 1) {
+      const region = this.hot.get(index);
+      assert(region !== undefined, 'a write only touches hot regions');
+      visit(region);
+    }
+  }
+}
