@@ -8,7 +8,7 @@
  */
 import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { Child, run, type Undo, until } from './process.ts';
+import { Child, Hopeless, run, type Undo, until } from './process.ts';
 
 const ATTACH_MS_MAX = 10_000;
 
@@ -36,7 +36,7 @@ export class MountedExport {
     const fuse = new Child('nbdfuse', args, { logPath: this.logPath });
     this.fuse = fuse;
     await until({ what: 'nbdfuse to attach', timeoutMs: ATTACH_MS_MAX, signal }, () => {
-      if (!fuse.running) throw new Error(`nbdfuse ended: ${fuse.tail()}`);
+      if (!fuse.running) throw new Hopeless(`nbdfuse ended: ${fuse.tail()}`);
       return existsSync(this.pidFile);
     });
     const loop = await run('losetup', [

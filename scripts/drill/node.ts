@@ -2,11 +2,11 @@
  * A blockferry node as a real process, driven as an operator would: started with `serve`, commanded with
  * the CLI, watched through its control socket, and killed without notice.
  */
-import { existsSync, mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { Child, run, until } from './process.ts';
+import { Child, Hopeless, run, until } from './process.ts';
 import { nbdUri } from './sockets.ts';
 
 const START_MS_MAX = 15_000;
@@ -104,13 +104,18 @@ export class DrilledNode {
     const wait = { what: `node ${this.name} to answer`, timeoutMs: START_MS_MAX };
     try {
       await until(signal === undefined ? wait : { ...wait, signal }, async () => {
-        if (!child.running) throw new Error(`node ${this.name} ended: ${child.tail()}`);
+        if (!child.running) throw new Hopeless(`node ${this.name} ended: ${child.tail()}`);
         return await this.status();
       });
     } catch (thrown) {
       await this.kill();
       throw thrown;
     }
+  }
+
+  /** What it logged, over all its lives. */
+  log(): string {
+    return existsSync(this.logPath) ? readFileSync(this.logPath, 'utf8') : '';
   }
 
   /** kill -9. Returns when the process is gone. */

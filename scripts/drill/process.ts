@@ -168,6 +168,9 @@ export interface WaitOptions {
   readonly signal?: AbortSignal;
 }
 
+/** Thrown by a probe when asking again is no use. */
+export class Hopeless extends Error {}
+
 /** Asks until the answer is something, and returns it. A probe that throws is asked again. */
 export async function until<T>(
   options: WaitOptions,
@@ -181,6 +184,7 @@ export async function until<T>(
       const value = await probe();
       if (value !== null && value !== false) return value;
     } catch (thrown) {
+      if (thrown instanceof Hopeless) throw thrown;
       last = ` (${thrown instanceof Error ? thrown.message : String(thrown)})`;
     }
     if (performance.now() > deadline) break;
