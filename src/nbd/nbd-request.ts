@@ -55,8 +55,9 @@ export class NbdRequest extends DeviceRequest {
   }
 
   override retain(): void {
-    assert(this.state === 'handed', 'retain is for the device method that was called');
+    // A layer may ask again long after the device method returned, for bytes that are kept already.
     if (this.owned !== null || this.bytes === 0) return;
+    assert(this.state === 'handed', 'retain is for the device method that was called');
     const { buffer, base, start } = this;
     const owned = this.own();
     // Also for a READ: a part of it may have been read before the device found that the rest blocks.

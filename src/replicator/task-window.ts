@@ -12,13 +12,9 @@ export class TaskWindow {
   async add(task: () => Promise<void>): Promise<void> {
     while (this.active.size >= this.limit) await Promise.race(this.active);
     this.check();
-    const running = task()
-      .catch((thrown: unknown) => {
-        this.failure ??= { thrown };
-      })
-      .then(() => {
-        this.active.delete(running);
-      });
+    const running = this.guarded(task).finally(() => {
+      this.active.delete(running);
+    });
     this.active.add(running);
   }
 
@@ -26,6 +22,14 @@ export class TaskWindow {
   async drain(): Promise<void> {
     await Promise.all(this.active);
     this.check();
+  }
+
+  private async guarded(task: () => Promise<void>): Promise<void> {
+    try {
+      await task();
+    } catch (thrown) {
+      this.failure ??= { thrown };
+    }
   }
 
   private check(): void {
