@@ -15,6 +15,7 @@ const DRILL_MS_MAX = 90_000;
 
 test.for(['async', 'sync'] as const)(
   'one round, %s',
+  { timeout: DRILL_MS_MAX },
   async (mode, context) => {
     requireRoot(context, 'mounting a filesystem');
     requireTools(context, 'nbdfuse', 'nbdcopy', 'losetup', 'mkfs.ext4', 'e2fsck', 'fio');
@@ -34,7 +35,6 @@ test.for(['async', 'sync'] as const)(
     expect(readdirSync(directory)).toEqual([]);
     expect(readFileSync('/proc/self/mounts', 'utf8')).not.toContain(directory);
   },
-  DRILL_MS_MAX,
 );
 
 test.each([
