@@ -181,5 +181,9 @@ export const CONTROL_ANSWER_BYTES_MAX: number = 64 * MIB;
 export const EXAMINER_THREADS_MAX = 4;
 /** Workers: batches waiting for a thread. More are examined on the main thread. */
 export const EXAMINER_QUEUE_MAX = 64;
+/** Workers: batches in one message to a thread. More go with the next message. */
+export const EXAMINER_GROUP_MAX = 8;
+/** Workers: a batch smaller than this is digested on the main thread. */
+export const EXAMINER_DIGEST_BYTES_MIN: number = 256 * KIB;
 /** Workers: time without work after which a thread ends. */
 export const EXAMINER_IDLE_MS = 5_000;

@@ -1,4 +1,4 @@
-/** What a worker thread does with one batch. The entry file of the pool in `examiner-pool.ts`. */
+/** What a worker thread does with a group of batches. The entry file of the pool in `examiner-pool.ts`. */
 import { examineNow, type Examination } from './examiner.ts';
 import { digestBlocks } from './kernels.ts';
 
@@ -12,10 +12,15 @@ export type ExamineTask =
     }
   | { readonly kind: 'digest'; readonly local: Uint8Array; readonly length: number };
 
-export default function runExamineTask(task: ExamineTask): Examination | Uint8Array {
-  const local = asBuffer(task.local);
-  if (task.kind === 'digest') return digestBlocks(local, task.length);
-  return examineNow(local, task.remote === null ? null : asBuffer(task.remote), task.length);
+export type ExamineAnswer = Examination | Uint8Array;
+
+/** One answer a task, in their order. */
+export default function runExamineTasks(tasks: readonly ExamineTask[]): ExamineAnswer[] {
+  return tasks.map((task) => {
+    const local = asBuffer(task.local);
+    if (task.kind === 'digest') return digestBlocks(local, task.length);
+    return examineNow(local, task.remote === null ? null : asBuffer(task.remote), task.length);
+  });
 }
 
 /** What was sent as a Buffer comes as a Uint8Array. */

@@ -6,15 +6,25 @@
  * - No thread starts before the first batch that needs one, idle threads end, and none keeps the process
  *   alive.
  * - A pool that fails leaves its work to this thread, for good: an answer comes in any case.
+ *
+ * A message to a thread costs this one about as much as comparing a MiB (`scripts/bench-workers.ts`
+ * measures it), so batches that come in one turn, or while the threads are busy, share a message.
  */
+import assert from 'node:assert';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
 import { Piscina } from 'piscina';
 
-import { EXAMINER_IDLE_MS, EXAMINER_QUEUE_MAX, EXAMINER_THREADS_MAX } from '../io/limits.ts';
-import { asBuffer, type ExamineTask } from './examine-task.ts';
-import { examineNow, type Examination, type Examiner } from './examiner.ts';
+import {
+  EXAMINER_DIGEST_BYTES_MIN,
+  EXAMINER_GROUP_MAX,
+  EXAMINER_IDLE_MS,
+  EXAMINER_QUEUE_MAX,
+  EXAMINER_THREADS_MAX,
+} from '../io/limits.ts';
+import { asBuffer, type ExamineAnswer, type ExamineTask } from './examine-task.ts';
+import { examineNow, inlineExaminer, type Examination, type Examiner } from './examiner.ts';
 import { digestBlocks } from './kernels.ts';
 
 export interface PooledExaminerOptions {
@@ -28,31 +38,60 @@ export interface PooledExaminerOptions {
 
 /** Gives every batch in shared memory to the pool. */
 export function createPooledExaminer(options: PooledExaminerOptions = {}): Examiner {
-  return new PooledExaminer(options);
+  return new PooledExaminer(options, () => true);
 }
 
-type Answer = Examination | Uint8Array;
+/**
+ * Does what was measured to cost the main thread least: looking for zeroes, and comparing a batch that
+ * comes alone, on this thread; comparing several batches, and digests of large ones, on the pool. On a
+ * machine with one core everything is done on this thread.
+ */
+export function createExaminer(options: PooledExaminerOptions = {}): Examiner {
+  const threads = options.threads ?? availableParallelism() - 1;
+  return threads < 1 ? inlineExaminer : new PooledExaminer(options, groupPays);
+}
+
+/** Whether a group is worth a message to a thread. */
+export function groupPays(tasks: readonly ExamineTask[]): boolean {
+  const compared = tasks.filter((task) => task.kind === 'examine' && task.remote !== null);
+  return compared.length > 1 || tasks.some(digestPays);
+}
+
+function digestPays(task: ExamineTask): boolean {
+  return task.kind === 'digest' && task.length >= EXAMINER_DIGEST_BYTES_MIN;
+}
+
+interface Batch {
+  readonly task: ExamineTask;
+  /** Null when the pool did not do it: the batch is then examined on this thread. */
+  readonly answered: (answer: ExamineAnswer | null) => void;
+}
 
 class PooledExaminer implements Examiner {
   private readonly options: PooledExaminerOptions;
-  private pool: Piscina<ExamineTask, Answer> | null = null;
+  private readonly threads: number;
+  private readonly pays: (tasks: readonly ExamineTask[]) => boolean;
+  private pool: Piscina<ExamineTask[], ExamineAnswer[]> | null = null;
   private usable = true;
-  /** What to call for each batch under way when the pool fails: a batch that waits hears nothing else. */
-  private readonly underWay = new Set<(answer: null) => void>();
+  private waiting: Batch[] = [];
+  private gathering = false;
+  private readonly underWay = new Set<Batch[]>();
 
-  constructor(options: PooledExaminerOptions) {
+  constructor(options: PooledExaminerOptions, pays: (tasks: readonly ExamineTask[]) => boolean) {
     this.options = options;
+    this.threads = options.threads ?? defaultThreads();
+    this.pays = pays;
   }
 
   async examine(local: Buffer, remote: Buffer | null, length: number): Promise<Examination> {
     const shared = isShared(local) && (remote === null || isShared(remote));
-    const answer = shared ? await this.run({ kind: 'examine', local, remote, length }) : null;
+    const answer = shared ? await this.submit({ kind: 'examine', local, remote, length }) : null;
     return answer === null ? examineNow(local, remote, length) : (answer as Examination);
   }
 
   async digest(buffer: Buffer, length: number): Promise<Buffer> {
     const shared = isShared(buffer);
-    const answer = shared ? await this.run({ kind: 'digest', local: buffer, length }) : null;
+    const answer = shared ? await this.submit({ kind: 'digest', local: buffer, length }) : null;
     return answer === null ? digestBlocks(buffer, length) : asBuffer(answer as Uint8Array);
   }
 
@@ -62,41 +101,73 @@ class PooledExaminer implements Examiner {
 
   async close(): Promise<void> {
     this.usable = false;
+    this.dispatch();
     await this.pool?.close();
   }
 
-  /** Null when the pool could not do it: the batch is then examined on this thread. */
-  private run(task: ExamineTask): Promise<Answer | null> {
-    if (!this.usable) return Promise.resolve(null);
-    this.pool ??= this.start();
-    const answer = this.pool.run(task);
-    return new Promise((resolve) => {
-      this.underWay.add(resolve);
-      answer
-        // Refused or lost. A mistake in the batch itself shows again on this thread.
-        .catch(() => null)
-        .then((result) => resolve(result))
-        .finally(() => this.underWay.delete(resolve));
+  private submit(task: ExamineTask): Promise<ExamineAnswer | null> {
+    if (!this.usable || this.waiting.length >= EXAMINER_QUEUE_MAX) return Promise.resolve(null);
+    return new Promise((answered) => {
+      this.waiting.push({ task, answered });
+      if (this.gathering) return;
+      this.gathering = true;
+      setImmediate(() => this.dispatch());
     });
   }
 
-  private start(): Piscina<ExamineTask, Answer> {
+  /** Spreads what waits over the threads that are free. */
+  private dispatch(): void {
+    this.gathering = false;
+    while (this.waiting.length > 0) {
+      const free = this.usable ? this.threads - this.underWay.size : 1;
+      if (free < 1) return;
+      const share = Math.min(Math.ceil(this.waiting.length / free), EXAMINER_GROUP_MAX);
+      const group = this.waiting.splice(0, share);
+      if (this.usable && this.pays(group.map(({ task }) => task))) void this.send(group);
+      else answer(group, null);
+    }
+  }
+
+  private async send(group: Batch[]): Promise<void> {
+    this.underWay.add(group);
+    this.pool ??= this.start();
+    let answers: ExamineAnswer[] | null = null;
+    try {
+      answers = await this.pool.run(group.map(({ task }) => task));
+    } catch {
+      // The thread was lost. A mistake in a batch itself shows again on this thread.
+    }
+    if (!this.underWay.delete(group)) return;
+    answer(group, answers);
+    this.dispatch();
+  }
+
+  private start(): Piscina<ExamineTask[], ExamineAnswer[]> {
     const file = this.options.taskFile ?? new URL('./examine-task.js', import.meta.url);
-    const pool = new Piscina<ExamineTask, Answer>({
+    const pool = new Piscina<ExamineTask[], ExamineAnswer[]>({
       filename: fileURLToPath(file),
       minThreads: 0,
-      maxThreads: this.options.threads ?? defaultThreads(),
+      maxThreads: this.threads,
       idleTimeout: this.options.idleMs ?? EXAMINER_IDLE_MS,
-      maxQueue: EXAMINER_QUEUE_MAX,
       execArgv: [],
       recordTiming: false,
     });
-    pool.on('error', () => {
-      this.usable = false;
-      for (const resolve of this.underWay) resolve(null);
-    });
+    pool.on('error', () => this.giveUp());
     return pool;
   }
+
+  /** A thread that cannot even start: what waits for it would hear nothing else. */
+  private giveUp(): void {
+    this.usable = false;
+    for (const group of this.underWay) answer(group, null);
+    this.underWay.clear();
+    this.dispatch();
+  }
+}
+
+function answer(group: readonly Batch[], answers: readonly ExamineAnswer[] | null): void {
+  assert(answers === null || answers.length === group.length, 'one answer a batch');
+  for (const [index, batch] of group.entries()) batch.answered(answers?.[index] ?? null);
 }
 
 function defaultThreads(): number {
@@ -105,9 +176,4 @@ function defaultThreads(): number {
 
 function isShared(buffer: Buffer): boolean {
   return buffer.buffer instanceof SharedArrayBuffer;
-}
-
-/** The examiner of a node. */
-export function createExaminer(): Examiner {
-  return createPooledExaminer();
 }
