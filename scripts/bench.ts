@@ -27,7 +27,7 @@ const USAGE = `usage: npm run bench -- [--quick] [--rounds N] [--seconds S] [--s
   --quick      about a minute and a half instead of about ten
   --rounds N   rounds of each workload (default 5, quick 2)
   --seconds S  length of a round (default 4, quick 1)
-  --size MIB   size of the disks (default 1024)
+  --size MIB   size of the disks (default 1024, quick 512)
   --only TEXT  workloads whose name contains TEXT
   --json       every sample as JSON instead of tables
   --dir DIR    where the disks lie (default the directory for temporary files)`;
@@ -72,7 +72,7 @@ function settingsFrom(args: readonly string[]): Settings | null {
     dir,
     rounds: Math.floor(numberOf(values.rounds, quick ? 2 : 5, '--rounds', 100)),
     roundMs: numberOf(values.seconds, quick ? 1 : 4, '--seconds', 60) * 1000,
-    sizeBytes: Math.floor(numberOf(values.size, 1024, '--size', 65536)) * 2 ** 20,
+    sizeBytes: Math.floor(numberOf(values.size, quick ? 512 : 1024, '--size', 65536)) * 2 ** 20,
   };
 }
 
