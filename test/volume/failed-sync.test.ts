@@ -1,0 +1,61 @@
+/**
+ * A failed sync is final (I10): the flush that met it and every later write or flush answer EIO, reads go on, the
+ * owner hears of it once, and no clean mark is written. Method: a disk whose sync fails once and would then succeed.
+ */
+import { describe, expect, test } from 'vitest';
+import { logPath, newVolume, reopen } from './support/store.ts';
+import { flush, read, write, zero } from './support/request.ts';
+
+const SIZE = 2 ** 20;
+
+describe.each(['data', 'log'])('when the sync of the %s file fails', (which) => {
+  test('the volume refuses writes for good and goes on reading', async () => {
+    const { disk, store, volume } = await newVolume(SIZE);
+    await write(volume, 0, Buffer.alloc(4096, 1));
+    const path = which === 'data' ? volume.path : logPath(volume);
+    const reasons: string[] = [];
+    volume.onFailed = (reason) => reasons.push(reason);
+    let failures = 0;
+    disk.failSync = (synced) => (synced === path && failures++ === 0 ? 5 : 0);
+    expect(await Promise.all([flush(volume), flush(volume)])).toEqual([5, 5]);
+    expect(volume.failed).toBe(true);
+    expect(await flush(volume)).toBe(5);
+    expect(await write(volume, 8192, Buffer.alloc(1, 1))).toBe(5);
+    expect(await zero(volume, { offset: 0, length: 4096 })).toBe(5);
+    expect((await read(volume, 0, 4096))[0]).toBe(1);
+    expect(reasons).toHaveLength(1);
+    expect(volume.failure).toBe(reasons[0]);
+    await expect(volume.resize(SIZE * 2)).rejects.toMatchObject({ code: 'VOLUME_FAILED' });
+    await store.close();
+    expect(reopen(disk.kill()).volume.metadata.unclean).toBe(true);
+  });
+});
+
+describe('when the sync fails', () => {
+  test('flushes that wait for the next one fail too', async () => {
+    const { disk, volume } = await newVolume(SIZE);
+    await write(volume, 0, Buffer.alloc(4096, 1));
+    await flush(volume);
+    disk.failSync = () => 5;
+    disk.holding = true;
+    await write(volume, 0, Buffer.alloc(4096, 2));
+    const first = flush(volume);
+    await write(volume, 0, Buffer.alloc(4096, 3));
+    const second = flush(volume);
+    disk.letGo();
+    expect(await Promise.all([first, second])).toEqual([5, 5]);
+  });
+
+  test('a commit by the replicator fails the volume too', async () => {
+    const { disk, volume } = await newVolume(SIZE);
+    disk.failSync = () => 5;
+    volume.metadata.append({ kind: 'generation-opened', generation: 2 });
+    const statuses = await Promise.all([
+      new Promise((resolve) => volume.metadata.commit(resolve)),
+      new Promise((resolve) => volume.metadata.commit(resolve)),
+    ]);
+    expect(statuses).toEqual([5, 5]);
+    expect(volume.failed).toBe(true);
+    expect(await new Promise((resolve) => volume.metadata.commit(resolve))).toBe(5);
+  });
+});
