@@ -16,7 +16,7 @@ A first session:
   blockferry serve --data /srv/blockferry                  start a node
   blockferry volume create demo 10G                        make a volume
   blockferry mirror add demo nbd://host2:10809/demo        keep a remote copy of it
-  nbd-client 127.0.0.1 10809 /dev/nbd0 -N demo             attach it (as root)
+  nbd-client -N demo 127.0.0.1 10809 /dev/nbd0             attach it (as root)
   blockferry status --watch                                watch the mirror
 
 Every verb but serve talks to a running node: --control ADDR, or BLOCKFERRY_CONTROL, or the
@@ -36,7 +36,12 @@ export function createProgram(): Command {
     .configureHelp({ showGlobalOptions: false })
     .configureOutput({
       outputError: (text, write) => {
-        const message = oneLine(text.trim().replace(/^error: /, ''));
+        const message = oneLine(
+          text
+            .trim()
+            .replace(/^error: /, '')
+            .replace(/\.$/, ''),
+        );
         write(`blockferry: ${message}; see blockferry --help\n`);
       },
     })

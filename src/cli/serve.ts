@@ -23,7 +23,7 @@ import { EXIT_FAILED, EXIT_OK, surroundingsOfProcess } from './context.ts';
 
 const HELP = `
 ADDR is host:port or unix:PATH. Clients attach volumes by name, for example with
-  nbd-client 127.0.0.1 10809 /dev/nbd0 -N demo
+  nbd-client -N demo 127.0.0.1 10809 /dev/nbd0
   nbdfuse DIR nbd+unix:///demo?socket=PATH
 
 Without encryption an address that other machines can reach is refused, unless --insecure says that

@@ -41,6 +41,8 @@ interface ApiOptions {
   readonly commands: VolumeCommands;
   readonly events: EventLog;
   readonly log: Logger;
+  /** Requests wait for it: the node is being started. Rejects when that failed. */
+  readonly started: Promise<void>;
 }
 
 interface VolumeRoute {
@@ -59,6 +61,7 @@ export function createApi(options: ApiOptions): FastifyInstance {
   app.server.maxConnections = CONTROL_CONNECTIONS_MAX;
   app.removeContentTypeParser('text/plain');
   app.addHook('onRequest', refuseBrowsers);
+  app.addHook('onRequest', () => options.started);
   app.setErrorHandler((error, request, reply) => answerError(options.log, error, request, reply));
   app.setNotFoundHandler((request, reply) => {
     const message = `there is no ${request.method} ${request.url.slice(0, 200)}`;

@@ -21,8 +21,7 @@ export interface EventFollower {
 }
 
 /** Words in a kind that make it a warning in the log. */
-const ALARMING =
-  /lost|fail|degraded|diverged|not-converging|damaged|refused|stalled|outrun|full|corrupt/;
+const ALARMING = /-(?:delta|error|lost|outrun|failed|diverged|not-converging|damaged)$/;
 
 export class EventLog implements EventSink {
   private readonly clock: Clock;

@@ -11,7 +11,7 @@ import type { Logger } from 'pino';
 import { formatAddress } from '../io/address.ts';
 import type { Clock } from '../io/clock.ts';
 import type { Disk } from '../io/disk.ts';
-import { errorText } from '../io/errors.ts';
+import { BlockferryError, errorText } from '../io/errors.ts';
 import { CONTROL_DRAIN_MS_MAX } from '../io/limits.ts';
 import type { Address, Network } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
@@ -22,7 +22,9 @@ import { createExaminer } from '../workers/examiner-pool.ts';
 import { createApi } from './api.ts';
 import type { NodeConfig } from './config.ts';
 import { EventLog } from './events.ts';
+import { HeldNetwork } from './held-network.ts';
 import { listenForControl } from './listen.ts';
+import { leadsTo } from './own-address.ts';
 import { VolumeCommands } from './volumes.ts';
 
 export interface NodeParts {
@@ -83,7 +85,9 @@ export class BlockferryNode {
   }
 
   private async openAll(): Promise<void> {
-    const { config, clock, random, disk, network, log } = this.parts;
+    const { config, clock, random, disk, log } = this.parts;
+    const network = new HeldNetwork(this.parts.network);
+    this.opened('waiting clients', async () => network.abandon());
     const examiner = createExaminer();
     this.opened('workers', () => examiner.close());
     const store = VolumeStore.open({ disk, clock, random, path: config.data });
@@ -94,23 +98,32 @@ export class BlockferryNode {
       events: this.events,
       replicate: (volume) =>
         new ReplicatedVolume({ volume, clock, random, network, examiner, events: this.events }),
+      isOurs: (address) => leadsTo(address, this.nbdAddresses),
     });
     this.opened('volumes', () => commands.close());
     const server = new NbdServer({ network, clock, exports: commands, log });
     this.opened('nbd', () => server.close());
     commands.servedBy(server);
-    // Mirrors are sought only once every address is ours: a start that fails leaves them alone.
     for (const address of config.nbd) this.nbdAddresses.push(await server.listen(address));
-    await this.openControl(commands);
-    commands.start();
+    await this.openControl(commands, () => {
+      // Only now, with every address ours: a start that fails has touched neither volumes nor mirrors.
+      commands.start();
+      network.open();
+    });
     this.tellStarted(commands, store);
   }
 
-  private async openControl(commands: VolumeCommands): Promise<void> {
+  private async openControl(commands: VolumeCommands, begin: () => void): Promise<void> {
     const { config, log, network } = this.parts;
-    const app = createApi({ commands, events: this.events, log });
-    this.opened('control', () => this.closeControl(app, commands));
+    const start = deferred();
+    const app = createApi({ commands, events: this.events, log, started: start.promise });
+    this.opened('control', () => {
+      start.reject(new BlockferryError('SHUTTING_DOWN', 'the node did not start'));
+      return this.closeControl(app, commands);
+    });
     this.controlAddress = await listenForControl(app, { network, address: config.control });
+    begin();
+    start.resolve();
   }
 
   /** Lets commands under way end, but not for longer than CONTROL_DRAIN_MS_MAX. */
@@ -154,4 +167,24 @@ export class BlockferryNode {
   private tell(kind: string, message: string): void {
     this.events.emit({ kind, volume: null, mirror: null, message });
   }
+}
+
+interface Deferred {
+  readonly promise: Promise<void>;
+  resolve(): void;
+  reject(error: Error): void;
+}
+
+/** A promise that is settled from outside. Nobody has to wait for it: a rejection may go unheard. */
+function deferred(): Deferred {
+  let settle: { resolve: () => void; reject: (error: Error) => void } | null = null;
+  const promise = new Promise<void>((resolve, reject) => {
+    settle = { resolve, reject };
+  });
+  promise.catch(() => {});
+  return {
+    promise,
+    resolve: () => settle?.resolve(),
+    reject: (error) => settle?.reject(error),
+  };
 }

@@ -9,12 +9,13 @@
  */
 import type { BlockDevice } from '../io/device.ts';
 import { BlockferryError, errorText } from '../io/errors.ts';
+import type { Address } from '../io/network.ts';
 import type { ExportSource } from '../nbd/server.ts';
+import { parseNbdUri } from '../nbd/uri.ts';
 import type { ReplicatedVolume } from '../replicator/replicated-volume.ts';
-import type { EventSink, MirrorMode, StallPolicy } from '../replicator/status.ts';
-import { parseSize } from '../volume/names.ts';
-import type { VolumeStore } from '../volume/store.ts';
-import type { Volume } from '../volume/volume.ts';
+import type { NewMirror } from '../replicator/mirror-set.ts';
+import type { EventSink } from '../replicator/status.ts';
+import { parseSize, type Volume, type VolumeStore } from '../volume/store.ts';
 import { Serial } from './serial.ts';
 import type { MirrorAction, NodeStatus, VolumeStatus } from './status.ts';
 
@@ -24,18 +25,14 @@ export interface Sessions {
   closeSessionsOf(device: BlockDevice): Promise<void>;
 }
 
-export interface NewMirror {
-  readonly uri: string;
-  readonly mode: MirrorMode;
-  readonly stallPolicy: StallPolicy;
-}
-
 interface VolumeCommandsOptions {
   readonly node: string;
   readonly store: VolumeStore;
   readonly events: EventSink;
   /** Puts the replicator over a volume. */
   readonly replicate: (volume: Volume) => ReplicatedVolume;
+  /** Whether an export at this address is one of our own. */
+  readonly isOurs: (address: Address) => boolean;
 }
 
 export class VolumeCommands implements ExportSource {
@@ -43,9 +40,11 @@ export class VolumeCommands implements ExportSource {
   private readonly store: VolumeStore;
   private readonly events: EventSink;
   private readonly replicate: (volume: Volume) => ReplicatedVolume;
+  private readonly isOurs: (address: Address) => boolean;
   private readonly devices = new Map<string, ReplicatedVolume>();
   private readonly serial = new Serial();
   private sessions: Sessions | null = null;
+  private started = false;
   private stopping = false;
 
   constructor(options: VolumeCommandsOptions) {
@@ -53,9 +52,8 @@ export class VolumeCommands implements ExportSource {
     this.store = options.store;
     this.events = options.events;
     this.replicate = options.replicate;
-    for (const volume of this.store.list()) {
-      this.devices.set(volume.name, this.replicate(volume));
-    }
+    this.isOurs = options.isOurs;
+    for (const volume of this.store.list()) this.attach(volume);
   }
 
   /** The server that exports these volumes. */
@@ -65,6 +63,7 @@ export class VolumeCommands implements ExportSource {
 
   /** Mirrors are sought from now on. */
   start(): void {
+    this.started = true;
     for (const device of this.devices.values()) device.start();
   }
 
@@ -112,9 +111,7 @@ export class VolumeCommands implements ExportSource {
   create(name: string, size: string): Promise<VolumeStatus> {
     return this.command(name, async () => {
       const volume = await this.store.create(name, parseSize(size));
-      const device = this.replicate(volume);
-      this.devices.set(volume.name, device);
-      device.start();
+      this.attach(volume).start();
       this.tell('volume-created', name, `volume ${name} created, ${volume.sizeBytes} bytes`);
       return this.show(volume.name);
     });
@@ -168,7 +165,12 @@ export class VolumeCommands implements ExportSource {
   /** @throws BlockferryError VOLUME_NOT_FOUND and the MIRROR_ codes */
   addMirror(name: string, mirror: NewMirror): Promise<VolumeStatus> {
     return this.command(name, async () => {
-      await this.require(name).addMirror(mirror);
+      const device = this.require(name);
+      const { address, text } = parseNbdUri(mirror.uri);
+      if (this.isOurs(address)) {
+        throw new BlockferryError('MIRROR_SELF', `${text} is an export of this node`);
+      }
+      await device.addMirror(mirror);
       return this.show(name);
     });
   }
@@ -207,6 +209,7 @@ export class VolumeCommands implements ExportSource {
 
   /** Ships what can be shipped and closes every volume's replicator; tells of those that failed to. */
   async close(): Promise<void> {
+    if (!this.started) return;
     const devices = [...this.devices.entries()];
     const results = await Promise.allSettled(devices.map(([, device]) => device.close()));
     for (const [index, result] of results.entries()) {
@@ -268,10 +271,17 @@ export class VolumeCommands implements ExportSource {
   /** After a delete that failed: what the store still has is served again. */
   private reattach(name: string): void {
     const volume = this.store.find(name);
-    if (volume === null || volume === undefined || this.stopping) return;
+    if (volume !== null && !this.stopping) this.attach(volume).start();
+  }
+
+  private attach(volume: Volume): ReplicatedVolume {
+    volume.onFailed = (reason) => {
+      const message = `volume ${volume.name} refuses writes until the node is restarted: ${reason}`;
+      this.tell('volume-failed', volume.name, message);
+    };
     const device = this.replicate(volume);
-    this.devices.set(name, device);
-    device.start();
+    this.devices.set(volume.name, device);
+    return device;
   }
 
   private tell(kind: string, volume: string, message: string): void {
