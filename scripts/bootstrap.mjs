@@ -16,6 +16,7 @@ const SCRIPTS = ['quickstart', 'test', 'bench', 'drill', 'setup-tools', 'build']
 const NODE_MIN = [20, 20];
 const LOCK_MS_MAX = 10 * 60 * 1000;
 const SIGNAL_ECHO_MS = 500;
+const PARENT_POLL_MS = 250;
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const stamp = join(root, 'dist', '.built');
@@ -166,6 +167,21 @@ function dropSignalEchoes() {
   };
 }
 
+/**
+ * npm that is killed cannot pass the signal on, and a shell between npm and here does not: when the
+ * parent is gone, the script is told to stop all the same.
+ */
+function endWithNpm() {
+  if (!process.env.npm_lifecycle_event) return;
+  const parent = process.ppid;
+  const watch = setInterval(() => {
+    if (process.ppid === parent) return;
+    clearInterval(watch);
+    process.kill(process.pid, 'SIGTERM');
+  }, PARENT_POLL_MS);
+  watch.unref();
+}
+
 checkNode();
 const [name, ...args] = process.argv.slice(2);
 if (!SCRIPTS.includes(name))
@@ -177,5 +193,6 @@ if (name !== 'build') {
   process.argv = [process.execPath, script, ...args];
   process.setSourceMapsEnabled(true);
   dropSignalEchoes();
+  endWithNpm();
   await import(pathToFileURL(script).href);
 }
