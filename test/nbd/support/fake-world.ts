@@ -64,8 +64,7 @@ const readBuffer = Buffer.alloc(NBD_READ_BUFFER_BYTES);
 /** Both ends of one connection: what the server calls, and what the test calls. */
 export class FakeConnection implements Connection {
   readonly peer = 'test';
-  /** What the client got, whole. */
-  received = Buffer.alloc(0);
+  private chunks: Buffer[] = [];
   /** How often the server called `send`. */
   sends = 0;
   /** While true the kernel takes nothing: sends stay in the backlog. */
@@ -77,6 +76,8 @@ export class FakeConnection implements Connection {
   backlogBytes = 0;
   private handler: ConnectionHandler | null = null;
   private backlog: { bytes: Buffer; sent: () => void }[] = [];
+  /** Of sends that came too late; they are told later, like all. */
+  private unsent: (() => void)[] = [];
   private incoming: Buffer[] = [];
   private inputEnded = false;
   private endTold = false;
@@ -87,6 +88,10 @@ export class FakeConnection implements Connection {
 
   send(buffer: Buffer, sent: () => void): void {
     this.sends++;
+    if (this.over) {
+      this.unsent.push(sent);
+      return;
+    }
     this.backlog.push({ bytes: buffer, sent });
     this.backlogBytes += buffer.length;
   }
@@ -131,7 +136,9 @@ export class FakeConnection implements Connection {
 
   /** Delivers and sends what can be; true when anything happened. */
   step(): boolean {
-    if (this.over) return false;
+    const unsent = this.unsent.splice(0);
+    for (const sent of unsent) sent();
+    if (this.over) return unsent.length > 0;
     let busy = false;
     if (!this.paused && !this.ending) busy = this.deliver();
     if (!this.stalled) busy = this.transmit() || busy;
@@ -155,7 +162,8 @@ export class FakeConnection implements Connection {
 
   private transmit(): boolean {
     const sending = this.backlog.splice(0);
-    this.received = Buffer.concat([this.received, ...sending.map(({ bytes }) => bytes)]);
+    // Copies: the buffers are the server's again once it was told.
+    this.chunks.push(...sending.map(({ bytes }) => Buffer.from(bytes)));
     this.backlogBytes = 0;
     for (const { sent } of sending) sent();
     if (this.ending && this.backlog.length === 0) this.die(null);
@@ -164,9 +172,7 @@ export class FakeConnection implements Connection {
 
   /** What came since the last call. */
   take(): Buffer {
-    const bytes = this.received;
-    this.received = Buffer.alloc(0);
-    return bytes;
+    return Buffer.concat(this.chunks.splice(0));
   }
 }
 
