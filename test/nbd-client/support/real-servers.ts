@@ -1,0 +1,89 @@
+/** NBD servers that nobody here wrote, on unix sockets in a directory of the test. */
+import { existsSync, truncateSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { parseNbdUri, type NbdUri } from '../../../src/nbd/uri.ts';
+import { start, type ManagedProcess } from '../../support/process.ts';
+import type { Scope } from '../../support/scope.ts';
+import { waitUntil } from '../../support/wait.ts';
+
+export interface RealServer {
+  readonly uri: NbdUri;
+  readonly child: ManagedProcess;
+}
+
+async function onSocket(
+  scope: Scope,
+  exportName: string,
+  command: string,
+  args: (socket: string) => readonly string[],
+): Promise<RealServer> {
+  const socket = join(scope.tempDir('bf-real-'), 's');
+  const child = start(scope, command, args(socket));
+  await waitUntil(`the socket of ${command}`, () => {
+    if (!child.running) throw new Error(`it ended: ${child.output}`);
+    return existsSync(socket);
+  });
+  return { uri: parseNbdUri(`nbd+unix:///${exportName}?socket=${socket}`), child };
+}
+
+/** nbdkit with the given options in front and a plugin with its parameters behind. */
+export function nbdkit(
+  scope: Scope,
+  options: readonly string[],
+  plugin: readonly string[],
+  exportName = '',
+): Promise<RealServer> {
+  return onSocket(scope, exportName, 'nbdkit', (socket) => [
+    '--foreground',
+    '--exit-with-parent',
+    '--unix',
+    socket,
+    ...options,
+    ...plugin,
+  ]);
+}
+
+/** A sparse raw image behind qemu-nbd. */
+export function qemuNbd(scope: Scope, bytes: number, exportName: string): Promise<RealServer> {
+  const image = join(scope.tempDir('bf-image-'), 'raw');
+  writeFileSync(image, '');
+  truncateSync(image, bytes);
+  return onSocket(scope, exportName, 'qemu-nbd', (socket) => [
+    '--format=raw',
+    '--persistent',
+    '--shared=4',
+    '--discard=unmap',
+    `--export-name=${exportName}`,
+    `--socket=${socket}`,
+    image,
+  ]);
+}
+
+/** The reference server, over an existing file. It insists on a TCP port besides its socket. */
+export async function nbdServer(
+  scope: Scope,
+  image: string,
+  exportName: string,
+  options: { readonly flush: boolean } = { flush: true },
+): Promise<RealServer> {
+  const dir = scope.tempDir('bf-conf-');
+  const port = await freePort();
+  return onSocket(scope, exportName, 'nbd-server', (socket) => {
+    const config = join(dir, 'config');
+    writeFileSync(
+      config,
+      `[generic]\nunixsock = ${socket}\nport = ${port}\nlistenaddr = 127.0.0.1\n[${exportName}]\nexportname = ${image}\nflush = ${String(options.flush)}\n`,
+    );
+    return ['-d', '-C', config, '-p', join(dir, 'pid')];
+  });
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const address = server.address();
+  await new Promise<void>((resolve) => server.close(() => resolve()));
+  if (address === null || typeof address === 'string') throw new Error('no port');
+  return address.port;
+}
