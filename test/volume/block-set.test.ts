@@ -2,7 +2,7 @@
  * A block set behaves as a plain array of booleans. Method: random operations on both, over sizes that end
  * inside a region, and every question asked after each step.
  */
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { BlockSet, RegionState } from '../../src/volume/block-set.ts';
 

@@ -2,7 +2,7 @@
  * Changes that overlap take effect, and are answered, in the order in which they arrived, also when the pool runs
  * them in any order it likes (I2). Method: a pool that the test lets go piece by piece, in random order.
  */
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { newVolume } from './support/store.ts';
 import { read, write, zero } from './support/request.ts';

@@ -3,7 +3,7 @@
  * and size against a byte array, with writes on the calling thread and on the pool, warm and cold reads, on a disk
  * that can punch and provision and on one that cannot; then again from a new process after a clean and an unclean end.
  */
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { newVolume, reopen } from './support/store.ts';
 import { flush, read, write, zero } from './support/request.ts';

@@ -1,0 +1,202 @@
+/**
+ * docs/internals/metadata-log.md describes the bytes that the code writes. Method: its tables are read and compared
+ * with the layouts of the code, and one record is built by hand as the document says.
+ */
+import { readFileSync } from 'node:fs';
+import { crc32 } from 'node:zlib';
+import * as fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import { FileHeader, RecordBuffer, RecordHeader } from '../../src/volume/metadata-log.ts';
+import {
+  LAYOUTS,
+  PayloadRefused,
+  decodePayload,
+  encodePayload,
+  kindOfCode,
+  widthOf,
+} from '../../src/volume/record-codec.ts';
+import type { MetadataRecord, RecordKind } from '../../src/volume/records.ts';
+
+const DOCUMENT = readFileSync(
+  new URL('../../docs/internals/metadata-log.md', import.meta.url),
+  'utf8',
+);
+
+/** The rows of the table below a heading whose first cell of the head is `head`. */
+function rows(heading: string, head: string): string[][] {
+  const section = DOCUMENT.slice(DOCUMENT.indexOf(`## ${heading}`));
+  const lines = section.split('\n');
+  const start = lines.findIndex((line) => line.split('|')[1]?.trim() === head);
+  const found: string[][] = [];
+  for (const line of lines.slice(start + 2)) {
+    if (!line.startsWith('|')) break;
+    const cells = line.split('|').map((cell) => cell.trim());
+    found.push(cells.slice(1, -1));
+  }
+  return found;
+}
+
+function expectHeader(heading: string, offsets: Readonly<Record<string, number>>): void {
+  const documented = rows(heading, 'offset').map(([offset, bytes, field]) => ({
+    field,
+    offset: Number(offset),
+    bytes: Number(bytes),
+  }));
+  const { SIZE, ...fields } = offsets;
+  const ends = [...Object.values(fields).slice(1), SIZE!];
+  const coded = Object.entries(fields).map(([field, offset], index) => ({
+    field,
+    offset,
+    bytes: ends[index]! - offset,
+  }));
+  expect(documented).toEqual(coded);
+}
+
+describe('the document', () => {
+  test('has the file header of the code', () => {
+    expectHeader('File header', FileHeader);
+  });
+
+  test('has the record header of the code', () => {
+    expectHeader('Record header', RecordHeader);
+  });
+
+  test('has the kinds of the code', () => {
+    const documented = rows('Kinds', 'code').map(([code, kind]) => [kind, Number(code)]);
+    expect(documented).toEqual(Object.entries(LAYOUTS).map(([kind, { code }]) => [kind, code]));
+  });
+
+  test('has the payloads of the code', () => {
+    const coded: string[] = [];
+    for (const [kind, { fields }] of Object.entries(LAYOUTS)) {
+      let offset = 0;
+      for (const [name, type] of fields ?? []) {
+        const bytes =
+          type === 'maybe-leaf'
+            ? '0 or 128'
+            : type === 'u32-list'
+              ? '4 + 4n'
+              : String(widthOf(type));
+        coded.push([kind, offset, bytes, name === '' ? 'zero' : name, type].join(' '));
+        offset += widthOf(type);
+      }
+    }
+    expect(rows('Kinds', 'kind').map((cells) => cells.join(' '))).toEqual(coded);
+  });
+
+  test('the bytes of a record are those of the document', () => {
+    const identity = { volumeId: '00112233445566778899aabbccddeeff', salt: 0xdeadbeef };
+    const buffer = new RecordBuffer();
+    buffer.append({ kind: 'resized', sizeBytes: 2 ** 30 });
+    buffer.seal(identity, { batch: 1000, firstSequence: 7 });
+    const payload = Buffer.from('0000000040000000', 'hex');
+    const payloadChecksum = crc32(payload).toString(16).padStart(8, '0');
+    const header = Buffer.from(
+      `424652430002000000000008${payloadChecksum}000000000000000700000000000003e800000000`,
+      'hex',
+    );
+    const seed = crc32(Buffer.from(identity.volumeId, 'hex'), identity.salt);
+    const checksum = Buffer.alloc(4);
+    checksum.writeUInt32BE(crc32(header, seed));
+    expect(buffer.content.toString('hex')).toBe(
+      Buffer.concat([header, checksum, payload]).toString('hex'),
+    );
+  });
+});
+
+const u32 = fc.nat(0xffff_ffff);
+const u64 = fc.maxSafeNat();
+const leaf = fc.uint8Array({ minLength: 128, maxLength: 128 });
+const set = fc.constantFrom('dirty' as const, 'suspect' as const);
+const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
+  fc.record({ kind: fc.constant('resized' as const), sizeBytes: u64 }),
+  fc.record({ kind: fc.constant('layer-created' as const), layer: u32, parent: u32 }),
+  fc.record({
+    kind: fc.constant('allocated' as const),
+    layer: u32,
+    first: u64,
+    count: u64,
+    state: fc.constantFrom(0 as const, 1 as const, 2 as const),
+  }),
+  fc.record({
+    kind: fc.constant('layer-region' as const),
+    layer: u32,
+    region: u32,
+    data: leaf,
+    zero: leaf,
+  }),
+  fc.record({
+    kind: fc.constant('mirror-added' as const),
+    mirror: u32,
+    uri: fc.string({ unit: 'grapheme' }),
+    mode: fc.constantFrom('async' as const, 'sync' as const),
+    stallPolicy: fc.constantFrom('degrade' as const, 'block' as const),
+  }),
+  fc.record({ kind: fc.constant('mirror-paused' as const), mirror: u32, paused: fc.boolean() }),
+  fc.record({
+    kind: fc.constant('mirror-bits' as const),
+    mirror: u32,
+    set,
+    region: u32,
+    state: fc.constant(2 as const),
+    leaf,
+  }),
+  fc.record({
+    kind: fc.constant('mirror-bits' as const),
+    mirror: u32,
+    set,
+    region: u32,
+    state: fc.constantFrom(0 as const, 1 as const),
+    leaf: fc.constant(null),
+  }),
+  fc.record({
+    kind: fc.constant('mirror-bits-run' as const),
+    mirror: u32,
+    set,
+    first: u64,
+    count: u64,
+    value: fc.boolean(),
+  }),
+  fc.record({ kind: fc.constant('mirror-bits-all' as const), mirror: u32, set }),
+  fc.record({ kind: fc.constant('regions-hot' as const), regions: fc.array(u32) }),
+  fc.record({ kind: fc.constant('generation-opened' as const), generation: u64 }),
+  fc.record({ kind: fc.constant('closed-clean' as const) }),
+);
+
+describe('payloads', () => {
+  test('come back as they went', () => {
+    fc.assert(
+      fc.property(record, (each) => {
+        expect(decodePayload(each.kind, encodePayload(each))).toEqual(each);
+      }),
+    );
+  });
+
+  test('that are too short or too long are refused', () => {
+    fc.assert(
+      fc.property(record, fc.nat(), (each, cut) => {
+        fc.pre(each.kind !== 'mirror-added');
+        const payload = encodePayload(each);
+        const longer = Buffer.concat([payload, Buffer.alloc(1)]);
+        expect(() => decodePayload(each.kind, longer)).toThrow(PayloadRefused);
+        if (payload.length === 0) return;
+        const shorter = payload.subarray(0, cut % payload.length);
+        expect(() => decodePayload(each.kind, shorter)).toThrow(PayloadRefused);
+      }),
+    );
+  });
+
+  test('of any bytes give a record or a refusal, and nothing else', () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 17 }), fc.uint8Array(), (code, bytes) => {
+        const kind = kindOfCode(code) as RecordKind;
+        try {
+          expect(decodePayload(kind, Buffer.from(bytes)).kind).toBe(kind);
+        } catch (thrown) {
+          expect(thrown).toBeInstanceOf(PayloadRefused);
+        }
+      }),
+      { numRuns: 2000 },
+    );
+  });
+});
