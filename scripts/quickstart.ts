@@ -12,7 +12,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { ControlClient, volumePath } from '../src/cli/client.ts';
 import { formatBytes } from '../src/cli/format.ts';
-import type { NodeStatus, VolumeStatus } from '../src/control/status.ts';
+import type { NodeFacts, NodeStatus, VolumeStatus } from '../src/control/status.ts';
 import { parseAddress } from '../src/io/address.ts';
 import { BlockferryError, errorText } from '../src/io/errors.ts';
 import { DOUBLE_SIGNAL_MS } from '../src/io/limits.ts';
@@ -49,9 +49,13 @@ function readSettings(): Settings {
   return { directory: values.dir, ports };
 }
 
-/** How the command is called from here: the clone's own, so that it works without an installation. */
+/**
+ * How the command is called from here: the clone's own, so that it works without an installation. Tests
+ * of a build outside dist name theirs in BLOCKFERRY_BIN.
+ */
 function commandPath(): string {
-  const script = fileURLToPath(new URL('../../bin/blockferry.cjs', import.meta.url));
+  const own = fileURLToPath(new URL('../../bin/blockferry.cjs', import.meta.url));
+  const script = process.env['BLOCKFERRY_BIN'] ?? own;
   const near = relative(process.cwd(), script);
   return near.startsWith('..') ? script : near;
 }
@@ -85,8 +89,9 @@ async function ready(node: NodeProcess, client: ControlClient): Promise<void> {
   for (;;) {
     if (node.ended !== null) throw new Error(node.lastLine() || `${node.name} ended ${node.ended}`);
     try {
-      const status = await client.call<NodeStatus>('GET', '/v1/status');
-      if (status.node === node.name && node.ended === null) return;
+      // An older node may still answer there, before this one finds that its data is in use.
+      const facts = await client.call<NodeFacts>('GET', '/v1/node');
+      if (facts.pid === node.pid) return;
     } catch (error) {
       if (!(error instanceof BlockferryError)) throw error;
     }

@@ -18,7 +18,7 @@ import {
 } from '../io/limits.ts';
 import type { BlockferryEvent } from '../replicator/status.ts';
 import type { EventLog } from './events.ts';
-import { MIRROR_ACTIONS } from './status.ts';
+import { MIRROR_ACTIONS, type NodeFacts } from './status.ts';
 import type { VolumeCommands } from './volumes.ts';
 
 const CREATE_BODY = z.strictObject({ name: z.string(), size: z.string() });
@@ -41,6 +41,7 @@ interface ApiOptions {
   readonly commands: VolumeCommands;
   readonly events: EventLog;
   readonly log: Logger;
+  readonly facts: () => NodeFacts;
   /** Requests wait for it: the node is being started. Rejects when that failed. */
   readonly started: Promise<void>;
 }
@@ -66,6 +67,10 @@ export function createApi(options: ApiOptions): FastifyInstance {
   app.setNotFoundHandler((request, reply) => {
     const message = `there is no ${request.method} ${request.url.slice(0, 200)}`;
     return sendError(reply, 404, new BlockferryError('REQUEST_INVALID', message));
+  });
+  app.get('/v1/node', (request) => {
+    check('query', NO_QUERY, request.query);
+    return options.facts();
   });
   addVolumeRoutes(app, options.commands);
   addMirrorRoutes(app, options.commands);

@@ -25,6 +25,8 @@ import { EventLog } from './events.ts';
 import { HeldNetwork } from './held-network.ts';
 import { listenForControl } from './listen.ts';
 import { leadsTo } from './own-address.ts';
+import type { NodeFacts } from './status.ts';
+import { VERSION } from './version.ts';
 import { VolumeCommands } from './volumes.ts';
 
 export interface NodeParts {
@@ -116,7 +118,13 @@ export class BlockferryNode {
   private async openControl(commands: VolumeCommands, begin: () => void): Promise<void> {
     const { config, log, network } = this.parts;
     const start = deferred();
-    const app = createApi({ commands, events: this.events, log, started: start.promise });
+    const app = createApi({
+      commands,
+      events: this.events,
+      log,
+      facts: () => this.facts(),
+      started: start.promise,
+    });
     this.opened('control', () => {
       start.reject(new BlockferryError('SHUTTING_DOWN', 'the node did not start'));
       return this.closeControl(app, commands);
@@ -134,6 +142,15 @@ export class BlockferryNode {
     });
     await Promise.all([commands.stop(), app.close()]);
     timer.cancel();
+  }
+
+  private facts(): NodeFacts {
+    return {
+      name: this.parts.config.name,
+      version: VERSION,
+      pid: process.pid,
+      nbd: this.nbdAddresses.map(formatAddress),
+    };
   }
 
   private opened(name: string, close: () => Promise<void>): void {
@@ -156,7 +173,7 @@ export class BlockferryNode {
       this.tell('volume-damaged', `volume directory ${id} was left alone: ${reason}`);
     }
     const volumes = commands.list().length;
-    const nbd = this.nbdAddresses.map(formatAddress).join(', ');
+    const nbd = this.facts().nbd.join(', ');
     this.tell(
       'node-started',
       `node ${config.name} serves ${volumes} volume${volumes === 1 ? '' : 's'} of ${config.data} ` +

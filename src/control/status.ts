@@ -30,6 +30,15 @@ export interface NodeStatus {
   readonly damaged: readonly DamagedVolume[];
 }
 
+/** The process behind a control address. */
+export interface NodeFacts {
+  readonly name: string;
+  readonly version: string;
+  readonly pid: number;
+  /** Where NBD clients connect, as addresses are written. */
+  readonly nbd: readonly string[];
+}
+
 /** What can be done to a mirror that is there; the last part of the path in the control API. */
 export const MIRROR_ACTIONS = ['remove', 'pause', 'resume', 'resync'] as const;
 export type MirrorAction = (typeof MIRROR_ACTIONS)[number];
