@@ -83,6 +83,7 @@ export class Rig {
       log,
     });
     scope.defer('close the recorder', () => recorder.close());
+    scope.reportOnFailure('the recorder', () => recorder.failure ?? 'sound');
     const { sizeBytes, mode = 'async' } = options;
     const rig = new Rig({ scope, directory, alpha, beta, link, recorder, log, sizeBytes });
     await alpha.command('mirror', 'add', VOLUME, nbdUri(link.address, VOLUME), '--mode', mode);
@@ -160,14 +161,11 @@ export class Rig {
 /** Lets the load do at least so many more requests. */
 export async function awaitLoad(rig: Rig, load: ManagedProcess, requests: number): Promise<void> {
   const goal = rig.recorder.counters.acknowledged + requests;
-  await waitUntil(
-    `${requests} more requests`,
-    () => {
-      if (!load.running) throw new Error(`fio ended: ${load.output}`);
-      return rig.recorder.counters.acknowledged >= goal;
-    },
-    { timeoutMs: 30_000 },
-  );
+  const done = (): boolean => rig.recorder.counters.acknowledged >= goal;
+  await waitUntil(`${requests} more requests`, () => done() || !load.running, {
+    timeoutMs: 30_000,
+  });
+  if (!done()) throw new Error(`fio ended: ${load.output}`);
 }
 
 /** Ends fio, which first waits for what it has in flight, and expects that it met no error. */
