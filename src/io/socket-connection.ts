@@ -99,7 +99,7 @@ export class SocketConnection implements Connection, Receiver {
     assert(this.handler === null, 'a connection is started once');
     this.handler = handler;
     if (this.gone) process.nextTick(() => handler.closed(this.failure));
-    else if (!this.leaving) this.socket.resume();
+    else this.socket.resume();
   }
 
   send(buffer: Buffer, sent: () => void): void {

@@ -107,6 +107,17 @@ describe('connect', () => {
   });
 });
 
+describe('a connection that was made', () => {
+  it('outlives the time it had to be made', async () => {
+    const { listener, accepted } = await listenRecording();
+    const connection = await nodeNetwork.connect(listener.address, 60);
+    await pauseFor(120);
+    connection.send(Buffer.from('alive'), () => {});
+    await until(() => accepted[0]?.heard.text === 'alive', 'the bytes');
+    connection.destroy();
+  });
+});
+
 /** A process that listens and was stopped: what its backlog does not hold stays unanswered. */
 async function fullBacklog(): Promise<Address> {
   const script = `const s = require('node:net').createServer().listen({ port: 0, host: '127.0.0.1', backlog: 1 },
