@@ -143,17 +143,17 @@ export class EpochSender {
 
   private flushed(epoch: Epoch, errno: number): void {
     if (!this.busy) return;
-    if (errno !== 0) {
-      if (!this.stopped) this.onError(errno);
-      return;
-    }
-    this.busy = false;
     if (this.stopped) {
+      // Whatever the answer: what was on its way is marked, and the next run begins only now.
+      this.busy = false;
       this.onIdle();
-      return;
+    } else if (errno !== 0) {
+      this.onError(errno);
+    } else {
+      this.busy = false;
+      this.onDurable(epoch);
+      this.pump();
     }
-    this.onDurable(epoch);
-    this.pump();
   }
 
   private letGo(): void {
