@@ -20,7 +20,7 @@ import type { MirrorHost } from './mirror-host.ts';
 import { MirrorLink } from './mirror-link.ts';
 import { etaSeconds } from './policy.ts';
 import { step, type MirrorEvent } from './progress.ts';
-import type { Follower } from './staging-queue.ts';
+import type { Backlog, Follower } from './staging-queue.ts';
 import type { MirrorMode, MirrorState, MirrorStatus, StallPolicy } from './status.ts';
 
 /** Pause before a mirror that was outrun is tried again. */
@@ -77,6 +77,11 @@ export class Mirror {
 
   get stagedBytes(): number {
     return this.follower === null ? 0 : this.host.queue.stagedBytesOf(this.follower);
+  }
+
+  /** How far this mirror lags behind in the stream; null when it is not in it. */
+  get backlog(): Backlog | null {
+    return this.follower === null ? null : this.host.queue.backlogOf(this.follower);
   }
 
   start(): void {

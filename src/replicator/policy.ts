@@ -4,9 +4,9 @@ import {
   DELTA_SWEEPS_STUCK_MAX,
   EPOCH_AGE_MS,
   EPOCH_BYTES,
+  EPOCHS_MAX,
   MIRROR_RETRY_MS_MAX,
   MIRROR_RETRY_MS_MIN,
-  STAGING_BYTES_MAX,
 } from '../io/limits.ts';
 
 /** Whether an idle link should take the open epoch now, or let it fill. */
@@ -15,8 +15,8 @@ export function closesNow(open: { bytes: number; ageMs: number; waiters: boolean
 }
 
 /** Whether a mirror in stream must leave it because it cannot keep up. */
-export function isOutrun(mirror: { stagedBytes: number; queueOverfull: boolean }): boolean {
-  return mirror.stagedBytes >= STAGING_BYTES_MAX * 0.9 || mirror.queueOverfull;
+export function isOutrun(backlog: { bytes: number; limitBytes: number; epochs: number }): boolean {
+  return backlog.bytes >= backlog.limitBytes * 0.9 || backlog.epochs >= EPOCHS_MAX;
 }
 
 /** Whether so little is left that host writes can be staged while it is sent: the sweep is the last. */

@@ -29,7 +29,7 @@ import { SyncWaiters, type SyncLevel } from './sync-waiters.ts';
 
 export class ReplicatedVolume implements BlockDevice, MirrorHost {
   readonly volume: Volume;
-  readonly queue: StagingQueue = new StagingQueue({ firstEpoch: 1 });
+  readonly queue: StagingQueue;
   readonly surroundings: LinkSurroundings;
   readonly examiner: Examiner;
   readonly readOnly = false;
@@ -58,8 +58,14 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost {
     network: Network;
     examiner: Examiner;
     events: EventSink;
+    /** Payload bytes staged for the mirrors at most; STAGING_BYTES_MAX if not given. */
+    stagingBytes?: number;
   }) {
-    const { volume, clock, random, network } = options;
+    const { volume, clock, random, network, stagingBytes } = options;
+    this.queue = new StagingQueue({
+      firstEpoch: 1,
+      ...(stagingBytes === undefined ? {} : { limitBytes: stagingBytes }),
+    });
     this.volume = volume;
     this.clock = clock;
     this.surroundings = { clock, random, network };

@@ -8,7 +8,7 @@
  *   read back.
  */
 import type { Clock } from '../io/clock.ts';
-import { BLOCK_BYTES, EPOCH_BYTES, STAGING_BYTES_MAX } from '../io/limits.ts';
+import { BLOCK_BYTES, EPOCH_BYTES } from '../io/limits.ts';
 import type { Volume } from '../volume/volume.ts';
 import { wholeBlocks, type Mirror } from './mirror.ts';
 import { isOutrun } from './policy.ts';
@@ -16,8 +16,6 @@ import type { RegionGate } from './region-gate.ts';
 import type { StagingQueue } from './staging-queue.ts';
 
 const READ_BACK_BYTES = 256 * 1024;
-/** From here on the policy looks at each mirror. */
-const CROWDED_BYTES = STAGING_BYTES_MAX / 2;
 
 export class Stager {
   private readBackBuffer: Buffer | null = null;
@@ -56,8 +54,7 @@ export class Stager {
     let epoch = 0;
     if (this.queue.active) {
       const wasEmpty = this.queue.openIsEmpty;
-      const openedAt = wasEmpty ? this.clock.now() : 0;
-      epoch = this.queue.append(offset, buffer, start, length, openedAt);
+      epoch = this.queue.append(offset, buffer, start, length, this.clock.now());
       this.staged(wasEmpty);
     }
     this.mark(offset, length, epoch);
@@ -131,15 +128,15 @@ export class Stager {
     if (wasEmpty || this.queue.openBytes >= EPOCH_BYTES) {
       for (const mirror of this.mirrors) mirror.wake();
     }
-    if (this.queue.stagedBytes >= CROWDED_BYTES || this.queue.overfull) this.relieve();
+    if (this.queue.crowded) this.relieve();
   }
 
   private relieve(): void {
     for (const mirror of this.mirrors) {
-      const { stagedBytes } = mirror;
-      if (isOutrun({ stagedBytes, queueOverfull: this.queue.overfull })) {
-        mirror.outrun(`it lags ${stagedBytes} bytes behind, more than the staging queue holds`);
-      }
+      const { backlog } = mirror;
+      if (backlog === null || !isOutrun(backlog)) continue;
+      const behind = `${backlog.bytes} bytes and ${backlog.epochs} epochs`;
+      mirror.outrun(`it lags ${behind} behind, more than the staging queue holds`);
     }
   }
 

@@ -25,6 +25,13 @@ export interface Follower {
   readonly durable: number;
 }
 
+/** What is staged for one mirror: payload bytes of at most `limitBytes`, and closed epochs. */
+export interface Backlog {
+  readonly bytes: number;
+  readonly limitBytes: number;
+  readonly epochs: number;
+}
+
 class FollowerState implements Follower {
   durable: number;
 
@@ -42,9 +49,12 @@ export class StagingQueue {
   private open: Epoch;
   private appendedBytes = 0;
   private releasedBytes = 0;
+  private readonly limitBytes: number;
 
-  constructor(options: { firstEpoch: number }) {
-    this.writer = new SlabWriter(new SlabPool(STAGING_BYTES_MAX));
+  /** `limitBytes`: payload that may be staged before a mirror must leave; STAGING_BYTES_MAX if not given. */
+  constructor(options: { firstEpoch: number; limitBytes?: number }) {
+    this.limitBytes = options.limitBytes ?? STAGING_BYTES_MAX;
+    this.writer = new SlabWriter(new SlabPool(this.limitBytes));
     this.open = new Epoch(options.firstEpoch, this.writer);
   }
 
@@ -79,9 +89,9 @@ export class StagingQueue {
     return this.epochs.length - this.head;
   }
 
-  /** At the limit: the policy must make a follower leave before more is staged. */
-  get overfull(): boolean {
-    return this.stagedBytes >= STAGING_BYTES_MAX || this.closedCount >= EPOCHS_MAX;
+  /** Half full: from here on the policy looks at each follower. */
+  get crowded(): boolean {
+    return this.stagedBytes >= this.limitBytes / 2 || this.closedCount >= EPOCHS_MAX / 2;
   }
 
   /** Starts following with the next write: everything before it is the caller's business. */
@@ -111,10 +121,22 @@ export class StagingQueue {
     return this.appendedBytes - this.cumulativeAt(follower.durable);
   }
 
+  /** How far one follower lags behind, and how far it may. */
+  backlogOf(follower: Follower): Backlog {
+    return {
+      bytes: this.stagedBytesOf(follower),
+      limitBytes: this.limitBytes,
+      epochs: this.open.number - 1 - follower.durable,
+    };
+  }
+
   /** Clock time since when the follower lacks something, or null when it has everything. */
   behindSince(follower: Follower): number | null {
-    const next = this.epoch(follower.durable + 1);
-    if (next !== null) return next.openedAt;
+    for (let number = follower.durable + 1; number < this.open.number; number += 1) {
+      const epoch = this.epoch(number);
+      // Sealed empty: it has no time, and nothing in it is lacking.
+      if (epoch !== null && !epoch.empty) return epoch.openedAt;
+    }
     return this.open.empty ? null : this.open.openedAt;
   }
 
