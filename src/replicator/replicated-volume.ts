@@ -371,13 +371,14 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost {
 
   /** A synchronous mirror that keeps the host waiting too long is given up, if its policy says so. */
   private checkDeadline(now: number): void {
-    const since = this.waiters.oldestSince;
-    if (since === null || now - since < SYNC_DEADLINE_MS) return;
-    for (const mirror of this.mirrors) {
-      if (mirror.isWaitedFor && mirror.stallPolicy === 'degrade') {
+    this.waiters.overdue(now - SYNC_DEADLINE_MS, (level, epoch) => {
+      for (const mirror of this.mirrors) {
+        // Others may be what the host waits for: one that has the epoch is not to blame.
+        if (!mirror.isWaitedFor || mirror.has(epoch, level)) continue;
+        if (mirror.stallPolicy !== 'degrade') continue;
         mirror.stalled(`no answer for ${SYNC_DEADLINE_MS / 1000} s; writes go on without it`);
       }
-    }
+    });
   }
 }
 

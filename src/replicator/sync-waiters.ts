@@ -23,12 +23,12 @@ export class SyncWaiters {
     return this.held.length === 0 && this.durable.length === 0;
   }
 
-  /** Clock time since when the oldest request waits, or null. */
-  get oldestSince(): number | null {
-    const first = [this.held[0]?.since, this.durable[0]?.since].filter(
-      (since) => since !== undefined,
-    );
-    return first.length === 0 ? null : Math.min(...first);
+  /** Tells what requests wait for that came at `since` (the clock) or earlier: the first of each level. */
+  overdue(since: number, visit: (level: SyncLevel, epoch: number) => void): void {
+    const [held] = this.held;
+    const [durable] = this.durable;
+    if (held !== undefined && held.since <= since) visit('held', held.epoch);
+    if (durable !== undefined && durable.since <= since) visit('durable', durable.epoch);
   }
 
   /** `epoch`: the last one that the request depends on; `now`: the clock. */
