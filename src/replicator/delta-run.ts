@@ -179,6 +179,8 @@ export class DeltaRun {
     this.blocks.inFlight.clear();
     for (const region of this.touched) this.blocks.record(region);
     this.touched.clear();
+    // Else a crash while the host is idle makes all of it travel again.
+    this.blocks.commit();
   }
 
   private async shipZeroes(batch: { readonly pieces: readonly Piece[] }): Promise<void> {

@@ -91,6 +91,11 @@ export class MirrorBlocks {
     }
   }
 
+  /** Makes what was recorded durable soon. What fails stays pending: until then hot regions cover it. */
+  commit(): void {
+    this.metadata.commit(() => {});
+  }
+
   private recordClean(recorded: MirrorRecord): void {
     const mirror = this.mirrorId;
     if (recorded.suspect.count > 0) {

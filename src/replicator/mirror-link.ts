@@ -103,6 +103,7 @@ export class MirrorLink {
     this.running = true;
     this.era += 1;
     this.attempt = 0;
+    this.fault = null;
     this.connectNow();
   }
 

@@ -48,7 +48,12 @@ export class MirrorSet {
   load(): void {
     const { state } = this.host.volume.metadata;
     for (const record of state.mirrors.values()) {
-      const mirror = new Mirror({ host: this.host, record, uri: parseNbdUri(record.uri) });
+      const mirror = new Mirror({
+        host: this.host,
+        record,
+        uri: parseNbdUri(record.uri),
+        fresh: false,
+      });
       // Regions that were hot when the node ended: the mirror may have more, or less, than the volume.
       mirror.blocks.suspectRegions(state.hot);
       this.mirrors.push(mirror);
@@ -79,7 +84,7 @@ export class MirrorSet {
       ]);
       const record = state.mirrors.get(id);
       if (record === undefined) throw new Error('the record of a new mirror folds into the state');
-      const mirror = new Mirror({ host: this.host, record, uri });
+      const mirror = new Mirror({ host: this.host, record, uri, fresh: true });
       this.mirrors.push(mirror);
       this.changed();
       this.host.emit('mirror-added', mirror, `mode ${mode}; the initial copy begins`);

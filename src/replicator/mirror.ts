@@ -4,6 +4,8 @@
  * Invariants:
  * - `follower` is set exactly while host writes are staged for this mirror; else they are marked in
  *   `blocks.dirty` (I5). Leaving the stream turns what is staged and not durable there into marks (I6).
+ * - `streaming`, `consistent` and the wait of synchronous replies begin when the mirror has what was staged
+ *   while the delta run was sending: until then its blocks are of different moments.
  * - State changes go through `progress.step` only, and each is emitted as an event.
  */
 import assert from 'node:assert';
@@ -18,7 +20,7 @@ import { EpochSender } from './epoch-sender.ts';
 import { MirrorBlocks } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { MirrorLink } from './mirror-link.ts';
-import { etaSeconds } from './policy.ts';
+import { etaSeconds, isInStep } from './policy.ts';
 import { step, type MirrorEvent } from './progress.ts';
 import type { Backlog, Follower } from './staging-queue.ts';
 import type { MirrorMode, MirrorState, MirrorStatus, StallPolicy } from './status.ts';
@@ -41,8 +43,13 @@ export class Mirror {
   private sender: EpochSender | null = null;
   private run: DeltaRun | null = null;
   private started = false;
+  /** The epoch that ends the delta run: the last one that was staged while it was sending. */
+  private catchUpTo: number | null = null;
+  private runSummary = '';
   private durableEpoch: number | null = null;
   private behindSince: number;
+  /** Synchronous replies wait for this mirror. */
+  private guarding: boolean;
   private runStartedAt = 0;
   private runDirtyBytes = 0;
   private streamedBytes = 0;
@@ -51,8 +58,9 @@ export class Mirror {
   private readonly link: MirrorLink;
   private readonly host: MirrorHost;
 
-  constructor(options: { host: MirrorHost; record: MirrorRecord; uri: NbdUri }) {
-    const { host, record, uri } = options;
+  /** `fresh`: it was added just now and has nothing yet. */
+  constructor(options: { host: MirrorHost; record: MirrorRecord; uri: NbdUri; fresh: boolean }) {
+    const { host, record, uri, fresh } = options;
     this.host = host;
     this.id = record.id;
     this.uri = uri;
@@ -60,6 +68,8 @@ export class Mirror {
     this.stallPolicy = record.stallPolicy;
     this.blocks = new MirrorBlocks(host.volume.metadata, record);
     this.state = record.paused ? 'paused' : 'connecting';
+    const blocking = this.mode === 'sync' && this.stallPolicy === 'block';
+    this.guarding = blocking && !record.paused && !fresh;
     this.behindSince = host.surroundings.clock.now();
     this.link = new MirrorLink({
       uri,
@@ -120,15 +130,18 @@ export class Mirror {
     this.leaveStream({ kind: 'outrun' }, message);
   }
 
-  /** A synchronous reply waits for this mirror. */
+  /**
+   * A synchronous reply waits for this mirror: from the moment it is in step, until it leaves the stream
+   * (`degrade`) or an operator sends it away. Copying and comparing never freeze the host.
+   */
   get isWaitedFor(): boolean {
-    if (this.mode !== 'sync' || this.state === 'paused') return false;
-    return this.stallPolicy === 'block' || this.state === 'streaming';
+    return this.guarding;
   }
 
   /** Staged data is on its way and may arrive. */
   get draining(): boolean {
-    return this.state === 'streaming' && this.stagedBytes > 0;
+    if (this.follower === null || this.sender === null) return false;
+    return this.host.queue.behindSince(this.follower) !== null;
   }
 
   /** A synchronous mirror did not answer in time. */
@@ -138,6 +151,7 @@ export class Mirror {
 
   async pause(): Promise<void> {
     if (this.state === 'paused') return;
+    this.guarding = false;
     this.transition({ kind: 'pause' }, 'paused by the operator');
     await this.halt();
   }
@@ -150,6 +164,7 @@ export class Mirror {
 
   /** Compares everything again. The caller recorded the suspects. */
   async resync(): Promise<void> {
+    this.guarding = false;
     await this.interrupt('compares everything, as the operator asked');
     this.blocks.suspect.addAll();
     this.reconnect();
@@ -225,7 +240,10 @@ export class Mirror {
     if (!this.transition({ kind: 'contact', suspect: this.blocks.suspect.count > 0 }, message)) {
       return;
     }
-    if (!this.blocks.clean) this.consistent = false;
+    if (!this.blocks.clean) {
+      this.consistent = false;
+      this.durableEpoch = null;
+    }
     this.runStartedAt = this.host.surroundings.clock.now();
     this.runDirtyBytes = this.blocks.dirtyBytes + this.blocks.suspectBytes;
     const run = new DeltaRun({
@@ -258,16 +276,30 @@ export class Mirror {
     this.stopRun();
     assert(this.blocks.clean, 'a run ends with nothing left');
     this.blocks.recordAll();
+    this.blocks.commit();
     assert(this.follower !== null, 'staging began before the last sweep');
-    this.consistent = true;
-    this.lastError = null;
-    this.durableEpoch = this.follower.durable;
-    this.link.settled();
-    this.sender = this.newSender(client, this.follower);
-    const sent = `${run.bytesSent} bytes sent, ${run.bytesCompared} compared`;
-    this.transition({ kind: 'shipped' }, `in step with the volume (${sent})`);
+    this.catchUpTo = this.host.queue.close('command');
+    this.runSummary = `${run.bytesSent} bytes sent, ${run.bytesCompared} compared`;
+    const sender = this.newSender(client, this.follower);
+    this.sender = sender;
+    this.noticeInStep();
     this.host.progressed(this);
-    this.sender.pump();
+    sender.pump();
+  }
+
+  /** The end of a delta run: what was staged meanwhile is on the mirror too. */
+  private noticeInStep(): void {
+    const { backlog, follower, catchUpTo, mode } = this;
+    if (catchUpTo === null || follower === null || backlog === null) return;
+    if (!isInStep({ durable: follower.durable, catchUpTo, mode, stagedBytes: backlog.bytes }))
+      return;
+    this.catchUpTo = null;
+    this.consistent = true;
+    this.guarding = mode === 'sync';
+    this.lastError = null;
+    this.durableEpoch = follower.durable;
+    this.link.settled();
+    this.transition({ kind: 'shipped' }, `in step with the volume (${this.runSummary})`);
   }
 
   private newSender(client: NbdClient, follower: Follower): EpochSender {
@@ -278,8 +310,9 @@ export class Mirror {
       onHeld: () => this.host.progressed(this),
       onDurable: (epoch) => {
         this.streamedBytes += epoch.bytes;
-        this.durableEpoch = epoch.number;
         this.host.queue.release(follower, epoch.number);
+        if (this.catchUpTo === null) this.durableEpoch = epoch.number;
+        else this.noticeInStep();
         this.host.progressed(this);
       },
       onError: (errno) => {
@@ -343,6 +376,8 @@ export class Mirror {
     if (this.follower === null) return false;
     const { follower } = this;
     this.follower = null;
+    this.catchUpTo = null;
+    if (this.stallPolicy === 'degrade') this.guarding = false;
     this.behindSince = this.host.queue.behindSince(follower) ?? this.host.surroundings.clock.now();
     this.host.queue.leave(follower, (offset, length) => this.blocks.mark(offset, length));
     return true;

@@ -8,6 +8,7 @@ import {
   MIRROR_RETRY_MS_MAX,
   MIRROR_RETRY_MS_MIN,
 } from '../io/limits.ts';
+import type { MirrorMode } from './status.ts';
 
 /** Whether an idle link should take the open epoch now, or let it fill. */
 export function closesNow(open: { bytes: number; ageMs: number; waiters: boolean }): boolean {
@@ -17,6 +18,20 @@ export function closesNow(open: { bytes: number; ageMs: number; waiters: boolean
 /** Whether a mirror in stream must leave it because it cannot keep up. */
 export function isOutrun(backlog: { bytes: number; limitBytes: number; epochs: number }): boolean {
   return backlog.bytes >= backlog.limitBytes * 0.9 || backlog.epochs >= EPOCHS_MAX;
+}
+
+/**
+ * Whether a mirror that was sent everything follows the host closely: it has what was staged meanwhile, and
+ * the first write that waits for a synchronous one does not wait for a long queue.
+ */
+export function isInStep(mirror: {
+  durable: number;
+  catchUpTo: number;
+  mode: MirrorMode;
+  stagedBytes: number;
+}): boolean {
+  if (mirror.durable < mirror.catchUpTo) return false;
+  return mirror.mode === 'async' || mirror.stagedBytes <= EPOCH_BYTES;
 }
 
 /** Whether so little is left that host writes can be staged while it is sent: the sweep is the last. */

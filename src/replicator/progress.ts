@@ -4,7 +4,7 @@
  *
  * connecting      first contact, or contact again after `resume`
  * comparing       reading blocks that may differ, after a crash or because an operator asked
- * shipping        a delta run: sending the blocks that the bitmap marks
+ * shipping        a delta run: sending the blocks that the bitmap marks, then what was staged meanwhile
  * not-converging  a delta run that the host outruns; goes on, and says so
  * streaming       every write follows in order
  * delta           out of contact or outrun: only bits are kept
