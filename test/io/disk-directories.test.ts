@@ -12,7 +12,7 @@ import { describe, expect, it, onTestFinished } from 'vitest';
 import { createNodeDisk } from '../../src/io/node-disk.ts';
 import { builtModule } from './built.ts';
 import { WAYS } from './files.ts';
-import { temporaryDirectory } from './wire.ts';
+import { temporaryDirectory, until } from './wire.ts';
 
 const disk = createNodeDisk();
 
@@ -99,10 +99,30 @@ describe.each(WAYS)('the lock of a directory through %s', (name, makeDisk) => {
     lock?.release();
   });
 
+  it('is free when its holder was killed and its parent did not take notice yet', async () => {
+    const directory = temporaryDirectory();
+    // sleep replaces the shell that started the holder, and never waits for it.
+    const command = ['-c', '"$0" --input-type=module -e "$1" & exec sleep 60'];
+    const parent = spawn('sh', [...command, process.execPath, lockScript(directory, syscalls)]);
+    onTestFinished(() => void parent.kill('SIGKILL'));
+    const [said] = (await once(parent.stdout, 'data')) as [Buffer];
+    const pid = Number(/^held (\d+)\n$/.exec(said.toString())?.[1]);
+    process.kill(pid, 'SIGKILL');
+    const state = (): string => readFileSync(`/proc/${pid}/stat`, 'latin1');
+    await until(() => state().includes(') Z '), 'the end of the holder');
+    const lock = makeDisk().lock(directory);
+    expect(lock).not.toBeNull();
+    lock?.release();
+  });
+
   it('also excludes a process that locks the other way', async () => {
     const directory = temporaryDirectory();
     await lockingProcess(directory, syscalls === 'null' ? 'undefined' : 'null');
     expect(makeDisk().lock(directory)).toBeNull();
+    const own = temporaryDirectory();
+    const lock = makeDisk().lock(own);
+    for (const [, makeOther] of WAYS) expect(makeOther().lock(own)).toBeNull();
+    lock?.release();
   });
 
   it('is not held by a file that a machine left behind when it lost its power', () => {
@@ -129,16 +149,20 @@ describe.each(WAYS)('the lock of a directory through %s', (name, makeDisk) => {
 });
 
 async function lockingProcess(directory: string, syscalls: string): Promise<ChildProcess> {
-  const script = `
-    const { createNodeDisk } = await import(${JSON.stringify(builtModule('src/io/node-disk.js'))});
-    const disk = createNodeDisk(${syscalls} === null ? { syscalls: null } : {});
-    console.log(disk.lock(${JSON.stringify(directory)}) === null ? 'refused' : 'held');
-    setInterval(() => {}, 1000);`;
-  const child = spawn(process.execPath, ['--input-type=module', '-e', script], {
-    stdio: ['ignore', 'pipe', 'inherit'],
-  });
+  const args = ['--input-type=module', '-e', lockScript(directory, syscalls)];
+  const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
   onTestFinished(() => void child.kill('SIGKILL'));
   const [said] = (await once(child.stdout, 'data')) as [Buffer];
-  expect(said.toString()).toBe('held\n');
+  expect(said.toString()).toBe(`held ${child.pid}\n`);
   return child;
+}
+
+/** Takes the lock, says so and stays. `syscalls` is "null" or "undefined". */
+function lockScript(directory: string, syscalls: string): string {
+  return `
+    const { createNodeDisk } = await import(${JSON.stringify(builtModule('src/io/node-disk.js'))});
+    const disk = createNodeDisk(${syscalls} === null ? { syscalls: null } : {});
+    const lock = disk.lock(${JSON.stringify(directory)});
+    console.log(lock === null ? 'refused' : 'held', process.pid);
+    setInterval(() => {}, 1000);`;
 }

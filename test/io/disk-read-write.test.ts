@@ -3,8 +3,9 @@
  * lacks, whatever memory a buffer lies in, and transfers that the kernel cuts short or interrupts are
  * continued. Method: real files; the kernel's bad moods are put in front of the real calls.
  */
-import { readFileSync } from 'node:fs';
-import { describe, expect, it } from 'vitest';
+import fs, { readFileSync } from 'node:fs';
+import { syncBuiltinESMExports } from 'node:module';
+import { describe, expect, it, onTestFinished } from 'vitest';
 
 import { WOULD_BLOCK, type DiskFile } from '../../src/io/disk.ts';
 import { createNodeDisk } from '../../src/io/node-disk.ts';
@@ -186,6 +187,18 @@ describe('a kernel in a bad mood', () => {
     expect(back.subarray(0, data.length).equals(data)).toBe(true);
   });
 
+  it('does not lose or repeat a byte on the pool', async () => {
+    const restore = cutPoolTransfers(1000);
+    const file = openFile(createNodeDisk());
+    const data = pattern(10_500);
+    expect(await called((callback) => file.write(data, 0, data.length, 77, callback))).toBe(10_500);
+    expect(readFileSync(file.path).subarray(77).equals(data)).toBe(true);
+    const back = Buffer.alloc(12_000);
+    expect(await called((callback) => file.read(back, 0, 12_000, 77, callback))).toBe(10_500);
+    expect(back.subarray(0, data.length).equals(data)).toBe(true);
+    expect(restore()).toBeGreaterThan(20);
+  });
+
   it('fails with the error that came after a part', () => {
     const syscalls = realSyscalls();
     let calls = 0;
@@ -218,4 +231,32 @@ function moody(): DiskFile {
       },
     }),
   );
+}
+
+/** Lets `fs.read` and `fs.write` move no more than `most` bytes. Returns how to undo it and count calls. */
+function cutPoolTransfers(most: number): () => number {
+  const { read, write } = fs;
+  let calls = 0;
+  const cut =
+    (real: (...args: unknown[]) => void) =>
+    (...args: unknown[]): void => {
+      calls += 1;
+      const [fd, buffer, offset, length, ...rest] = args;
+      real(fd, buffer, offset, Math.min(length as number, most), ...rest);
+    };
+  replaceInFs({
+    read: cut(read as (...args: unknown[]) => void),
+    write: cut(write as (...args: unknown[]) => void),
+  });
+  const restore = (): number => {
+    replaceInFs({ read, write });
+    return calls;
+  };
+  onTestFinished(() => void restore());
+  return restore;
+}
+
+function replaceInFs(functions: object): void {
+  Object.assign(fs, functions);
+  syncBuiltinESMExports();
 }
