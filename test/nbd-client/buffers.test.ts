@@ -61,6 +61,22 @@ describe('the buffer of a write', () => {
   });
 });
 
+describe('the destination of a read', () => {
+  it('is not touched by what came together with the answer that made the client cut', async () => {
+    const stage = await puppets(FLAGS);
+    const told = notes(stage);
+    const target = Buffer.alloc(16, 0xcc);
+    stage.client.flush(() => stage.client.destroy());
+    stage.client.read(target, 0, 16, 0, (errno) => told.push(`read ${errno}`));
+    await Promise.resolve();
+    const [flush, read] = stage.connection.sent;
+    stage.connection.say(reply(flush, 0), reply(read, 0), Buffer.alloc(16, 0x11));
+    stage.connection.handler?.closed(null);
+    expect(told).toEqual(['read 5', expect.stringMatching(/cut by this side/)]);
+    expect(target).toEqual(Buffer.alloc(16, 0xcc));
+  });
+});
+
 describe('the memory of a prepared batch', () => {
   it('is in use until the kernel took it all', async () => {
     const stage = await puppets(FLAGS);
