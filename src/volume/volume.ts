@@ -491,6 +491,8 @@ export class Volume implements ReadSource, FlushOwner {
     if (synced < 0) this.syncFailed(-synced);
     this.refuseIfFailed();
     this.metadata.append({ kind: 'resized', sizeBytes });
+    // What the mirrors hold past the old end is unknown: marked in the same commit as the new size.
+    this.markForMirrors(before / BLOCK_BYTES, (sizeBytes - before) / BLOCK_BYTES);
     const status = await this.commit();
     if (status !== Status.OK) {
       this.refuseIfFailed();
@@ -513,7 +515,7 @@ export class Volume implements ReadSource, FlushOwner {
       const status = await this.commit();
       if (status !== Status.OK) this.undoShrink(before, status);
       this.setSize(sizeBytes);
-      this.setFileSize(sizeBytes);
+      this.cutFile(sizeBytes);
     } finally {
       this.queue.release();
     }
@@ -530,10 +532,15 @@ export class Volume implements ReadSource, FlushOwner {
     this.unrecorded.add(first, count);
     this.flusher.touched = true;
     // The mirrors' bits past the cut went with the fold: too many bits are safe, too few are not.
+    this.markForMirrors(first, count);
+    throw writeError(this.path, status);
+  }
+
+  private markForMirrors(first: number, count: number): void {
+    const { metadata } = this;
     for (const mirror of metadata.state.mirrors.keys()) {
       metadata.append({ kind: 'mirror-bits-run', mirror, set: 'dirty', first, count, value: true });
     }
-    throw writeError(this.path, status);
   }
 
   private setSize(sizeBytes: number): void {
@@ -547,6 +554,15 @@ export class Volume implements ReadSource, FlushOwner {
       this.file.truncateNow(sizeBytes);
     } catch (thrown) {
       throw writeError(this.path, errnoOf(thrown));
+    }
+  }
+
+  /** The new size is durable already: a file that is still too long is cut before it grows, or at the next open. */
+  private cutFile(sizeBytes: number): void {
+    try {
+      this.file.truncateNow(sizeBytes);
+    } catch {
+      // Only its space is not given back yet.
     }
   }
 

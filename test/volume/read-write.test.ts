@@ -89,6 +89,8 @@ describe('a volume', () => {
     expect(disk.pagesUsed()).toBe(used - 255);
     await zero(volume, { offset: 0, length: 2 ** 20 }, true);
     expect(volume.allocatedBytes).toBe(2 ** 20);
+    await zero(volume, { offset: 2 * 2 ** 20, length: 8192 }, true);
+    expect(volume.allocatedBytes).toBe(2 ** 20 + 8192);
   });
 
   test('tells runs of data from runs of zeroes', async () => {

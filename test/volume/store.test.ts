@@ -212,6 +212,24 @@ describe('resizing', () => {
     await expect(volume.resize(100)).rejects.toMatchObject({ code: 'SIZE_INVALID' });
   });
 
+  test('shows nothing of what was cut off, also when the file could not be cut', async () => {
+    const { disk, volume } = await newVolume(SIZE);
+    await write(volume, 0, Buffer.alloc(SIZE, 7));
+    disk.failTruncate = true;
+    await volume.resize(SIZE / 2);
+    expect(volume.sizeBytes).toBe(SIZE / 2);
+    disk.failTruncate = false;
+    const again = reopen(disk.crash(() => true)).volume;
+    expect(again.sizeBytes).toBe(SIZE / 2);
+    expect(again.file.sizeNow()).toBe(SIZE / 2);
+    await volume.resize(SIZE);
+    const tail = await read(volume, SIZE / 2, SIZE / 2);
+    expect(tail.equals(Buffer.alloc(SIZE / 2))).toBe(true);
+    // The map alone would say zero: what counts is what a write of a part of a block uncovers.
+    await write(volume, SIZE - 4096, Buffer.alloc(1, 1));
+    expect((await read(volume, SIZE - 4095, 4095)).equals(Buffer.alloc(4095))).toBe(true);
+  });
+
   test('ends with the old size or the new one, whenever the power goes, and nothing cut off comes back', async () => {
     await fc.assert(
       fc.asyncProperty(

@@ -28,6 +28,8 @@ class Content {
   /** What a power cut leaves. */
   safe: { pages: Map<number, Buffer>; size: number } = { pages: new Map(), size: 0 };
   changes: Change[] = [];
+  /** Its directory was synced since it has its name there. */
+  linked = false;
 
   apply(change: Change): void {
     applyTo(this, change);
@@ -78,6 +80,7 @@ export class MemoryDisk implements Disk {
   /** Reads answer WOULD_BLOCK. */
   cold = false;
   canPunch = true;
+  failTruncate = false;
   canProvision = true;
   /** Called before each `writeNow`, for a test that makes writes slow. */
   beforeWriteNow: ((path: string) => void) | null = null;
@@ -183,7 +186,9 @@ export class MemoryDisk implements Disk {
       if (top === each ? !this.files.has(each) : !safeTop.has(top)) this.safeFiles.delete(each);
     }
     for (const [each, content] of this.files) {
-      if (child(each)) this.safeFiles.set(each, content);
+      if (!child(each)) continue;
+      content.linked = true;
+      this.safeFiles.set(each, content);
     }
   }
 
@@ -247,7 +252,7 @@ export class MemoryDisk implements Disk {
   private adopt(directory: string): void {
     this.safeDirectories.add(directory);
     for (const [each, content] of this.files) {
-      if (each.startsWith(`${directory}/`)) this.safeFiles.set(each, content);
+      if (each.startsWith(`${directory}/`) && content.linked) this.safeFiles.set(each, content);
     }
   }
 
@@ -365,6 +370,7 @@ class MemoryFile implements DiskFile {
   }
 
   truncateNow(sizeBytes: number): void {
+    if (this.disk.failTruncate) throw failure('EIO', 5, this.path);
     this.content.apply({ position: sizeBytes, bytes: null });
   }
 
