@@ -161,6 +161,16 @@ describe('close', () => {
 
 const counting = (): Examiner => made(createExaminer, { taskFile: taskFile(COUNTING) });
 
+it('starts no thread any more after close', async () => {
+  const examiner = made(createPooledExaminer, { taskFile: taskFile(COUNTING) });
+  const { local, remote } = batch(examiner);
+  expect([...(await examiner.examine(local, remote, LENGTH)).zero]).toEqual([1]);
+  await examiner.close();
+  expect(await examiner.examine(local, remote, LENGTH)).toEqual(
+    await inlineExaminer.examine(local, remote, LENGTH),
+  );
+});
+
 describe('the examiner of a node', () => {
   it('compares a lone batch, and looks for zeroes, on this thread', async () => {
     const examiner = counting();
