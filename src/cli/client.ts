@@ -5,13 +5,10 @@
  * the node's own where it sent one.
  */
 import { request, type IncomingMessage, type RequestOptions } from 'node:http';
-import { z } from 'zod';
 import { formatAddress } from '../io/address.ts';
 import { BlockferryError, ERROR_CATALOGUE, errorText, type ErrorCode } from '../io/errors.ts';
 import { CONTROL_ANSWER_BYTES_MAX, CONTROL_REPLY_MS_MAX } from '../io/limits.ts';
 import type { Address } from '../io/network.ts';
-
-const ERROR_BODY = z.object({ error: z.object({ code: z.string(), message: z.string() }) });
 
 type Method = 'GET' | 'POST' | 'DELETE';
 
@@ -99,11 +96,11 @@ export class ControlClient {
   }
 
   private refusal(response: IncomingMessage, text: string): BlockferryError {
-    const parsed = ERROR_BODY.safeParse(jsonOrNull(text));
-    if (!parsed.success) {
+    const refused = refusalIn(text);
+    if (refused === null) {
       return this.unreachable(`it answered HTTP ${response.statusCode ?? 0}`, undefined);
     }
-    const { code, message } = parsed.data.error;
+    const { code, message } = refused;
     if (isErrorCode(code)) return new BlockferryError(code, message);
     return new BlockferryError('INTERNAL', `${message} (${code})`);
   }
@@ -120,12 +117,16 @@ function isErrorCode(code: string): code is ErrorCode {
   return Object.hasOwn(ERROR_CATALOGUE, code);
 }
 
-function jsonOrNull(text: string): unknown {
+/** The `error` of an answer, or null when another program answered. */
+function refusalIn(text: string): { code: string; message: string } | null {
+  let body: { error?: { code?: unknown; message?: unknown } } | null;
   try {
-    return JSON.parse(text);
+    body = JSON.parse(text) as typeof body;
   } catch {
     return null;
   }
+  const { code, message } = body?.error ?? {};
+  return typeof code === 'string' && typeof message === 'string' ? { code, message } : null;
 }
 
 /** The path of a volume in the API. */

@@ -1,6 +1,10 @@
 /** What every verb shares: where the node is, where output goes, and how an error becomes an exit code. */
-import { homedir, hostname } from 'node:os';
-import { defaultControlAddress, defaultDataDirectory } from '../control/config.ts';
+import { homedir } from 'node:os';
+import {
+  defaultControlAddress,
+  defaultDataDirectory,
+  type UserSurroundings,
+} from '../control/defaults.ts';
 import { parseAddress } from '../io/address.ts';
 import { BlockferryError, errorText } from '../io/errors.ts';
 import type { Address } from '../io/network.ts';
@@ -27,22 +31,12 @@ export function clientOf(options: SharedOptions): ControlClient {
 function controlAddress(options: SharedOptions): Address {
   const named = options.control ?? process.env['BLOCKFERRY_CONTROL'];
   if (named !== undefined && named !== '') return parseAddress(named);
-  return parseAddress(defaultControlAddress(defaultDataDirectory(surroundingsOfProcess())));
+  return parseAddress(defaultControlAddress(defaultDataDirectory(userOfProcess())));
 }
 
-/** What defaults depend on, from this process. */
-export function surroundingsOfProcess(): {
-  environment: NodeJS.ProcessEnv;
-  home: string;
-  hostname: string;
-  isRoot: boolean;
-} {
-  return {
-    environment: process.env,
-    home: homedir(),
-    hostname: hostname(),
-    isRoot: process.getuid?.() === 0,
-  };
+/** The user who runs this process. */
+export function userOfProcess(): UserSurroundings {
+  return { environment: process.env, home: homedir(), isRoot: process.getuid?.() === 0 };
 }
 
 /** Whether what goes to stdout may have colour. */

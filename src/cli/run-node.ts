@@ -4,6 +4,7 @@
  * Invariants: the first SIGINT or SIGTERM stops cleanly with exit code 0; a second one, unless it is an
  * echo of the first, ends the process at once. A bug ends it too: what is on disk is crash-safe.
  */
+import { hostname } from 'node:os';
 import type { Logger } from 'pino';
 import { resolveConfig, type ConfigFlags } from '../control/config.ts';
 import { openLog } from '../control/logger.ts';
@@ -13,12 +14,13 @@ import { DOUBLE_SIGNAL_MS, NODE_STOP_MS_MAX } from '../io/limits.ts';
 import { nodeDisk } from '../io/node-disk.ts';
 import { nodeNetwork } from '../io/node-network.ts';
 import { systemRandom } from '../io/random.ts';
-import { EXIT_FAILED, EXIT_OK, surroundingsOfProcess } from './context.ts';
+import { EXIT_FAILED, EXIT_OK, userOfProcess } from './context.ts';
 
 /** Runs a node until a signal; ends the process, or rejects with what kept it from starting. */
 export async function runNode(flags: ConfigFlags): Promise<void> {
   const config = resolveConfig(flags, {
-    ...surroundingsOfProcess(),
+    ...userOfProcess(),
+    hostname: hostname(),
     readFile: (path) => nodeDisk.readFile(path),
   });
   process.umask(process.umask() | 0o007);

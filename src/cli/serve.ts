@@ -1,6 +1,7 @@
 /** `blockferry serve`: its flags and its page. */
 import { Option, type Command } from 'commander';
-import { LOG_LEVELS, NBD_ADDRESS_DEFAULT, type ConfigFlags } from '../control/config.ts';
+import type { ConfigFlags } from '../control/config.ts';
+import { LOG_LEVELS, NBD_ADDRESS_DEFAULT } from '../control/defaults.ts';
 
 const HELP = `
 ADDR is host:port or unix:PATH. Clients attach volumes by name, for example with

@@ -13,9 +13,14 @@ import { formatAddress, isLoopback, parseAddress } from '../io/address.ts';
 import { BlockferryError, errorText } from '../io/errors.ts';
 import { CONFIG_BYTES_MAX, NBD_LISTENERS_MAX } from '../io/limits.ts';
 import type { Address } from '../io/network.ts';
-
-export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
-export type LogLevel = (typeof LOG_LEVELS)[number];
+import {
+  defaultControlAddress,
+  defaultDataDirectory,
+  LOG_LEVELS,
+  NBD_ADDRESS_DEFAULT,
+  type LogLevel,
+  type UserSurroundings,
+} from './defaults.ts';
 
 export interface NodeConfig {
   readonly name: string;
@@ -38,15 +43,11 @@ export interface ConfigFlags {
 }
 
 /** What the defaults depend on. */
-export interface Surroundings {
-  readonly environment: Readonly<Record<string, string | undefined>>;
-  readonly home: string;
+export interface Surroundings extends UserSurroundings {
   readonly hostname: string;
-  readonly isRoot: boolean;
   readFile(path: string): Buffer;
 }
 
-export const NBD_ADDRESS_DEFAULT = '127.0.0.1:10809';
 const NODE_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
 
 const FILE_SCHEMA = z.strictObject({
@@ -59,20 +60,6 @@ const FILE_SCHEMA = z.strictObject({
 });
 
 type FileConfig = z.output<typeof FILE_SCHEMA>;
-
-/** Where volumes live when nobody says otherwise: one place per user, whatever the working directory. */
-export function defaultDataDirectory(
-  surroundings: Pick<Surroundings, 'environment' | 'home' | 'isRoot'>,
-): string {
-  if (surroundings.isRoot) return '/var/lib/blockferry';
-  const base = surroundings.environment['XDG_DATA_HOME'];
-  return join(base ? base : join(surroundings.home, '.local', 'share'), 'blockferry');
-}
-
-/** The control address of a node that keeps its data there. */
-export function defaultControlAddress(data: string): string {
-  return `unix:${join(data, 'control.sock')}`;
-}
 
 /**
  * The configuration to run with.

@@ -6,7 +6,7 @@
  */
 import { pino, type Logger } from 'pino';
 import { LOG_BACKLOG_BYTES_MAX } from '../io/limits.ts';
-import type { LogLevel } from './config.ts';
+import type { LogLevel } from './defaults.ts';
 
 export interface NodeLog {
   readonly log: Logger;

@@ -16,6 +16,10 @@ function surroundings(text = '', more: Partial<Surroundings> = {}): Surroundings
   };
 }
 
+function readFile(): Buffer {
+  throw new Error('ENOENT: no such file');
+}
+
 function fromFile(text: string, flags: ConfigFlags = {}) {
   return resolveConfig({ config: '/etc/bf/node.toml', ...flags }, surroundings(text));
 }
@@ -83,9 +87,6 @@ describe('configuration', () => {
   });
 
   test('says when the file cannot be read', () => {
-    const readFile = (): Buffer => {
-      throw new Error('ENOENT: no such file');
-    };
     const flags = { config: 'gone.toml' };
     expect(refusal(() => resolveConfig(flags, surroundings('', { readFile })))).toMatch(
       /cannot read gone\.toml: ENOENT.*\[CONFIG_INVALID\]/,
