@@ -101,6 +101,12 @@ export const EPOCHS_MAX = 4096;
 
 /** Activity log: regions hot at one time. At the limit the coldest are retired first. */
 export const HOT_REGIONS_MAX = 1024;
+/**
+ * Activity log: regions retired before what was written to them is durable everywhere; they count as suspect
+ * until it is. At the limit writes to cold regions wait. Each region that waits for a mirror has a block in the
+ * staging queue, so that queue is full before this.
+ */
+export const PARKED_REGIONS_MAX: number = STAGING_BYTES_MAX / BLOCK_BYTES;
 /** Activity log: a region that saw no write for this long is retired. */
 export const HOT_REGION_IDLE_MS = 5_000;
 
@@ -142,7 +148,9 @@ export const METADATA_PENDING_BYTES_MAX: number = 64 * MIB;
 
 /** Volume: a write into the page cache that takes longer is slow (plus a millisecond for each MiB). */
 export const WRITE_SLOW_MS = 2;
-/** Volume: after a slow write, writes go to the pool for this long; doubled each time they stay slow. */
+/** Volume: time lost in slow writes, less what is forgiven, past which writes go to the pool. */
+export const WRITE_DEBT_MS_MAX = 20;
+/** Volume: how long they go there; doubled each time they stay slow. */
 export const WRITE_POOL_MS_MIN = 100;
 export const WRITE_POOL_MS_MAX = 2_000;
 /** Volume: bytes of zeroes written, or of a hole punched, by one call to the disk. */

@@ -23,7 +23,7 @@ describe('overlapping changes', () => {
         fc.infiniteStream(fc.nat(1000)),
         async (changes, choices) => {
           const { disk, clock, volume } = await newVolume(SIZE);
-          disk.beforeWriteNow = () => void (clock.time += 5);
+          disk.beforeWriteNow = () => void (clock.time += 50);
           await write(volume, 0, Buffer.alloc(1, 0));
           disk.holding = true;
           const model = Buffer.alloc(SIZE);
@@ -78,7 +78,7 @@ describe('overlapping changes', () => {
     const { disk, clock, volume } = await newVolume(SIZE);
     await write(volume, 0, Buffer.alloc(1, 1));
     let direct = 0;
-    let cost = 5;
+    let cost = 50;
     disk.beforeWriteNow = () => {
       direct += 1;
       clock.time += cost;
@@ -95,5 +95,20 @@ describe('overlapping changes', () => {
     cost = 0;
     for (let count = 0; count < 10; count += 1) await write(volume, 0, Buffer.alloc(1, 1));
     expect(direct).toBe(12);
+  });
+
+  test('a write that lost its processor now and then stays direct', async () => {
+    const { disk, clock, volume } = await newVolume(SIZE);
+    await write(volume, 0, Buffer.alloc(1, 1));
+    let direct = 0;
+    disk.beforeWriteNow = () => {
+      direct += 1;
+      clock.time += direct % 5 === 0 ? 6 : 1;
+    };
+    for (let count = 0; count < 200; count += 1) {
+      clock.time += 2;
+      await write(volume, 0, Buffer.alloc(1, 1));
+    }
+    expect(direct).toBe(200);
   });
 });

@@ -37,7 +37,7 @@ describe('a volume', () => {
         disk.cold = mode.cold;
         disk.canPunch = mode.canPunch;
         disk.canProvision = mode.canProvision;
-        if (mode.slow) disk.beforeWriteNow = () => void (clock.time += 5);
+        if (mode.slow) disk.beforeWriteNow = () => void (clock.time += 50);
         const model = Buffer.alloc(SIZE);
         for (const each of steps) {
           if (each.kind === 'flush') {
