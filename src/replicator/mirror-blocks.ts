@@ -6,10 +6,14 @@
  * - A block leaves `suspect` only when it was found equal, or into `dirty`.
  * - The recorded sets are brought in line by `record`, region by region, before a region turns cold and
  *   after a flush of the mirror; in between, a hot region covers the difference.
+ * - A parked region is recorded suspect as a whole, whatever `suspect` says.
  */
 import { BLOCK_BYTES, BLOCKS_PER_REGION } from '../io/limits.ts';
 import { BlockSet, RegionState } from '../volume/block-set.ts';
 import type { Metadata, MirrorRecord } from '../volume/metadata.ts';
+
+/** Numbers of parked regions; see RegionGate. */
+export type ParkedRegions = Pick<ReadonlyMap<number, unknown>, 'has' | 'size'>;
 
 export class MirrorBlocks {
   /** Blocks that differ, or are taken to. */
@@ -20,9 +24,11 @@ export class MirrorBlocks {
   readonly inFlight: BlockSet;
   private readonly metadata: Metadata;
   private readonly mirrorId: number;
+  private readonly parked: ParkedRegions;
 
-  constructor(metadata: Metadata, record: MirrorRecord) {
+  constructor(metadata: Metadata, record: MirrorRecord, parked: ParkedRegions) {
     this.metadata = metadata;
+    this.parked = parked;
     this.mirrorId = record.id;
     this.dirty = record.dirty.clone();
     this.suspect = record.suspect.clone();
@@ -71,10 +77,12 @@ export class MirrorBlocks {
   /** Appends the records that bring one region of the recorded sets in line. */
   record(region: number): void {
     const recorded = this.metadata.state.mirrors.get(this.mirrorId);
-    if (recorded === undefined) return;
+    // While the volume shrinks, the log may be ahead of this.
+    if (recorded === undefined || region >= recorded.dirty.regionCount) return;
     const live = unionOf(this.dirty, this.inFlight, region);
     this.recordSet('dirty', region, live, recorded.dirty);
-    const suspect = { state: this.suspect.regionState(region), leaf: this.suspect.leafOf(region) };
+    const state = this.parked.has(region) ? RegionState.ALL : this.suspect.regionState(region);
+    const suspect = { state, leaf: this.suspect.leafOf(region) };
     this.recordSet('suspect', region, suspect, recorded.suspect);
   }
 
@@ -82,7 +90,7 @@ export class MirrorBlocks {
   recordAll(): void {
     const recorded = this.metadata.state.mirrors.get(this.mirrorId);
     if (recorded === undefined) return;
-    if (this.clean) {
+    if (this.clean && this.parked.size === 0) {
       this.recordClean(recorded);
       return;
     }

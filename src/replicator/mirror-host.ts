@@ -1,6 +1,7 @@
 /** What a mirror needs from the volume that it mirrors. */
 import type { Volume } from '../volume/volume.ts';
 import type { Examiner } from '../workers/examiner.ts';
+import type { ParkedRegions } from './mirror-blocks.ts';
 import type { LinkSurroundings } from './mirror-link.ts';
 import type { Mirror } from './mirror.ts';
 import type { StagingQueue } from './staging-queue.ts';
@@ -10,6 +11,8 @@ export interface MirrorHost {
   readonly queue: StagingQueue;
   readonly surroundings: LinkSurroundings;
   readonly examiner: Examiner;
+  /** Regions that are suspect in the log, for every mirror, until what was written to them is safe. */
+  readonly parked: ParkedRegions;
   /** A synchronous write waits: an idle link should take the open epoch at once. */
   readonly hasWaiters: boolean;
   emit(kind: string, mirror: Mirror, message: string): void;

@@ -66,7 +66,7 @@ export class Mirror {
     this.uri = uri;
     this.mode = record.mode;
     this.stallPolicy = record.stallPolicy;
-    this.blocks = new MirrorBlocks(host.volume.metadata, record);
+    this.blocks = new MirrorBlocks(host.volume.metadata, record, host.parked);
     this.state = record.paused ? 'paused' : 'connecting';
     const blocking = this.mode === 'sync' && this.stallPolicy === 'block';
     this.guarding = blocking && !record.paused && !fresh;

@@ -3,15 +3,23 @@
  *
  * Invariants (I5, coverage):
  * - A write is handed on only while its regions are hot in the log.
- * - Before a region is recorded cold, what each mirror lacks of it is recorded in its delta bitmap, and
- *   every mirror in stream has its last write durable.
+ * - A region is recorded cold when its last write is durable on the local disk (a mirror must not have
+ *   what a power cut takes from the primary) and on every mirror in stream, and when what the others lack is in
+ *   their delta bitmaps; or when it is suspect in the log for every mirror, which says as much as hot
+ *   (`parked`). So no write waits for a mirror.
  * - Waiting requests are bounded by the in-flight limits of the sessions that sent them.
  */
 import type { Clock } from '../io/clock.ts';
 import { PENDING, Status, type DeviceRequest } from '../io/device.ts';
-import { REGION_BYTES } from '../io/limits.ts';
+import {
+  HOT_REGIONS_MAX,
+  HOT_REGION_IDLE_MS,
+  PARKED_REGIONS_MAX,
+  REGION_BYTES,
+} from '../io/limits.ts';
 import { ActivityLog, type HotRegion } from '../volume/activity-log.ts';
 import type { Volume } from '../volume/volume.ts';
+import { syncLocally } from './local-sync.ts';
 import type { Mirror } from './mirror.ts';
 
 interface Waiting {
@@ -21,8 +29,14 @@ interface Waiting {
 }
 
 export class RegionGate {
+  /** Regions recorded cold early, by number; never hot at the same time. */
+  readonly parked: Map<number, HotRegion> = new Map();
   private waiting: Waiting[] = [];
   private recording = false;
+  /** Changes up to this number are durable on the local disk. */
+  private synced = 0;
+  private syncing = false;
+  private syncedAt: number;
   private readonly log: ActivityLog;
   private readonly volume: Volume;
   private readonly clock: Clock;
@@ -32,15 +46,12 @@ export class RegionGate {
     this.volume = options.volume;
     this.clock = options.clock;
     this.mirrors = options.mirrors;
+    this.syncedAt = this.clock.now();
     this.log = new ActivityLog({
       sizeBytes: this.volume.sizeBytes,
       hot: this.volume.metadata.state.hot,
       now: this.clock.now(),
     });
-  }
-
-  get hotCount(): number {
-    return this.log.hotCount;
   }
 
   isOpen(offset: number, length: number): boolean {
@@ -49,6 +60,7 @@ export class RegionGate {
 
   /** Keeps the request until its regions are hot, then applies and completes it. */
   wait(request: DeviceRequest, apply: (request: DeviceRequest) => number): number {
+    if (!this.fits(request)) return Status.ENOSPC;
     request.retain();
     this.waiting.push({ request, apply });
     this.record();
@@ -76,23 +88,46 @@ export class RegionGate {
 
   /** Some mirror has more than before: regions may be let go for those that wait. */
   progressed(): void {
-    if (this.waiting.length > 0) this.record();
+    if (this.waiting.length === 0) return;
+    if (this.parked.size >= PARKED_REGIONS_MAX) this.settleParked();
+    this.record();
   }
 
   /** Retires regions that saw no write for a while. */
   tick(now: number): void {
-    const idle = this.log.retireIdle(now, (region) => this.covered(region));
-    if (idle.length > 0) this.recordCold(idle);
+    this.retireIdle(now);
+    if (this.needsSync(now)) this.sync();
     this.progressed();
   }
 
+  /** The volume has a new size: what lies past the end is over. */
   resize(): void {
     this.log.resize(this.volume.sizeBytes);
+    for (const region of this.parked.keys()) {
+      if (region * REGION_BYTES >= this.volume.sizeBytes) this.parked.delete(region);
+    }
+    const waiting = this.waiting;
+    this.waiting = waiting.filter(({ request }) => this.fits(request));
+    for (const { request } of waiting) if (!this.fits(request)) request.complete(Status.ENOSPC);
   }
 
-  /** Records every region cold that has no write in flight. No mirror is in stream. */
-  retireAll(): void {
+  /** There are no mirrors any more: nothing is to be covered. */
+  release(): void {
+    this.parked.clear();
     this.recordCold(this.log.retireAll());
+  }
+
+  /**
+   * Records what each mirror lacks, and every region cold that has no write in flight, if the local disk
+   * has everything. No mirror is in stream.
+   */
+  async retireAll(): Promise<void> {
+    const status = await new Promise<number>((resolve) => {
+      syncLocally(this.volume, this.clock, resolve);
+    });
+    if (status === Status.OK) this.parked.clear();
+    for (const mirror of this.mirrors) mirror.blocks.recordAll();
+    if (status === Status.OK) this.recordCold(this.log.retireAll());
   }
 
   private record(): void {
@@ -105,27 +140,15 @@ export class RegionGate {
     metadata.append({ kind: 'regions-hot', regions: batch });
     metadata.commit((status) => {
       this.recording = false;
-      if (status === 0) {
-        this.log.activated(batch, this.clock.now());
-        this.applyWaiting();
-      } else {
-        this.log.abandoned(batch);
-        this.failWaiting(status);
-      }
+      if (status === Status.OK) this.activated(batch);
+      else this.abandoned(batch, status);
       this.record();
     });
   }
 
-  private admitWaiting(): void {
-    for (const { request } of this.waiting) {
-      if (this.log.admit(request.offset, request.length)) continue;
-      const retired = this.log.retireOldest((region) => this.covered(region));
-      if (retired.length > 0) this.recordCold(retired);
-      if (!this.log.admit(request.offset, request.length)) return;
-    }
-  }
-
-  private applyWaiting(): void {
+  private activated(batch: readonly number[]): void {
+    this.log.activated(batch, this.clock.now());
+    for (const region of batch) this.parked.delete(region);
     const waiting = this.waiting;
     this.waiting = [];
     for (const entry of waiting) {
@@ -139,21 +162,90 @@ export class RegionGate {
     }
   }
 
-  private failWaiting(status: number): void {
+  private abandoned(batch: readonly number[], status: number): void {
+    this.log.abandoned(batch);
+    // The records may become durable with a later commit; nothing was written under them.
+    this.volume.metadata.append({ kind: 'regions-cold', regions: batch });
     const waiting = this.waiting;
     this.waiting = [];
     const told = status === Status.ENOSPC ? Status.ENOSPC : Status.EIO;
     for (const { request } of waiting) request.complete(told);
   }
 
+  private admitWaiting(): void {
+    for (const { request } of this.waiting) {
+      if (this.log.admit(request.offset, request.length)) continue;
+      this.makeRoom();
+      if (!this.log.admit(request.offset, request.length)) return;
+    }
+  }
+
+  private makeRoom(): void {
+    const mayPark = this.parked.size < PARKED_REGIONS_MAX;
+    const oldest = this.log.retireOldest((region) => mayPark || this.covered(region));
+    for (const region of oldest) {
+      if (!this.covered(region)) this.parked.set(region.index, region);
+    }
+    this.recordCold(oldest);
+    if (this.parked.size >= HOT_REGIONS_MAX) this.sync();
+  }
+
+  private retireIdle(now: number): void {
+    const idle = this.log.retireIdle(now, (region) => this.covered(region));
+    this.recordCold(idle);
+    const settled = this.settleParked();
+    if (idle.length + settled > 0) this.volume.metadata.commit(() => {});
+  }
+
+  /** Lets go of parked regions that are covered by now; says how many. */
+  private settleParked(): number {
+    let count = 0;
+    for (const region of this.parked.values()) {
+      if (!this.covered(region)) continue;
+      this.parked.delete(region.index);
+      for (const mirror of this.mirrors) mirror.blocks.record(region.index);
+      count += 1;
+    }
+    return count;
+  }
+
+  /** Whether everything written to the region is durable here, and there or in recorded bits. */
   private covered(region: HotRegion): boolean {
+    if (region.lastChange > this.synced) return false;
     return this.mirrors.every((mirror) => mirror.covers(region.lastEpoch));
   }
 
-  private recordCold(regions: readonly number[]): void {
+  private needsSync(now: number): boolean {
+    if (now - this.syncedAt < HOT_REGION_IDLE_MS) return false;
+    if (this.parked.size > 0) return true;
+    return this.log.idle(now).some((region) => region.lastChange > this.synced);
+  }
+
+  private sync(): void {
+    if (this.syncing) return;
+    this.syncing = true;
+    const { changes } = this.log;
+    syncLocally(this.volume, this.clock, (status) => {
+      this.syncing = false;
+      this.syncedAt = this.clock.now();
+      // A failed sync is final (I10): what is hot or parked stays so, and is compared after the restart.
+      if (status !== Status.OK) return;
+      this.synced = changes;
+      this.retireIdle(this.syncedAt);
+      this.progressed();
+    });
+  }
+
+  private recordCold(regions: readonly HotRegion[]): void {
+    if (regions.length === 0) return;
+    const indexes = regions.map((region) => region.index);
     for (const mirror of this.mirrors) {
-      for (const region of regions) mirror.blocks.record(region);
+      for (const index of indexes) mirror.blocks.record(index);
     }
-    if (regions.length > 0) this.volume.metadata.append({ kind: 'regions-cold', regions });
+    this.volume.metadata.append({ kind: 'regions-cold', regions: indexes });
+  }
+
+  private fits(request: DeviceRequest): boolean {
+    return request.offset + request.length <= this.volume.sizeBytes;
   }
 }

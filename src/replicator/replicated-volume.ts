@@ -17,6 +17,7 @@ import type { Network } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { Examiner } from '../workers/examiner.ts';
+import type { ParkedRegions } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import type { LinkSurroundings } from './mirror-link.ts';
 import { MirrorSet, type NewMirror } from './mirror-set.ts';
@@ -85,6 +86,10 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost {
     return this.volume.sizeBytes;
   }
 
+  get parked(): ParkedRegions {
+    return this.gate.parked;
+  }
+
   get hasWaiters(): boolean {
     return !this.waiters.empty;
   }
@@ -148,8 +153,7 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost {
   async close(): Promise<void> {
     await this.mirrorSet.close();
     this.tickTimer?.cancel();
-    for (const mirror of this.mirrors) mirror.blocks.recordAll();
-    this.gate.retireAll();
+    await this.gate.retireAll();
   }
 
   // --- BlockDevice ---
@@ -358,7 +362,7 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost {
     this.mirrored = false;
     this.tickTimer?.cancel();
     this.tickTimer = null;
-    this.gate.retireAll();
+    this.gate.release();
   }
 
   private tick(): void {

@@ -75,7 +75,9 @@ export class Stager {
 
   /** A change failed halfway: what the blocks hold now is what travels. */
   doubtful(offset: number, length: number): void {
-    this.readBack(offset, length);
+    // A request may have been refused because the volume became smaller under it.
+    const inside = Math.min(length, this.volume.sizeBytes - offset);
+    if (inside > 0) this.readBack(offset, inside);
   }
 
   private zeroedBlocks(offset: number, length: number): number {

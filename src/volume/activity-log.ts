@@ -6,8 +6,7 @@
  *
  * Invariants:
  * - `isHot` is true for a region only after the caller said that its hot record is durable.
- * - A region with a write in flight, or with a write that some mirror may lack and whose delta bits are
- *   not recorded, is never offered for retirement: the caller's `covered` decides the second half.
+ * - A region with a write in flight is never retired; of the others the caller's `may` decides.
  * - At most HOT_REGIONS_MAX regions are hot, plus those of one request that alone needs more.
  */
 import assert from 'node:assert';
@@ -19,11 +18,14 @@ export class HotRegion {
   lastWriteAt: number;
   /** The epoch that staged the last write; 0 when none did. */
   lastEpoch = 0;
+  /** Number of the last write, as counted by the log. */
+  lastChange: number;
   /** Writes handed to the volume and not yet applied. */
   inFlight = 0;
 
-  constructor(index: number, now: number) {
+  constructor(index: number, lastChange: number, now: number) {
     this.index = index;
+    this.lastChange = lastChange;
     this.lastWriteAt = now;
   }
 }
@@ -34,6 +36,8 @@ const RETIRE_BATCH = 64;
 const AHEAD_REGIONS = 8;
 
 export class ActivityLog {
+  /** Writes applied so far; what was written before this log began counts as one. */
+  changes = 1;
   private readonly hot = new Map<number, HotRegion>();
   /** Asked for, in the batch that is being recorded or in the next one. */
   private readonly pending = new Set<number>();
@@ -44,7 +48,7 @@ export class ActivityLog {
   /** `hot`: regions that the log already records as hot. */
   constructor(options: { sizeBytes: number; hot: Iterable<number>; now: number }) {
     this.regionCount = Math.ceil(options.sizeBytes / REGION_BYTES);
-    for (const index of options.hot) this.hot.set(index, new HotRegion(index, options.now));
+    for (const index of options.hot) this.hot.set(index, new HotRegion(index, 1, options.now));
   }
 
   get hotCount(): number {
@@ -87,6 +91,7 @@ export class ActivityLog {
   wrote(offset: number, length: number, now: number, epoch: number): void {
     const first = Math.floor(offset / REGION_BYTES);
     const last = Math.floor((offset + length - 1) / REGION_BYTES);
+    this.changes += 1;
     for (let index = first; index <= last; index += 1) {
       let region = this.recent;
       if (region === null || region.index !== index) {
@@ -96,24 +101,24 @@ export class ActivityLog {
       }
       region.lastWriteAt = now;
       region.lastEpoch = epoch;
+      region.lastChange = this.changes;
     }
   }
 
   /**
    * Puts the cold regions of a write into the next batch. False when there is no room: retire some and
-   * ask again. The first request of an empty batch is taken whatever it needs, else it would never be.
+   * ask again. A request that needs more than half of all is taken when there is any, else it would never be.
    */
   admit(offset: number, length: number): boolean {
     const first = Math.floor(offset / REGION_BYTES);
     const last = Math.floor((offset + length - 1) / REGION_BYTES);
     const wanted: number[] = [];
     for (let index = first; index <= last; index += 1) {
-      if (!this.hot.has(index) && !this.pending.has(index)) wanted.push(index);
+      if (!this.isKnown(index)) wanted.push(index);
     }
     const taken = this.hot.size + this.pending.size;
     if (wanted.length > 0 && taken + wanted.length > HOT_REGIONS_MAX) {
-      if (this.pending.size > 0 || taken > HOT_REGIONS_MAX) return false;
-      if (last - first + 1 <= HOT_REGIONS_MAX / 2) return false;
+      if (taken > HOT_REGIONS_MAX || last - first + 1 <= HOT_REGIONS_MAX / 2) return false;
     }
     for (const index of wanted) this.take(index);
     return true;
@@ -123,10 +128,12 @@ export class ActivityLog {
   admitAhead(offset: number): void {
     const index = Math.floor(offset / REGION_BYTES);
     if (!this.hot.has(index - 1)) return;
+    // Several at a time: each batch costs a commit.
+    if (this.isKnown(index + AHEAD_REGIONS / 2)) return;
     const end = Math.min(this.regionCount, index + 1 + AHEAD_REGIONS);
     for (let ahead = index + 1; ahead < end; ahead += 1) {
       if (this.hot.size + this.pending.size >= HOT_REGIONS_MAX) return;
-      if (!this.hot.has(ahead) && !this.pending.has(ahead)) this.take(ahead);
+      if (!this.isKnown(ahead)) this.take(ahead);
     }
   }
 
@@ -141,7 +148,7 @@ export class ActivityLog {
   activated(batch: readonly number[], now: number): void {
     for (const index of batch) {
       assert(this.pending.delete(index), 'a batch is taken before it is activated');
-      if (index < this.regionCount) this.hot.set(index, new HotRegion(index, now));
+      if (index < this.regionCount) this.hot.set(index, new HotRegion(index, 0, now));
     }
   }
 
@@ -150,33 +157,41 @@ export class ActivityLog {
     for (const index of batch) this.pending.delete(index);
   }
 
-  /** Regions that saw no write for a while and that `covered` lets go: to be recorded cold. */
-  retireIdle(now: number, covered: (region: HotRegion) => boolean): number[] {
-    const idle = [...this.hot.values()].filter(
-      (region) =>
-        region.inFlight === 0 && now - region.lastWriteAt >= HOT_REGION_IDLE_MS && covered(region),
-    );
-    return this.retire(idle);
+  /** Regions that saw no write for a while. */
+  idle(now: number): HotRegion[] {
+    const before = now - HOT_REGION_IDLE_MS;
+    const all = [...this.hot.values()];
+    return all.filter((region) => region.inFlight === 0 && region.lastWriteAt <= before);
   }
 
-  /** The longest unwritten regions that `covered` lets go, enough for a batch of new ones. */
-  retireOldest(covered: (region: HotRegion) => boolean): number[] {
+  /** Retires regions that saw no write for a while and that `may` be: to be recorded cold. */
+  retireIdle(now: number, may: (region: HotRegion) => boolean): HotRegion[] {
+    return this.retire(this.idle(now).filter(may));
+  }
+
+  /** Retires the longest unwritten regions that `may` be, enough for a batch of new ones. */
+  retireOldest(may: (region: HotRegion) => boolean): HotRegion[] {
     const oldest = [...this.hot.values()]
-      .filter((region) => region.inFlight === 0 && covered(region))
+      .filter((region) => region.inFlight === 0 && may(region))
       .toSorted((a, b) => a.lastWriteAt - b.lastWriteAt);
     const surplus = Math.max(0, this.hot.size + this.pending.size - HOT_REGIONS_MAX);
     return this.retire(oldest.slice(0, surplus + RETIRE_BATCH));
   }
 
-  /** Every region without a write in flight, written lately or not. */
-  retireAll(): number[] {
+  /** Retires every region without a write in flight, written lately or not. */
+  retireAll(): HotRegion[] {
     return this.retire([...this.hot.values()].filter((region) => region.inFlight === 0));
   }
 
-  private retire(regions: readonly HotRegion[]): number[] {
+  private retire(regions: HotRegion[]): HotRegion[] {
     for (const region of regions) this.hot.delete(region.index);
     if (regions.length > 0) this.recent = null;
-    return regions.map((region) => region.index);
+    return regions;
+  }
+
+  /** Hot, or about to be. */
+  private isKnown(index: number): boolean {
+    return this.hot.has(index) || this.pending.has(index);
   }
 
   private take(index: number): void {
@@ -189,8 +204,8 @@ export class ActivityLog {
     const last = Math.floor((offset + length - 1) / REGION_BYTES);
     for (let index = first; index <= last; index += 1) {
       const region = this.hot.get(index);
-      assert(region !== undefined, 'a write only touches hot regions');
-      visit(region);
+      assert(region !== undefined || index >= this.regionCount, 'a write only touches hot regions');
+      if (region !== undefined) visit(region);
     }
   }
 }

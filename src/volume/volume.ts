@@ -456,6 +456,8 @@ export class Volume implements ReadSource, FlushOwner {
   }
 
   private recover(disk: Disk): void {
+    // What the process before this one wrote may still be in the page cache alone.
+    this.flusher.touched = true;
     recoverMap(disk, this.file, this.map, (first, count) => {
       this.unrecorded.add(first, count);
       this.flusher.touched = true;
