@@ -7,7 +7,7 @@ import { expect, test } from 'vitest';
 import { judge } from '../../scripts/drill/oracle.ts';
 import { requireTools, testScope } from '../support/tools.ts';
 import { sleep } from '../support/wait.ts';
-import { awaitLoad, MIB, Rig } from './rig.ts';
+import { awaitLoad, CRASH_TEST, MIB, Rig } from './rig.ts';
 
 const NAMES = ['alpha', 'beta'] as const;
 const ORDERS = NAMES.flatMap((firstKilled) =>
@@ -16,12 +16,13 @@ const ORDERS = NAMES.flatMap((firstKilled) =>
 
 test.for(ORDERS)(
   'killed $firstKilled first, started $firstStarted first',
+  CRASH_TEST,
   async ({ firstKilled, firstStarted }, context) => {
     requireTools(context, 'fio', 'nbdcopy');
     const sizeBytes = 64 * MIB;
     const rig = await Rig.create(testScope(), { sizeBytes });
     const load = rig.load();
-    await awaitLoad(rig, load, 4000);
+    await awaitLoad(rig, load, 2000);
     const kills = firstKilled === 'alpha' ? [rig.alpha, rig.beta] : [rig.beta, rig.alpha];
     for (const node of kills) {
       await node.kill();

@@ -10,7 +10,7 @@ import { judge } from '../../scripts/drill/oracle.ts';
 import { run } from '../support/process.ts';
 import type { Scope } from '../support/scope.ts';
 import { requireRoot, requireTools, testScope } from '../support/tools.ts';
-import { MIB, Rig, VOLUME } from './rig.ts';
+import { CRASH_TEST, MIB, Rig, VOLUME } from './rig.ts';
 
 const SIZE = 64 * MIB;
 const SMALL = 24 * MIB;
@@ -56,7 +56,7 @@ async function writeEverywhere(rig: Rig): Promise<string> {
   return (await run('/usr/bin/python3', args)).stdout.trim();
 }
 
-test('the disk of the primary is full', async (context) => {
+test('the disk of the primary is full', CRASH_TEST, async (context) => {
   needs(context);
   const scope = testScope();
   const disk = await smallDisk(scope);
@@ -75,23 +75,27 @@ test('the disk of the primary is full', async (context) => {
   expect(judge({ ...judged, log: rig.recorded() }).violations).toEqual([]);
 });
 
-test('a primary whose disk was full when it was killed starts again with everything', async (context) => {
-  needs(context);
-  const scope = testScope();
-  const disk = await smallDisk(scope);
-  const rig = await Rig.create(scope, { sizeBytes: SIZE, alphaData: disk });
-  expect(await writeEverywhere(rig)).toBe('ENOSPC');
-  await rig.alpha.kill();
-  await enlarge(disk);
-  await rig.alpha.start();
-  await rig.settle();
-  await rig.expectEqual();
-  const imagePath = join(rig.directory, 'alpha.raw');
-  const log = rig.recorded();
-  expect(judge({ log, imagePath, sizeBytes: SIZE, mode: 'sync' }).violations).toEqual([]);
-});
+test(
+  'a primary whose disk was full when it was killed starts again with everything',
+  CRASH_TEST,
+  async (context) => {
+    needs(context);
+    const scope = testScope();
+    const disk = await smallDisk(scope);
+    const rig = await Rig.create(scope, { sizeBytes: SIZE, alphaData: disk });
+    expect(await writeEverywhere(rig)).toBe('ENOSPC');
+    await rig.alpha.kill();
+    await enlarge(disk);
+    await rig.alpha.start();
+    await rig.settle();
+    await rig.expectEqual();
+    const imagePath = join(rig.directory, 'alpha.raw');
+    const log = rig.recorded();
+    expect(judge({ log, imagePath, sizeBytes: SIZE, mode: 'sync' }).violations).toEqual([]);
+  },
+);
 
-test('the disk of the mirror is full', async (context) => {
+test('the disk of the mirror is full', CRASH_TEST, async (context) => {
   needs(context);
   const scope = testScope();
   const disk = await smallDisk(scope);

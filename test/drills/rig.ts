@@ -24,6 +24,8 @@ export const REGION_BYTES = 4 * 1024 * 1024;
 export const MIB = 1024 * 1024;
 /** The longest that both sides may take to be in step again. */
 const SETTLE_MS_MAX = 30_000;
+/** Several processes share few cores: a test takes seconds on an idle machine, and this long on a busy one. */
+export const CRASH_TEST: { timeout: number } = { timeout: 180_000 };
 
 export interface RigOptions {
   readonly sizeBytes: number;
