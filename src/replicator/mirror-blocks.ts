@@ -13,7 +13,7 @@ import { BlockSet, RegionState } from '../volume/block-set.ts';
 import type { Metadata, MirrorRecord } from '../volume/metadata.ts';
 
 /** Numbers of parked regions; see RegionGate. */
-export type ParkedRegions = Pick<ReadonlyMap<number, unknown>, 'has' | 'size'>;
+export type ParkedRegions = Pick<ReadonlyMap<number, unknown>, 'has' | 'keys' | 'size'>;
 
 export class MirrorBlocks {
   /** Blocks that differ, or are taken to. */
@@ -97,6 +97,7 @@ export class MirrorBlocks {
     for (const set of [this.dirty, this.inFlight, this.suspect, recorded.dirty, recorded.suspect]) {
       for (let at = set.nextRegion(0); at >= 0; at = set.nextRegion(at + 1)) this.record(at);
     }
+    for (const region of this.parked.keys()) this.record(region);
   }
 
   /** Makes what was recorded durable soon. What fails stays pending: until then hot regions cover it. */

@@ -78,10 +78,13 @@ export class MirrorSet {
       const { state } = volume.metadata;
       const id = state.nextMirrorId;
       const { mode, stallPolicy } = wanted;
-      await this.record([
-        { kind: 'mirror-added', mirror: id, uri: uri.text, mode, stallPolicy },
-        { kind: 'mirror-bits-all', mirror: id, set: 'dirty' },
-      ]);
+      await this.record(
+        [
+          { kind: 'mirror-added', mirror: id, uri: uri.text, mode, stallPolicy },
+          { kind: 'mirror-bits-all', mirror: id, set: 'dirty' },
+        ],
+        () => this.withdraw(id),
+      );
       const record = state.mirrors.get(id);
       if (record === undefined) throw new Error('the record of a new mirror folds into the state');
       const mirror = new Mirror({ host: this.host, record, uri, fresh: true });
@@ -95,7 +98,9 @@ export class MirrorSet {
   remove(uri: string): Promise<void> {
     return this.inTurn(async () => {
       const mirror = this.find(uri);
-      await this.record([{ kind: 'mirror-removed', mirror: mirror.id }]);
+      await this.record([{ kind: 'mirror-removed', mirror: mirror.id }], () =>
+        this.restore(mirror),
+      );
       this.mirrors.splice(this.mirrors.indexOf(mirror), 1);
       this.changed();
       await mirror.halt();
@@ -107,7 +112,7 @@ export class MirrorSet {
     return this.inTurn(async () => {
       const mirror = this.find(uri);
       if (mirror.state === 'paused') return;
-      await this.record([{ kind: 'mirror-paused', mirror: mirror.id, paused: true }]);
+      await this.recordPaused(mirror, true);
       await mirror.pause();
     });
   }
@@ -116,7 +121,7 @@ export class MirrorSet {
     return this.inTurn(async () => {
       const mirror = this.find(uri);
       if (mirror.state !== 'paused' && mirror.state !== 'diverged') return;
-      await this.record([{ kind: 'mirror-paused', mirror: mirror.id, paused: false }]);
+      await this.recordPaused(mirror, false);
       mirror.resume();
     });
   }
@@ -129,7 +134,9 @@ export class MirrorSet {
         const message = `mirror ${mirror.uri.text} is paused`;
         throw new BlockferryError('MIRROR_STATE', message);
       }
-      await this.record([{ kind: 'mirror-bits-all', mirror: mirror.id, set: 'suspect' }]);
+      await this.record([{ kind: 'mirror-bits-all', mirror: mirror.id, set: 'suspect' }], () =>
+        mirror.blocks.recordAll(),
+      );
       await mirror.resync();
     });
   }
@@ -180,18 +187,49 @@ export class MirrorSet {
     throw new BlockferryError('MIRROR_NOT_FOUND', message);
   }
 
-  private record(records: readonly MetadataRecord[]): Promise<void> {
+  private recordPaused(mirror: Mirror, paused: boolean): Promise<void> {
     const { metadata } = this.host.volume;
-    for (const record of records) metadata.append(record);
+    const append = (value: boolean): void =>
+      metadata.append({ kind: 'mirror-paused', mirror: mirror.id, paused: value });
+    append(paused);
+    return this.commit(() => append(!paused));
+  }
+
+  /** Appends the records and makes them durable; if that fails, `undo` appends what takes them back. */
+  private record(records: readonly MetadataRecord[], undo: () => void): Promise<void> {
+    for (const record of records) this.host.volume.metadata.append(record);
+    return this.commit(undo);
+  }
+
+  /** A record that could not be written stays pending, and would become durable with a later one. */
+  private commit(undo: () => void): Promise<void> {
+    const { volume } = this.host;
     return new Promise((resolve, reject) => {
-      metadata.commit((status) => {
-        if (status === 0) resolve();
-        else {
-          const message = `the metadata of ${this.host.volume.name} cannot be written (errno ${status})`;
-          reject(new BlockferryError('METADATA_WRITE_FAILED', message));
+      volume.metadata.commit((status) => {
+        if (status === 0) {
+          resolve();
+          return;
         }
+        undo();
+        const message = `the metadata of ${volume.name} cannot be written (errno ${status})`;
+        reject(new BlockferryError('METADATA_WRITE_FAILED', message));
       });
     });
+  }
+
+  /** A mirror that could not be added is none. */
+  private withdraw(id: number): void {
+    this.host.volume.metadata.append({ kind: 'mirror-removed', mirror: id });
+    this.changed();
+  }
+
+  /** A mirror that could not be removed is recorded again, with what it lacks. */
+  private restore(mirror: Mirror): void {
+    const { metadata } = this.host.volume;
+    const { id, uri, mode, stallPolicy, state, blocks } = mirror;
+    metadata.append({ kind: 'mirror-added', mirror: id, uri: uri.text, mode, stallPolicy });
+    if (state === 'paused') metadata.append({ kind: 'mirror-paused', mirror: id, paused: true });
+    blocks.recordAll();
   }
 
   private inTurn(change: () => Promise<void>): Promise<void> {
