@@ -10,6 +10,8 @@ import { sleep } from './wait.ts';
 /** Output kept of one stream, in characters; the oldest goes first. */
 const OUTPUT_CHARS_MAX = 4 * 1024 * 1024;
 const STOP_MS_MAX = 15_000;
+/** A killed process ends only after the disk has answered it, and a busy disk takes its time. */
+const KILL_MS_MAX = 60_000;
 
 export interface RunOptions {
   /** Default 60 s. At the deadline the child is killed and the call fails. */
@@ -186,7 +188,8 @@ export class ManagedProcess {
   /** SIGKILL, and waits until it is gone. */
   async kill(): Promise<void> {
     if (this.running || this.#group) this.signal('SIGKILL');
-    await this.waitForExit(STOP_MS_MAX);
+    if (await this.waitForExit(KILL_MS_MAX)) return;
+    throw new Error(`survived SIGKILL for ${KILL_MS_MAX} ms: ${this.line}`);
   }
 }
 

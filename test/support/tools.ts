@@ -3,6 +3,9 @@ import { onTestFinished, type TestContext } from 'vitest';
 import { missingTools } from '../../scripts/setup-tools.ts';
 import { Scope } from './scope.ts';
 
+/** Longer than the longest single step of a clean-up: the step that hangs is then named. */
+const CLEAN_UP_MS_MAX = 180_000;
+
 /** A scope that is closed when the running test ends; its reports are printed when the test fails. */
 export function testScope(): Scope {
   const scope = new Scope();
@@ -10,7 +13,7 @@ export function testScope(): Scope {
     // Before the scope closes: reports read files that go with it.
     if (task.result?.state === 'fail') console.error(scope.reports());
     await scope.close();
-  }, 60_000);
+  }, CLEAN_UP_MS_MAX);
   return scope;
 }
 
