@@ -27,7 +27,7 @@ import { countText, sizeText, Timeline } from './timeline.ts';
 const VOLUME = 'demo';
 const VOLUME_BYTES = 256 * 1024 * 1024;
 const REGION_BYTES = 4 * 1024 * 1024;
-/** A writer that enters a region makes up to so many after it active as well (activity log). */
+/** A writer that comes from one region into the next makes so many after it active too (activity log). */
 const REGIONS_AHEAD = 8;
 
 /** The longest that things may take before the round fails. Generous: the judged thing is correctness. */
@@ -307,15 +307,22 @@ function loadText(recorder: Recorder, load: Load): string {
   );
 }
 
-/** Regions that the record says may be active: written, or just ahead of one that was. */
+/** Regions that the record says may be active: written, or just ahead of a writer that walks on. */
 function regionsActive(log: RequestLog): number {
-  const regions = new Set<number>();
+  const written = new Set<number>();
+  const active = new Set<number>();
+  const regions = VOLUME_BYTES / REGION_BYTES;
   for (const request of log.requests) {
     if (!isWriteClass(request) || request.length === 0) continue;
     const first = Math.floor(request.offset / REGION_BYTES);
     const last = Math.floor((request.offset + request.length - 1) / REGION_BYTES);
-    const end = Math.min(last + REGIONS_AHEAD, VOLUME_BYTES / REGION_BYTES - 1);
-    for (let index = first; index <= end; index++) regions.add(index);
+    for (let index = first; index <= last; index++) {
+      const entered = index * REGION_BYTES >= request.offset;
+      const ahead =
+        entered && (written.has(index - 1) || active.has(index - 1)) ? REGIONS_AHEAD : 0;
+      for (let next = index; next <= index + ahead && next < regions; next++) active.add(next);
+      written.add(index);
+    }
   }
-  return regions.size;
+  return active.size;
 }
