@@ -84,6 +84,8 @@ export const SYSCALLS_IN_FLIGHT_MAX = 32;
 
 /** Staging: bytes of payload held for the mirrors of a volume. At the limit the policy leaves stream. */
 export const STAGING_BYTES_MAX: number = 256 * MIB;
+/** Staging: memory that an empty queue keeps for reuse. More is left to the garbage collector. */
+export const STAGING_POOL_BYTES_MAX: number = 32 * MIB;
 /** Staging: one slab of payloads. */
 export const STAGING_SLAB_BYTES: number = MIB;
 /** Staging: an epoch closes at this size when the link is free for it. */
@@ -116,8 +118,8 @@ export const DELTA_BATCH_BYTES: number = MIB;
 export const DELTA_BATCHES_IN_FLIGHT_MAX = 8;
 /** Delta run: with at most this many bytes left, host writes are staged during the run and it is the last. */
 export const DELTA_FINAL_BYTES: number = 64 * MIB;
-/** Delta run: one WRITE_ZEROES of a hole. */
-export const DELTA_ZERO_BYTES_MAX: number = 1024 * MIB;
+/** Delta run: one WRITE_ZEROES of a hole. A mirror that writes the zeroes must answer within MIRROR_REPLY_MS_MAX. */
+export const DELTA_ZERO_BYTES_MAX: number = 64 * MIB;
 /** Delta run: sweeps that do not shrink the remainder before the mirror is called not-converging. */
 export const DELTA_SWEEPS_STUCK_MAX = 5;
 

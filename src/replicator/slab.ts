@@ -4,8 +4,8 @@
  * Invariants:
  * - A slab is written only by appending, or in place inside an epoch that is still open.
  * - A slab goes back to the pool when nobody holds it: not the writer, no epoch, no send in flight.
- * - The pool never owns more than `limitBytes` of slabs; `take` beyond it still succeeds (the queue has
- *   its own bound and its policy acts first), but such slabs are not kept for reuse.
+ * - At most `limitBytes` of idle slabs are kept for reuse. `take` always succeeds: the queue has its own bound
+ *   and its policy acts first.
  */
 import assert from 'node:assert';
 import { STAGING_SLAB_BYTES } from '../io/limits.ts';

@@ -14,6 +14,7 @@ import {
   EPOCHS_MAX,
   EPOCH_BYTES_MAX,
   STAGING_BYTES_MAX,
+  STAGING_POOL_BYTES_MAX,
   STAGING_SLAB_BYTES,
 } from '../io/limits.ts';
 import { Epoch, SlabWriter, type CloseReason } from './epoch.ts';
@@ -54,7 +55,7 @@ export class StagingQueue {
   /** `limitBytes`: payload that may be staged before a mirror must leave; STAGING_BYTES_MAX if not given. */
   constructor(options: { firstEpoch: number; limitBytes?: number }) {
     this.limitBytes = options.limitBytes ?? STAGING_BYTES_MAX;
-    this.writer = new SlabWriter(new SlabPool(this.limitBytes));
+    this.writer = new SlabWriter(new SlabPool(Math.min(this.limitBytes, STAGING_POOL_BYTES_MAX)));
     this.open = new Epoch(options.firstEpoch, this.writer);
   }
 
