@@ -65,6 +65,36 @@ describe('DISC', () => {
   });
 });
 
+it('DISC is found behind a request whose header was cut where room ran out', () => {
+  const count = 100;
+  const length = 100_000;
+  world.device.mode = 'hold';
+  const last = writeAt(0, 7);
+  for (let cookie = 0; cookie < count; cookie++) {
+    client.write(request(CMD.read, { cookie, offset: 4096, length }));
+  }
+  client.write(last.subarray(0, 10));
+  world.settle();
+  // The replies fill the backlog while the header is incomplete.
+  client.stalled = true;
+  world.device.mode = 'now';
+  world.device.release();
+  world.settle();
+  client.write(Buffer.concat([last.subarray(10), request(CMD.disc)]));
+  client.endInput();
+  world.settle();
+  expect(client.paused).toBe(true);
+  client.paused = false;
+  world.settle();
+  expect(client.ending).toBe(false);
+  client.stalled = false;
+  world.settle();
+  expect(applied()).toBe(1);
+  expect(client.over).toBe(true);
+  expect(world.log.at(-1)?.fields['reason']).toBe('client disconnected');
+  expect(world.leftovers()).toEqual(NOTHING_LEFT);
+});
+
 describe('the end of input without DISC', () => {
   it('lets what was started finish, and sends the replies', () => {
     world.device.mode = 'hold';
