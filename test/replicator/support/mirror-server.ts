@@ -1,0 +1,94 @@
+/** A mirror: a real NBD server in this process over a device of the test, whose link can be cut. */
+import { systemClock } from '../../../src/io/clock.ts';
+import type { BlockDevice } from '../../../src/io/device.ts';
+import type { Connection, Network } from '../../../src/io/network.ts';
+import { nodeNetwork } from '../../../src/io/node-network.ts';
+import { NbdServer } from '../../../src/nbd/server.ts';
+import type { Scope } from '../../support/scope.ts';
+import { MirrorDevice } from './mirror-device.ts';
+
+/** Sockets that can be cut all at once, and a listener that can turn everybody away. */
+class CuttableNetwork implements Network {
+  away = false;
+  accepted = 0;
+  private readonly connections = new Set<Connection>();
+
+  listen: Network['listen'] = (address, accept) =>
+    nodeNetwork.listen(address, (connection) => {
+      this.accepted += 1;
+      if (this.away) {
+        connection.destroy();
+        return;
+      }
+      this.connections.add(connection);
+      accept(connection);
+    });
+
+  connect: Network['connect'] = (address, timeoutMs) => nodeNetwork.connect(address, timeoutMs);
+
+  cut(): void {
+    for (const connection of this.connections) connection.destroy();
+    this.connections.clear();
+  }
+}
+
+export class MirrorServer {
+  readonly uri: string;
+  device: MirrorDevice;
+  private readonly network: CuttableNetwork;
+
+  private constructor(uri: string, device: MirrorDevice, network: CuttableNetwork) {
+    this.uri = uri;
+    this.device = device;
+    this.network = network;
+  }
+
+  static async start(scope: Scope, device: MirrorDevice): Promise<MirrorServer> {
+    const path = `${scope.tempDir('bf-mirror-')}/s`;
+    const network = new CuttableNetwork();
+    const mirror = new MirrorServer(`nbd+unix:///m?socket=${path}`, device, network);
+    const server = new NbdServer({
+      network,
+      clock: systemClock,
+      exports: { find: (): BlockDevice => mirror.device, list: () => ['m'] },
+      log: { info: () => {}, warn: () => {} },
+    });
+    await server.listen({ kind: 'unix', path });
+    scope.defer('mirror server', async () => {
+      network.away = true;
+      mirror.device.resume();
+      network.cut();
+      await server.close();
+    });
+    return mirror;
+  }
+
+  /** Connections tried so far. */
+  get attempts(): number {
+    return this.network.accepted;
+  }
+
+  /** Cuts every connection; new ones are welcome. */
+  cut(): void {
+    this.network.cut();
+  }
+
+  /** Cuts every connection and turns new ones away. */
+  leave(): void {
+    this.network.away = true;
+    this.network.cut();
+  }
+
+  comeBack(): void {
+    this.network.away = false;
+  }
+
+  /** The mirror's machine loses power and comes back; its disk lost any part of what was not flushed. */
+  powerCut(survives: () => boolean): void {
+    const { device } = this;
+    this.network.cut();
+    this.device = new MirrorDevice(device.sizeBytes, device.afterPowerCut(survives));
+    // Nobody hears these answers, but the old sessions end.
+    device.resume();
+  }
+}
