@@ -10,7 +10,12 @@ const { pathToFileURL } = require('node:url');
 
 const main = join(__dirname, '..', 'dist', 'src', 'cli', 'main.js');
 if (existsSync(main)) {
-  import(pathToFileURL(main).href).then((module) => module.run());
+  import(pathToFileURL(main).href)
+    .then((module) => module.run())
+    .catch((error) => {
+      process.stderr.write(`blockferry cannot run: ${error.message.split('\n')[0]}\n`);
+      process.exitCode = 1;
+    });
 } else {
   process.stderr.write(`blockferry is not built: ${main} is missing; run: npm run build\n`);
   process.exitCode = 1;

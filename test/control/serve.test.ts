@@ -6,10 +6,11 @@ import { existsSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { DOUBLE_SIGNAL_MS } from '../../src/io/limits.ts';
 import { startNode } from '../support/node.ts';
 import { run, start } from '../support/process.ts';
 import { BLOCKFERRY_BIN } from '../support/root.ts';
-import { testScope } from '../support/tools.ts';
+import { requireTools, testScope } from '../support/tools.ts';
 import { sleep, waitUntil } from '../support/wait.ts';
 
 describe('a node', () => {
@@ -29,6 +30,28 @@ describe('a node', () => {
     node.process.signal('SIGINT');
     expect(await node.process.waitForExit(10_000)).toBe(true);
     expect(node.process.exitCode).toBe(0);
+  });
+
+  test('ships the rest before it ends, and ends at once on a second signal', async (context) => {
+    requireTools(context, 'qemu-io');
+    const scope = testScope();
+    const beta = await startNode(scope, { name: 'beta' });
+    await beta.createVolume('demo', '4M');
+    const alpha = await startNode(scope, { name: 'alpha' });
+    await alpha.createVolume('demo', '4M');
+    await alpha.addMirror('demo', beta.uri('demo'));
+    await alpha.waitInSync('demo');
+    beta.process.signal('SIGSTOP');
+    scope.defer('let beta go on', () => beta.process.signal('SIGCONT'));
+    await run('qemu-io', ['-f', 'raw', '-c', 'write 0 1M', alpha.uri('demo')]);
+    alpha.process.signal('SIGTERM');
+    expect(await alpha.process.waitForExit(DOUBLE_SIGNAL_MS + 200)).toBe(false);
+    alpha.process.signal('SIGTERM');
+    expect(await alpha.process.waitForExit(1_000)).toBe(true);
+    expect(alpha.process.exitCode).toBe(1);
+    beta.process.signal('SIGCONT');
+    await alpha.start();
+    await alpha.waitInSync('demo');
   });
 
   test('keeps volumes and mirrors over a restart, and over a kill', async () => {
