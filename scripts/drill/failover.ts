@@ -253,7 +253,7 @@ class Round {
       this.violate('more was compared or sent than the regions that may be active');
     }
     try {
-      await expectEqualExports([alpha.uri(VOLUME), beta.uri(VOLUME)], this.directory);
+      await expectEqualExports([alpha.uri(VOLUME), beta.uri(VOLUME)]);
       this.note('alpha and beta are equal, byte for byte');
     } catch (thrown) {
       const why = thrown instanceof Error ? thrown.message : String(thrown);
