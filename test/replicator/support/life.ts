@@ -26,7 +26,7 @@ export class Life {
       soon: (callback) => clock.soon(alive(callback)),
     };
     this.network = {
-      listen: nodeNetwork.listen,
+      listen: (address, accept) => nodeNetwork.listen(address, accept),
       connect: async (address, timeoutMs) => {
         const connection = await nodeNetwork.connect(address, timeoutMs);
         if (this.dead) connection.destroy();

@@ -14,7 +14,7 @@ import { inlineExaminer } from '../../../src/workers/examiner.ts';
 import type { Scope } from '../../support/scope.ts';
 import { waitUntil } from '../../support/wait.ts';
 import { Host } from './host.ts';
-import { Life } from './life.ts';
+import { Life, ManualClock } from './life.ts';
 import { MirrorDevice } from './mirror-device.ts';
 import { MirrorServer } from './mirror-server.ts';
 import { SparseImage } from './sparse-image.ts';
@@ -112,7 +112,12 @@ export class Rig {
 
   async close(): Promise<void> {
     if (this.life.over) return;
+    const { clock } = this.options;
+    // Closing takes time, which would not pass by itself.
+    const passing =
+      clock instanceof ManualClock ? setInterval(() => void clock.advance(50), 5) : null;
     await this.device.close();
+    if (passing !== null) clearInterval(passing);
     await this.store.close();
     this.life.kill();
   }
