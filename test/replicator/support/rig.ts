@@ -3,6 +3,7 @@
  * real sockets; and the content that its host believes to be there.
  */
 import { spawnSync } from 'node:child_process';
+import { rmSync } from 'node:fs';
 import type { Clock } from '../../../src/io/clock.ts';
 import type { Disk } from '../../../src/io/disk.ts';
 import { nodeDisk } from '../../../src/io/node-disk.ts';
@@ -101,6 +102,8 @@ export class Rig {
     const path = `${this.scope.tempDir('bf-rig-')}/data`;
     const copied = spawnSync('cp', ['-a', '--sparse=always', this.path, path]);
     if (copied.status !== 0) throw new Error(copied.stderr.toString());
+    // It names this test's process, which lives on.
+    rmSync(`${path}/lock`);
     return Rig.open(this.scope, path, this.expected, this.options);
   }
 
