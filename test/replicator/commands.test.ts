@@ -11,6 +11,8 @@ import { MirrorServer } from './support/mirror-server.ts';
 import { RefusingDisk } from './support/refusing-disk.ts';
 import { MIB, Rig } from './support/rig.ts';
 
+const code = (value: string): object => ({ code: value });
+
 describe('pause and resume', () => {
   it('keep marks and send them', async () => {
     const rig = await Rig.create(testScope());
@@ -115,10 +117,10 @@ describe('remove and add', () => {
   it('work while writes are under way', async () => {
     const rig = await Rig.create(testScope());
     const mirror = await rig.mirror();
-    let writing = true;
+    const writing = { now: true };
     let stamp = 0;
     const writer = (async (): Promise<void> => {
-      while (writing) {
+      while (writing.now) {
         stamp += 1;
         await rig.write(((stamp * 37) % 4096) * 4096, stamped(8192, stamp));
         await new Promise(setImmediate);
@@ -132,7 +134,7 @@ describe('remove and add', () => {
       await rig.device.removeMirror(mirror.uri);
     }
     await rig.addMirror(mirror);
-    writing = false;
+    writing.now = false;
     await writer;
     await rig.equal(mirror);
   });
@@ -146,7 +148,6 @@ describe('remove and add', () => {
     readOnly.device.readOnly = true;
     const gone = await rig.mirror();
     gone.leave();
-    const code = (value: string): object => ({ code: value });
     await expect(rig.addMirror(mirror)).rejects.toMatchObject(code('MIRROR_EXISTS'));
     await expect(rig.addMirror(small)).rejects.toMatchObject(code('MIRROR_TOO_SMALL'));
     await expect(rig.addMirror(readOnly)).rejects.toMatchObject(code('MIRROR_READ_ONLY'));

@@ -59,10 +59,10 @@ describe('a volume that grows', () => {
     const rig = await Rig.create(testScope(), { sizeBytes: 8 * MIB });
     const mirror = await largeMirror(rig, 64 * MIB);
     await rig.addMirror(mirror);
-    let writing = true;
+    const writing = { now: true };
     let stamp = 0;
     const writer = (async (): Promise<void> => {
-      while (writing) {
+      while (writing.now) {
         stamp += 1;
         const blocks = rig.device.sizeBytes / 4096 - 1;
         await rig.write(((stamp * 61) % blocks) * 4096 + 100, stamped(3000, stamp));
@@ -70,7 +70,7 @@ describe('a volume that grows', () => {
       }
     })();
     for (const size of [9, 17, 18, 40, 64]) await rig.device.resize(size * MIB);
-    writing = false;
+    writing.now = false;
     await writer;
     await rig.equal(mirror);
   });
