@@ -1,71 +1,105 @@
 /**
- * Streams epochs to one mirror: each is written, then flushed, before the next one starts. So what a
- * mirror holds after its own crash is in order up to the epoch in flight (design section 8).
+ * Streams epochs to one mirror: each is written, then flushed. While the flush of one is on its way the
+ * next is written, unless a FLUSH or FUA of the host stands between them: so a mirror that loses power
+ * holds, like a disk with a write cache, all that the host had flushed before any write that survived.
  *
  * Invariants:
- * - One epoch is on its way at a time. Its slabs are held until the mirror answered every request of it,
- *   or the connection is over and nothing reads them any more.
- * - `held` <= the last closed epoch, `durable` of the follower <= `held`.
+ * - One epoch is being written at a time; the next begins when every request of it was answered. So
+ *   overlapping writes of two epochs are applied in order.
+ * - `durable` <= `held` <= the last closed epoch. Behind a barrier nothing is written before `durable`
+ *   has reached it.
+ * - Slabs of the epoch being written are held until the mirror answered every request of it, or the
+ *   connection is over and nothing reads them any more.
  */
 import assert from 'node:assert';
 import type { Timer } from '../io/clock.ts';
-import { EPOCH_AGE_MS, EPOCH_ENTRIES_MAX, NBD_PREPARED_REQUESTS_MAX } from '../io/limits.ts';
+import {
+  EPOCH_AGE_MS,
+  EPOCH_BYTES_MAX,
+  EPOCH_ENTRIES_MAX,
+  NBD_PREPARED_REQUESTS_MAX,
+} from '../io/limits.ts';
 import type { NbdClient } from '../nbd/client.ts';
 import type { Epoch } from './epoch.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { closesNow } from './policy.ts';
-import type { Follower } from './staging-queue.ts';
 
 assert(EPOCH_ENTRIES_MAX <= NBD_PREPARED_REQUESTS_MAX, 'an epoch fits into one prepared batch');
 
 export class EpochSender {
   /** Every write of the epochs up to this one was answered by the mirror. */
   held: number;
-  busy = false;
+  /** The mirror flushed every epoch up to this one. */
+  durable: number;
+  private writing = false;
+  private flushing = false;
   private stopped = false;
+  /** A FLUSH or FUA of the host stands behind this epoch: it must be durable before the next is written. */
+  private barrierAfter = 0;
+  /** Payload held and not covered by a flush that was begun. */
+  private unflushedBytes = 0;
   private ageTimer: Timer | null = null;
   private releaseSlabs: (() => void) | null = null;
   private readonly host: MirrorHost;
   private readonly client: NbdClient;
-  private readonly follower: Follower;
-  private readonly onHeld: () => void;
-  private readonly onDurable: (epoch: Epoch) => void;
+  private readonly onHeld: (epoch: Epoch) => void;
+  private readonly onDurable: () => void;
   private readonly onError: (errno: number) => void;
   private readonly onIdle: () => void;
 
   constructor(options: {
     host: MirrorHost;
     client: NbdClient;
-    follower: Follower;
-    onHeld: () => void;
-    onDurable: (epoch: Epoch) => void;
+    /** The mirror has everything up to this epoch. */
+    after: number;
+    /** `held` rose to this epoch. */
+    onHeld: (epoch: Epoch) => void;
+    /** `durable` rose. */
+    onDurable: () => void;
     /** The mirror answered a write or flush with an error of the protocol. */
     onError: (errno: number) => void;
-    /** Stopped, and the last epoch was answered. */
+    /** Stopped, and what was on its way was answered. */
     onIdle: () => void;
   }) {
     this.host = options.host;
     this.client = options.client;
-    this.follower = options.follower;
-    this.held = options.follower.durable;
+    this.held = options.after;
+    this.durable = options.after;
     this.onHeld = options.onHeld;
     this.onDurable = options.onDurable;
     this.onError = options.onError;
     this.onIdle = options.onIdle;
   }
 
-  /** Sends the next epoch if the link is idle and there is one; else sees to it that this is called again. */
-  pump(): void {
-    if (this.busy || this.stopped) return;
-    const { queue } = this.host;
-    const next = this.follower.durable + 1;
-    if (next === queue.openNumber && !this.closeOpen()) return;
-    const epoch = queue.epoch(next);
-    assert(epoch !== null, 'epochs that are not durable are in the queue');
-    this.send(epoch);
+  private get busy(): boolean {
+    return this.writing || this.flushing;
   }
 
-  /** No further epoch is begun. Returns whether one is still on its way. */
+  /**
+   * Writes the next epoch if the link is free for it and there is one; flushes what is held when that is
+   * due. Else sees to it that this is called again.
+   */
+  pump(): void {
+    if (this.stopped || this.writing) return;
+    if (this.durable >= this.barrierAfter) {
+      const { queue } = this.host;
+      const next = this.held + 1;
+      if (next < queue.openNumber || this.closeOpen()) {
+        const epoch = queue.epoch(next);
+        assert(epoch !== null, 'epochs that are not held are in the queue');
+        this.write(epoch);
+      }
+    }
+    this.flushIfDue();
+  }
+
+  /** The host flushed when `epoch` was the last one closed. Epochs that are not held yet carry the mark. */
+  barrier(epoch: number): void {
+    if (epoch <= this.held) this.barrierAfter = Math.max(this.barrierAfter, epoch);
+    this.pump();
+  }
+
+  /** Nothing further is begun. Returns whether something is still on its way. */
   stop(): boolean {
     this.stopped = true;
     this.ageTimer?.cancel();
@@ -75,7 +109,8 @@ export class EpochSender {
   /** The connection is over: nothing is on its way any more. */
   connectionOver(): void {
     this.stop();
-    this.busy = false;
+    this.writing = false;
+    this.flushing = false;
     this.letGo();
   }
 
@@ -92,8 +127,8 @@ export class EpochSender {
     return false;
   }
 
-  private send(epoch: Epoch): void {
-    this.busy = true;
+  private write(epoch: Epoch): void {
+    this.writing = true;
     this.ageTimer?.cancel();
     this.releaseSlabs = epoch.holdSlabs();
     let parts = 1 + epoch.zeroes.length + (epoch.entryCount > 0 ? 1 : 0);
@@ -127,31 +162,47 @@ export class EpochSender {
 
   private written(epoch: Epoch, failure: number): void {
     // A connection that ended is dealt with by `connectionOver`.
-    if (!this.busy) return;
+    if (!this.writing) return;
+    this.writing = false;
     this.letGo();
     if (this.stopped) {
-      this.busy = false;
-      this.onIdle();
+      if (!this.busy) this.onIdle();
     } else if (failure !== 0) {
       this.onError(failure);
     } else {
       this.held = epoch.number;
-      this.onHeld();
-      this.client.flush((errno) => this.flushed(epoch, errno));
+      if (epoch.barrier) this.barrierAfter = epoch.number;
+      this.unflushedBytes += epoch.bytes;
+      this.onHeld(epoch);
+      this.pump();
     }
   }
 
-  private flushed(epoch: Epoch, errno: number): void {
-    if (!this.busy) return;
+  /**
+   * One flush at a time. Due at once when the host waits for it or nothing else is to be done, else when
+   * enough was written to be worth it.
+   */
+  private flushIfDue(): void {
+    if (this.flushing || this.stopped || this.durable === this.held) return;
+    const wanted = !this.writing || this.host.hasWaiters;
+    if (!wanted && this.unflushedBytes < EPOCH_BYTES_MAX) return;
+    const target = this.held;
+    this.flushing = true;
+    this.unflushedBytes = 0;
+    this.client.flush((errno) => this.flushed(target, errno));
+  }
+
+  private flushed(target: number, errno: number): void {
+    if (!this.flushing) return;
+    this.flushing = false;
     if (this.stopped) {
       // Whatever the answer: what was on its way is marked, and the next run begins only now.
-      this.busy = false;
-      this.onIdle();
+      if (!this.busy) this.onIdle();
     } else if (errno !== 0) {
       this.onError(errno);
     } else {
-      this.busy = false;
-      this.onDurable(epoch);
+      this.durable = target;
+      this.onDurable();
       this.pump();
     }
   }

@@ -25,7 +25,7 @@ import type { Slab, SlabPool } from './slab.ts';
 /** Payload bytes of one entry at most: small enough for every NBD server, large enough not to matter. */
 export const ENTRY_BYTES_MAX: number = 256 * 1024;
 
-/** Why an epoch was closed. `barrier`: a FLUSH or FUA stands right behind it. */
+/** Why an epoch was closed. `barrier`: for a FLUSH or FUA. */
 export type CloseReason = 'barrier' | 'size' | 'age' | 'conflict' | 'command';
 
 export interface ByteRange {
@@ -67,6 +67,8 @@ export class Epoch {
   /** Clock time of the first write in it; 0 while empty. */
   openedAt = 0;
   closed: CloseReason | null = null;
+  /** A FLUSH or FUA of the host stands behind it; known at its close, or found out after. */
+  barrier = false;
   /** Payload bytes, and entries that carry them. */
   bytes = 0;
   entryCount = 0;
@@ -152,6 +154,7 @@ export class Epoch {
   close(reason: CloseReason): void {
     assert(this.closed === null, 'closed once');
     this.closed = reason;
+    this.barrier = reason === 'barrier';
     this.places.clear();
   }
 

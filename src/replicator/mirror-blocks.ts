@@ -20,7 +20,7 @@ export class MirrorBlocks {
   readonly dirty: BlockSet;
   /** Blocks to be compared first. */
   readonly suspect: BlockSet;
-  /** Blocks sent in a delta run and not flushed by the mirror yet. */
+  /** Blocks that the mirror was sent and has not flushed: in a delta run, or shed from the stream. */
   readonly inFlight: BlockSet;
   private readonly metadata: Metadata;
   private readonly mirrorId: number;
@@ -51,6 +51,11 @@ export class MirrorBlocks {
   mark(offset: number, length: number): void {
     const first = Math.floor(offset / BLOCK_BYTES);
     this.dirty.add(first, Math.ceil((offset + length) / BLOCK_BYTES) - first);
+  }
+
+  markInFlight(offset: number, length: number): void {
+    const first = Math.floor(offset / BLOCK_BYTES);
+    this.inFlight.add(first, Math.ceil((offset + length) / BLOCK_BYTES) - first);
   }
 
   suspectRegions(regions: Iterable<number>): void {

@@ -52,6 +52,9 @@ export class Mirror {
   private guarding: boolean;
   private runStartedAt = 0;
   private runDirtyBytes = 0;
+  /** Epochs up to this one were shed; 0: none is. Their blocks are in `blocks.inFlight`. */
+  private shedUpTo = 0;
+  private shedSince: number | null = null;
   private streamedBytes = 0;
   private deltaBytes = 0;
   private comparedBytes = 0;
@@ -105,15 +108,37 @@ export class Mirror {
     this.sender?.pump();
   }
 
+  /** The host flushed when `epoch` was the last one closed. */
+  barrier(epoch: number): void {
+    this.sender?.barrier(epoch);
+  }
+
   /** Every epoch up to `epoch` was answered by the mirror (`held`), or flushed by it. */
   has(epoch: number, level: 'held' | 'durable'): boolean {
     if (this.follower === null || this.sender === null) return false;
-    return (level === 'held' ? this.sender.held : this.follower.durable) >= epoch;
+    return (level === 'held' ? this.sender.held : this.sender.durable) >= epoch;
   }
 
   /** Whether a region last written in `epoch` needs its hot mark no longer, once its bits are recorded. */
   covers(epoch: number): boolean {
-    return this.follower === null || this.follower.durable >= epoch;
+    if (this.follower === null) return true;
+    return (this.sender?.durable ?? this.follower.released) >= epoch;
+  }
+
+  /**
+   * Gives the memory of epochs back that the mirror answered and has not flushed: their blocks are
+   * marked instead, until it has.
+   */
+  shed(): void {
+    const { follower, sender } = this;
+    if (follower === null || sender === null || sender.held === follower.released) return;
+    const { queue } = this.host;
+    this.shedSince ??= queue.behindSince(follower);
+    for (let number = follower.released + 1; number <= sender.held; number += 1) {
+      queue.epoch(number)?.eachRange((offset, length) => this.blocks.markInFlight(offset, length));
+    }
+    this.shedUpTo = sender.held;
+    queue.release(follower, sender.held);
   }
 
   /** The mirror cannot keep up: what is staged for it becomes marks, and a delta run follows later. */
@@ -141,7 +166,7 @@ export class Mirror {
   /** Staged data is on its way and may arrive. */
   get draining(): boolean {
     if (this.follower === null || this.sender === null) return false;
-    return this.host.queue.behindSince(this.follower) !== null;
+    return this.lackingSince(this.follower) !== null;
   }
 
   /** A synchronous mirror did not answer in time. */
@@ -227,9 +252,14 @@ export class Mirror {
   private lagSeconds(now: number): number {
     const since =
       this.state === 'streaming' && this.follower !== null
-        ? this.host.queue.behindSince(this.follower)
+        ? this.lackingSince(this.follower)
         : this.behindSince;
     return since === null ? 0 : Math.max(0, Math.round(now - since) / 1000);
+  }
+
+  /** Clock time of the oldest write in the stream that the mirror has not flushed, or null. */
+  private lackingSince(follower: Follower): number | null {
+    return this.shedSince ?? this.host.queue.behindSince(follower);
   }
 
   private contact(client: NbdClient): void {
@@ -289,15 +319,15 @@ export class Mirror {
 
   /** The end of a delta run: what was staged meanwhile is on the mirror too. */
   private noticeInStep(): void {
-    const { backlog, follower, catchUpTo, mode } = this;
-    if (catchUpTo === null || follower === null || backlog === null) return;
-    if (!isInStep({ durable: follower.durable, catchUpTo, mode, stagedBytes: backlog.bytes }))
-      return;
+    const { backlog, sender, catchUpTo, mode } = this;
+    if (catchUpTo === null || sender === null || backlog === null) return;
+    const { durable } = sender;
+    if (!isInStep({ durable, catchUpTo, mode, stagedBytes: backlog.bytes })) return;
     this.catchUpTo = null;
     this.consistent = true;
     this.guarding = mode === 'sync';
     this.lastError = null;
-    this.durableEpoch = follower.durable;
+    this.durableEpoch = durable;
     this.link.settled();
     this.transition({ kind: 'shipped' }, `in step with the volume (${this.runSummary})`);
   }
@@ -306,21 +336,32 @@ export class Mirror {
     return new EpochSender({
       host: this.host,
       client,
-      follower,
-      onHeld: () => this.host.progressed(this),
-      onDurable: (epoch) => {
+      after: follower.released,
+      onHeld: (epoch) => {
         this.streamedBytes += epoch.bytes;
-        this.host.queue.release(follower, epoch.number);
-        if (this.catchUpTo === null) this.durableEpoch = epoch.number;
-        else this.noticeInStep();
         this.host.progressed(this);
       },
+      onDurable: () => this.flushedTo(follower),
       onError: (errno) => {
         const message = `mirror ${this.uri.text} answered ${nameOfErrno(errno)}`;
         this.link.fail(new BlockferryError('MIRROR_REFUSED', message));
       },
       onIdle: () => this.retryLater(client),
     });
+  }
+
+  private flushedTo(follower: Follower): void {
+    const durable = this.sender?.durable;
+    if (durable === undefined || this.follower !== follower) return;
+    if (durable >= this.shedUpTo && this.shedUpTo > 0) {
+      this.blocks.inFlight.clear();
+      this.shedUpTo = 0;
+      this.shedSince = null;
+    }
+    if (durable > follower.released) this.host.queue.release(follower, durable);
+    if (this.catchUpTo === null) this.durableEpoch = durable;
+    else this.noticeInStep();
+    this.host.progressed(this);
   }
 
   private runFailed(run: DeltaRun, thrown: unknown): void {
@@ -378,7 +419,9 @@ export class Mirror {
     this.follower = null;
     this.catchUpTo = null;
     if (this.stallPolicy === 'degrade') this.guarding = false;
-    this.behindSince = this.host.queue.behindSince(follower) ?? this.host.surroundings.clock.now();
+    this.behindSince = this.lackingSince(follower) ?? this.host.surroundings.clock.now();
+    this.shedUpTo = 0;
+    this.shedSince = null;
     this.host.queue.leave(follower, (offset, length) => this.blocks.mark(offset, length));
     return true;
   }

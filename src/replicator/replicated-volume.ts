@@ -297,7 +297,7 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost {
   private barrier(): number {
     if (!this.queue.active) return this.queue.openNumber;
     const epoch = this.queue.close('barrier');
-    for (const mirror of this.mirrors) mirror.wake();
+    for (const mirror of this.mirrors) mirror.barrier(epoch);
     return epoch;
   }
 

@@ -135,6 +135,7 @@ export class Stager {
 
   private relieve(): void {
     for (const mirror of this.mirrors) {
+      mirror.shed();
       const { backlog } = mirror;
       if (backlog === null || !isOutrun(backlog)) continue;
       const behind = `${backlog.bytes} bytes and ${backlog.epochs} epochs`;

@@ -4,7 +4,8 @@
  * Invariants:
  * - Epoch numbers rise by one. The open epoch is the youngest; `epochs` holds the closed ones that some
  *   follower still needs, oldest first, without gaps.
- * - An epoch leaves the queue only when every follower released it (I6). A queue without followers
+ * - An epoch leaves the queue only when every follower released it (I6): its mirror has it durable, or it is
+ *   marked there. A queue without followers
  *   stages nothing: what is written then is in each mirror's delta bitmap (I5).
  * - A FLUSH or FUA is always the end of an epoch, never inside one.
  */
@@ -22,8 +23,8 @@ import { SlabPool } from './slab.ts';
 
 /** One mirror's place in the queue. */
 export interface Follower {
-  /** Every epoch up to this one is durable on the mirror. Only ever rises, by `release`. */
-  readonly durable: number;
+  /** Every epoch up to this one was released. Only ever rises, by `release`. */
+  readonly released: number;
 }
 
 /** What is staged for one mirror: payload bytes of at most `limitBytes`, and closed epochs. */
@@ -34,10 +35,10 @@ export interface Backlog {
 }
 
 class FollowerState implements Follower {
-  durable: number;
+  released: number;
 
-  constructor(durable: number) {
-    this.durable = durable;
+  constructor(released: number) {
+    this.released = released;
   }
 }
 
@@ -104,22 +105,22 @@ export class StagingQueue {
     return follower;
   }
 
-  /** Stops following and tells the ranges that were staged for this follower and are not durable there. */
+  /** Stops following and tells the ranges that are still staged for this follower. */
   leave(follower: Follower, visit: (offset: number, length: number) => void): void {
     assert(follower instanceof FollowerState && this.followers.has(follower), 'an active follower');
     if (!this.open.empty) this.close('command');
     for (let index = this.head; index < this.epochs.length; index += 1) {
       const epoch = this.epochs[index];
       assert(epoch !== undefined);
-      if (epoch.number > follower.durable) epoch.eachRange(visit);
+      if (epoch.number > follower.released) epoch.eachRange(visit);
     }
     this.followers.delete(follower);
     this.trim();
   }
 
-  /** Bytes staged and not durable for one follower. */
+  /** Bytes that are still staged for one follower. */
   stagedBytesOf(follower: Follower): number {
-    return this.appendedBytes - this.cumulativeAt(follower.durable);
+    return this.appendedBytes - this.cumulativeAt(follower.released);
   }
 
   /** How far one follower lags behind, and how far it may. */
@@ -127,13 +128,13 @@ export class StagingQueue {
     return {
       bytes: this.stagedBytesOf(follower),
       limitBytes: this.limitBytes,
-      epochs: this.open.number - 1 - follower.durable,
+      epochs: this.open.number - 1 - follower.released,
     };
   }
 
   /** Clock time since when the follower lacks something, or null when it has everything. */
   behindSince(follower: Follower): number | null {
-    for (let number = follower.durable + 1; number < this.open.number; number += 1) {
+    for (let number = follower.released + 1; number < this.open.number; number += 1) {
       const epoch = this.epoch(number);
       // Sealed empty: it has no time, and nothing in it is lacking.
       if (epoch !== null && !epoch.empty) return epoch.openedAt;
@@ -170,7 +171,13 @@ export class StagingQueue {
 
   /** Closes the open epoch if there is anything in it; returns the number of the last closed epoch. */
   close(reason: CloseReason): number {
-    if (!this.open.empty) this.rotate(reason);
+    if (!this.open.empty) {
+      this.rotate(reason);
+    } else if (reason === 'barrier') {
+      // It was closed for another reason, and now the host wants it kept apart from what follows.
+      const last = this.epoch(this.open.number - 1);
+      if (last !== null) last.barrier = true;
+    }
     return this.open.number - 1;
   }
 
@@ -187,11 +194,11 @@ export class StagingQueue {
     return this.epochs[this.head + (number - first.number)] ?? null;
   }
 
-  /** Every epoch up to `number` is durable on the follower's mirror. */
+  /** The follower needs no epoch up to `number` any more: durable on its mirror, or marked. */
   release(follower: Follower, number: number): void {
     assert(follower instanceof FollowerState && this.followers.has(follower), 'an active follower');
-    assert(number >= follower.durable && number < this.open.number, 'durable only rises');
-    follower.durable = number;
+    assert(number >= follower.released && number < this.open.number, 'released only rises');
+    follower.released = number;
     this.trim();
   }
 
@@ -217,11 +224,11 @@ export class StagingQueue {
 
   /** Lets go of the epochs that every follower has. */
   private trim(): void {
-    let durable = this.open.number - 1;
-    for (const follower of this.followers) durable = Math.min(durable, follower.durable);
+    let released = this.open.number - 1;
+    for (const follower of this.followers) released = Math.min(released, follower.released);
     for (;;) {
       const oldest = this.epochs[this.head];
-      if (oldest === undefined || oldest.number > durable) break;
+      if (oldest === undefined || oldest.number > released) break;
       this.releasedBytes = oldest.cumulativeBytes;
       oldest.release();
       this.head += 1;
