@@ -1,10 +1,5 @@
 /** Cuts a set of blocks into batches that a delta run reads, compares and sends. */
-import {
-  BLOCK_BYTES,
-  BLOCKS_PER_REGION,
-  DELTA_BATCH_BYTES,
-  DELTA_ZERO_BYTES_MAX,
-} from '../io/limits.ts';
+import { BLOCK_BYTES, DELTA_BATCH_BYTES, DELTA_ZERO_BYTES_MAX } from '../io/limits.ts';
 import type { BlockSet } from '../volume/block-set.ts';
 import type { Volume } from '../volume/volume.ts';
 
@@ -55,11 +50,6 @@ export class BatchPlanner {
       return { kind: 'zero', first: run.first, end, pieces: [{ first: run.first, count }] };
     }
     return this.dataBatch(set, run.first);
-  }
-
-  regionsOf(piece: Piece, into: Set<number>): void {
-    const last = Math.floor((piece.first + piece.count - 1) / BLOCKS_PER_REGION);
-    for (let at = Math.floor(piece.first / BLOCKS_PER_REGION); at <= last; at += 1) into.add(at);
   }
 
   private dataBatch(set: BlockSet, first: number): DataBatch {

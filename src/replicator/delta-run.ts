@@ -57,7 +57,6 @@ export class DeltaRun {
   bytesCompared = 0;
   private aborted = false;
   private uncheckedBytes = 0;
-  private readonly touched = new Set<number>();
   private readonly idleBuffers: Buffer[] = [];
   private readonly volume: Volume;
   private readonly client: NbdClient;
@@ -158,7 +157,6 @@ export class DeltaRun {
       for (const piece of batch.pieces) {
         this.blocks.dirty.remove(piece.first, piece.count);
         this.blocks.inFlight.add(piece.first, piece.count);
-        this.planner.regionsOf(piece, this.touched);
       }
       await window.add(() => (batch.kind === 'zero' ? this.shipZeroes(batch) : this.ship(batch)));
       if (this.uncheckedBytes >= CHECKPOINT_BYTES) {
@@ -176,9 +174,7 @@ export class DeltaRun {
     await this.answered((done) => this.client.flush(done), 'flush');
     this.check();
     this.uncheckedBytes = 0;
-    this.blocks.inFlight.clear();
-    for (const region of this.touched) this.blocks.record(region);
-    this.touched.clear();
+    this.blocks.settleInFlight();
     // Else a crash while the host is idle makes all of it travel again.
     this.blocks.commit();
   }

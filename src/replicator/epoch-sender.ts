@@ -26,6 +26,9 @@ import { closesNow } from './policy.ts';
 
 assert(EPOCH_ENTRIES_MAX <= NBD_PREPARED_REQUESTS_MAX, 'an epoch fits into one prepared batch');
 
+/** Epochs written without a flush, however small: zeroes have no bytes. */
+const UNFLUSHED_EPOCHS_MAX = 256;
+
 export class EpochSender {
   /** Every write of the epochs up to this one was answered by the mirror. */
   held: number;
@@ -185,7 +188,9 @@ export class EpochSender {
   private flushIfDue(): void {
     if (this.flushing || this.stopped || this.durable === this.held) return;
     const wanted = !this.writing || this.host.hasWaiters;
-    if (!wanted && this.unflushedBytes < EPOCH_BYTES_MAX) return;
+    const worth =
+      this.unflushedBytes >= EPOCH_BYTES_MAX || this.held - this.durable >= UNFLUSHED_EPOCHS_MAX;
+    if (!wanted && !worth) return;
     const target = this.held;
     this.flushing = true;
     this.unflushedBytes = 0;

@@ -72,6 +72,16 @@ export class MirrorBlocks {
     this.inFlight.clear();
   }
 
+  /** The mirror flushed all that was in flight. Regions recorded meanwhile are brought in line. */
+  settleInFlight(): void {
+    const regions: number[] = [];
+    const { inFlight } = this;
+    for (let at = inFlight.nextRegion(0); at >= 0; at = inFlight.nextRegion(at + 1))
+      regions.push(at);
+    inFlight.clear();
+    for (const region of regions) this.record(region);
+  }
+
   resize(blockCount: number): void {
     const before = this.dirty.blockCount;
     for (const set of [this.dirty, this.suspect, this.inFlight]) set.resize(blockCount);

@@ -354,7 +354,7 @@ export class Mirror {
     const durable = this.sender?.durable;
     if (durable === undefined || this.follower !== follower) return;
     if (durable >= this.shedUpTo && this.shedUpTo > 0) {
-      this.blocks.inFlight.clear();
+      this.blocks.settleInFlight();
       this.shedUpTo = 0;
       this.shedSince = null;
     }

@@ -173,6 +173,32 @@ describe('a primary that loses its power', () => {
     },
   );
 
+  it('does not trust the page cache that a killed process left', async () => {
+    const clock = new ManualClock();
+    const disk = new MemoryDisk();
+    const rig = await Rig.create(testScope(), { disk, clock, sizeBytes: SIZE });
+    const mirror = await rig.mirror();
+    await rig.addMirror(mirror);
+    // The map knows these blocks already: nothing is to be recorded for them after the kill.
+    await rig.write(0, stamped(8 * MIB, 1));
+    await rig.flush();
+    await rig.write(4096, stamped(4096, 2));
+    for (let step = 0; step < 300 && !inStep(rig.status()); step += 1) await clock.advance(50);
+    rig.life.kill();
+    disk.holding = true;
+    const left = disk.kill();
+    const again = Rig.open(rig.scope, '/data', rig.expected, { disk: left, clock });
+    for (let step = 0; step < 300 && !inStep(again.status()); step += 1) await clock.advance(50);
+    await clock.advance(15_000);
+    expect(again.volume.metadata.state.hot.size).toBe(0);
+    expect(
+      unknownDifferences(
+        left.crash(() => false),
+        mirror,
+      ),
+    ).toEqual([]);
+  });
+
   it('does not trust that what the mirror has is on its own disk', async () => {
     // All regions are idle and everything is durable on the mirror; nobody flushed the primary.
     const clock = new ManualClock();

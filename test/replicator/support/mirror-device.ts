@@ -33,6 +33,8 @@ export class MirrorDevice implements BlockDevice {
   fault: ((asked: Asked) => number) | null = null;
   /** Told of each request before it is looked at. */
   onAsked: ((asked: Asked) => void) | null = null;
+  /** Which requests are kept until `resume`; not together with `shuffleAnswers`. */
+  holds: ((asked: Asked) => boolean) | null = null;
   /** Requests are kept, and nothing is answered. */
   private stalling = false;
   private held: { readonly request: DeviceRequest; readonly asked: Asked }[] = [];
@@ -111,10 +113,11 @@ export class MirrorDevice implements BlockDevice {
     const asked = { operation, offset: request.offset, length: request.length };
     this.asked.push(asked);
     this.onAsked?.(asked);
-    if (!this.stalling && this.shuffle === null) return this.perform(request, asked);
+    const kept = this.stalling || this.holds?.(asked) === true;
+    if (!kept && this.shuffle === null) return this.perform(request, asked);
     request.retain();
     this.held.push({ request, asked });
-    if (!this.stalling) setTimeout(() => this.releaseOne(), (this.shuffle?.() ?? 0) * 3);
+    if (!kept) setTimeout(() => this.releaseOne(), (this.shuffle?.() ?? 0) * 3);
     return PENDING;
   }
 

@@ -1,0 +1,80 @@
+/** The numbers by which the replicator decides, at and around their limits. */
+import { describe, expect, it } from 'vitest';
+import {
+  DELTA_FINAL_BYTES,
+  DELTA_SWEEPS_STUCK_MAX,
+  EPOCHS_MAX,
+  EPOCH_AGE_MS,
+  EPOCH_BYTES,
+  MIRROR_RETRY_MS_MAX,
+  MIRROR_RETRY_MS_MIN,
+} from '../../src/io/limits.ts';
+import {
+  closesNow,
+  countStuckSweeps,
+  etaSeconds,
+  isFinalSweep,
+  isInStep,
+  isOutrun,
+  isStuck,
+  retryDelayMs,
+} from '../../src/replicator/policy.ts';
+
+describe('policy', () => {
+  it('closes an epoch by size, by age, or for who waits', () => {
+    const open = { bytes: 1, ageMs: 0, waiters: false };
+    expect(closesNow(open)).toBe(false);
+    expect(closesNow({ ...open, bytes: EPOCH_BYTES - 1, ageMs: EPOCH_AGE_MS - 1 })).toBe(false);
+    expect(closesNow({ ...open, bytes: EPOCH_BYTES })).toBe(true);
+    expect(closesNow({ ...open, ageMs: EPOCH_AGE_MS })).toBe(true);
+    expect(closesNow({ ...open, waiters: true })).toBe(true);
+  });
+
+  it('lets a mirror go at nine tenths of the queue, or at the last epoch', () => {
+    expect(isOutrun({ bytes: 899, limitBytes: 1000, epochs: EPOCHS_MAX - 1 })).toBe(false);
+    expect(isOutrun({ bytes: 900, limitBytes: 1000, epochs: 0 })).toBe(true);
+    expect(isOutrun({ bytes: 0, limitBytes: 1000, epochs: EPOCHS_MAX })).toBe(true);
+  });
+
+  it('calls a mirror in step when it has what was staged in the run, and closely when it is synchronous', () => {
+    const mirror = { durable: 5, catchUpTo: 5, mode: 'async', stagedBytes: 2 ** 30 } as const;
+    expect(isInStep(mirror)).toBe(true);
+    expect(isInStep({ ...mirror, durable: 4 })).toBe(false);
+    expect(isInStep({ ...mirror, mode: 'sync' })).toBe(false);
+    expect(isInStep({ ...mirror, mode: 'sync', stagedBytes: EPOCH_BYTES })).toBe(true);
+    expect(isInStep({ ...mirror, mode: 'sync', stagedBytes: 0, durable: 4 })).toBe(false);
+  });
+
+  it('stages during the sweep that is small enough', () => {
+    expect(isFinalSweep(DELTA_FINAL_BYTES)).toBe(true);
+    expect(isFinalSweep(DELTA_FINAL_BYTES + 1)).toBe(false);
+  });
+
+  it('counts sweeps that get nowhere, and forgets them at the first that does', () => {
+    let stuck = 0;
+    for (let sweep = 0; sweep < DELTA_SWEEPS_STUCK_MAX; sweep += 1) {
+      expect(isStuck(stuck)).toBe(false);
+      stuck = countStuckSweeps(stuck, { bytesBefore: 1000, bytesAfter: 901 });
+    }
+    expect(isStuck(stuck)).toBe(true);
+    expect(countStuckSweeps(stuck, { bytesBefore: 1000, bytesAfter: 900 })).toBe(0);
+  });
+
+  it('waits longer from attempt to attempt, up to a bound, a little at random', () => {
+    const delays = [0, 1, 2, 3, 10, 1e9].map((attempt) => retryDelayMs(attempt, 0.5));
+    expect(delays).toEqual(
+      [1, 2, 4, 8]
+        .map((f) => f * MIRROR_RETRY_MS_MIN)
+        .concat(MIRROR_RETRY_MS_MAX, MIRROR_RETRY_MS_MAX),
+    );
+    expect(retryDelayMs(0, 0)).toBe(0.75 * MIRROR_RETRY_MS_MIN);
+    expect(retryDelayMs(50, 0.999)).toBeLessThan(1.25 * MIRROR_RETRY_MS_MAX);
+  });
+
+  it('says when it will be done only when it can know', () => {
+    expect(etaSeconds({ remainingBytes: 5000, doneBytes: 1000, elapsedMs: 999 })).toBeNull();
+    expect(etaSeconds({ remainingBytes: 5000, doneBytes: 0, elapsedMs: 5000 })).toBeNull();
+    expect(etaSeconds({ remainingBytes: 5000, doneBytes: -10, elapsedMs: 5000 })).toBeNull();
+    expect(etaSeconds({ remainingBytes: 5000, doneBytes: 1000, elapsedMs: 2000 })).toBe(10);
+  });
+});
