@@ -149,6 +149,8 @@ Start it again with:
 /** Resolves at the first signal. The next one, unless it is an echo of it, kills and ends. */
 function untilSignal(pair: Pair): Promise<void> {
   return new Promise((resolve) => {
+    // With both nodes dead nothing else keeps this process, and Node would end it in the middle of a wait.
+    setInterval(() => {}, 2 ** 30);
     let first: number | null = null;
     const onSignal = (): void => {
       const now = performance.now();

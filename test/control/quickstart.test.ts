@@ -121,6 +121,21 @@ test('a node that is killed is reported, and comes back by the command that is s
   await byHand.stop();
 });
 
+test('with both nodes dead it goes on, until Ctrl-C', async () => {
+  const scope = testScope();
+  const running = quickstart(scope, scope.tempDir('bf-qs-'), await freePorts());
+  await untilStreaming(running);
+  for (const name of ['beta', 'alpha'] as const) {
+    const facts = await running.client(name).call<NodeFacts>('GET', '/v1/node');
+    process.kill(facts.pid, 'SIGKILL');
+    await waitUntil('the report', () =>
+      running.process.stdout.includes(`${name} ended by SIGKILL`),
+    );
+  }
+  expect(await running.process.waitForExit(1000)).toBe(false);
+  await ctrlC(running);
+});
+
 test.each([0, 1] as const)('a port in use is one line, and nothing stays behind', async (index) => {
   const scope = testScope();
   const dir = scope.tempDir('bf-qs-');
