@@ -37,6 +37,8 @@ export class RegionGate {
   private synced = 0;
   private syncing = false;
   private syncedAt: number;
+  /** The size that `log` knows. */
+  private sizeBytes: number;
   private readonly log: ActivityLog;
   private readonly volume: Volume;
   private readonly clock: Clock;
@@ -47,8 +49,9 @@ export class RegionGate {
     this.clock = options.clock;
     this.mirrors = options.mirrors;
     this.syncedAt = this.clock.now();
+    this.sizeBytes = this.volume.sizeBytes;
     this.log = new ActivityLog({
-      sizeBytes: this.volume.sizeBytes,
+      sizeBytes: this.sizeBytes,
       hot: this.volume.metadata.state.hot,
       now: this.clock.now(),
     });
@@ -100,11 +103,13 @@ export class RegionGate {
     this.progressed();
   }
 
-  /** The volume has a new size: what lies past the end is over. */
+  /** The volume may have a new size: what lies past the end is over. */
   resize(): void {
-    this.log.resize(this.volume.sizeBytes);
+    if (this.volume.sizeBytes === this.sizeBytes) return;
+    this.sizeBytes = this.volume.sizeBytes;
+    this.log.resize(this.sizeBytes);
     for (const region of this.parked.keys()) {
-      if (region * REGION_BYTES >= this.volume.sizeBytes) this.parked.delete(region);
+      if (region * REGION_BYTES >= this.sizeBytes) this.parked.delete(region);
     }
     const waiting = this.waiting;
     this.waiting = waiting.filter(({ request }) => this.fits(request));
@@ -132,6 +137,8 @@ export class RegionGate {
 
   private record(): void {
     if (this.recording) return;
+    // The log refuses regions past the end from the moment at which the volume begins to shrink.
+    this.resize();
     this.admitWaiting();
     const batch = this.log.takeBatch();
     if (batch.length === 0) return;

@@ -58,6 +58,9 @@ export class ActivityLog {
   resize(sizeBytes: number): void {
     this.regionCount = Math.ceil(sizeBytes / REGION_BYTES);
     for (const index of this.hot.keys()) if (index >= this.regionCount) this.hot.delete(index);
+    // What is being recorded already stays pending until it is activated or abandoned.
+    for (const index of this.next) if (index >= this.regionCount) this.pending.delete(index);
+    this.next = this.next.filter((index) => index < this.regionCount);
     this.recent = null;
   }
 

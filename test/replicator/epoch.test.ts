@@ -158,7 +158,7 @@ describe('an epoch', () => {
     const pool = new SlabPool(STAGING_SLAB_BYTES * 8);
     const writer = new SlabWriter(pool);
     const first = new Epoch(1, writer);
-    first.add(0, stamped(STAGING_SLAB_BYTES - 8192, 1), 0, STAGING_SLAB_BYTES - 8192);
+    first.add(0, stamped(3 * STAGING_SLAB_BYTES, 1), 0, 3 * STAGING_SLAB_BYTES);
     first.close('size');
     const chunks = first.chunks();
     const before = Buffer.concat(chunks);

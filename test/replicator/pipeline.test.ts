@@ -56,6 +56,27 @@ describe('epochs on their way', () => {
     },
   );
 
+  it('are not written past a FLUSH that came while they were written', async () => {
+    const rig = await Rig.create(testScope());
+    const mirror = await rig.mirrored();
+    const { device } = mirror;
+    // The first epoch closes by its age and is on its way when the host flushes.
+    device.holds = () => true;
+    await rig.write(0, stamped(4096, 1));
+    await waitUntil('the first epoch', () => device.heldCount === 1);
+    await rig.flush();
+    await rig.write(8192, stamped(4096, 2));
+    await pause(3 * EPOCH_AGE_MS);
+    holdFlushes(device);
+    device.resume();
+    await waitUntil('the flush', () => device.heldCount === 1);
+    await pause(3 * EPOCH_AGE_MS);
+    expect(device.image.usedPages()).toEqual([0]);
+    device.holds = null;
+    device.resume();
+    await rig.equal(mirror);
+  });
+
   it('are let go of when the mirror answered them, and marked until it flushed', async () => {
     const rig = await Rig.create(testScope(), { stagingBytes: 4 * MIB });
     const mirror = await rig.mirrored();

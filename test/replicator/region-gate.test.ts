@@ -161,6 +161,25 @@ describe('the gate', () => {
     await rig.equal(mirror);
   });
 
+  it('lets a region turn cold when the mirror has it, if the local disk had it first', async () => {
+    const disk = new MemoryDisk();
+    const clock = new ManualClock();
+    const rig = await Rig.create(testScope(), { disk, clock });
+    const mirror = await rig.mirror();
+    await rig.addMirror(mirror);
+    for (let step = 0; step < 1000 && !inStep(rig.status()); step += 1) await clock.advance(50);
+    await rig.write(0, stamped(8192, 1));
+    mirror.device.stall();
+    await rig.write(0, stamped(8192, 2));
+    await clock.advance(7000);
+    expect(rig.status().state).toBe('streaming');
+    expect(logAfterCut(disk).hot).toBe(1);
+    mirror.device.resume();
+    for (let step = 0; step < 1000 && !inStep(rig.status()); step += 1) await clock.advance(20);
+    await clock.advance(600);
+    expect(logAfterCut(disk).hot).toBe(0);
+  });
+
   it('has the next regions ready for a writer that walks through the volume', async () => {
     const disk = new MemoryDisk();
     const rig = await Rig.create(testScope(), { disk, sizeBytes: 256 * MIB });

@@ -180,6 +180,7 @@ describe('a synchronous mirror that stalls', () => {
     await clock.advance(3 * SYNC_DEADLINE_MS);
     expect(rig.host.waiting).toBe(1);
     expect(rig.status(healthy).state).toBe('streaming');
+    expect(rig.kinds().filter((kind) => kind === 'mirror-delta')).toHaveLength(1);
     mirror.comeBack();
     await passUntil(clock, 'the answer', () => rig.host.waiting === 0);
     await written;
