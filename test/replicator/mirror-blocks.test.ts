@@ -154,7 +154,7 @@ describe('the blocks that a mirror may lack', () => {
     expect(log.records).toHaveLength(length + 1);
   });
 
-  it.each([1, 2, 3, 4, 5])('are covered at every record of a random history (seed %i)', (seed) => {
+  it.each([1, 2, 3])('are covered at every record of a random history (seed %i)', (seed) => {
     const random = seeded(seed);
     const { log, parked, blocks } = fixture();
     const hot = new Set<number>();

@@ -67,7 +67,7 @@ function unknownDifferences(disk: MemoryDisk, mirror: MirrorServer): number[] {
 }
 
 describe('a primary that is killed', () => {
-  it.each([1, 2, 3, 4, 5, 6])('is equal to its mirror again (seed %i)', async (seed) => {
+  it.each([1, 2, 3, 4])('is equal to its mirror again (seed %i)', async (seed) => {
     const random = seeded(seed);
     let rig = await Rig.create(testScope(), { sizeBytes: SIZE });
     await load(rig, random, 40);
@@ -149,7 +149,7 @@ describe('a primary that is killed', () => {
 });
 
 describe('a primary that loses its power', () => {
-  it.each([11, 12, 13, 14, 15, 16, 17, 18])(
+  it.each([11, 12, 13, 14, 15, 16])(
     'is equal to its mirror again (seed %i)',
     async (seed) => {
       const random = seeded(seed);
