@@ -18,4 +18,6 @@ export interface MirrorHost {
   emit(kind: string, mirror: Mirror, message: string): void;
   /** The mirror has more than before, or left the stream: waiting requests and regions may be let go. */
   progressed(mirror: Mirror): void;
+  /** An epoch was closed for the sake of one mirror: the others may take it, also when it is empty. */
+  wakeSoon(): void;
 }

@@ -254,7 +254,8 @@ export class Mirror {
       this.state === 'streaming' && this.follower !== null
         ? this.lackingSince(this.follower)
         : this.behindSince;
-    return since === null ? 0 : Math.max(0, Math.round(now - since) / 1000);
+    // Never zero while something is lacking, however young: scripts wait for zero.
+    return since === null ? 0 : Math.max(1, Math.round(now - since)) / 1000;
   }
 
   /** Clock time of the oldest write in the stream that the mirror has not flushed, or null. */
@@ -285,6 +286,7 @@ export class Mirror {
         compared: () => this.transition({ kind: 'compared' }, 'compared, sending what differs'),
         beginStaging: () => {
           this.follower ??= this.host.queue.follow();
+          this.host.wakeSoon();
         },
         isStaging: () => this.follower !== null,
         stuck: (stuck) => this.stuck(stuck),
@@ -309,6 +311,7 @@ export class Mirror {
     this.blocks.commit();
     assert(this.follower !== null, 'staging began before the last sweep');
     this.catchUpTo = this.host.queue.close('command');
+    this.host.wakeSoon();
     this.runSummary = `${run.bytesSent} bytes sent, ${run.bytesCompared} compared`;
     const sender = this.newSender(client, this.follower);
     this.sender = sender;

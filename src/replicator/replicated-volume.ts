@@ -204,6 +204,16 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost {
     if (!this.waiters.empty) this.waiters.release(this.satisfied);
   }
 
+  /** Once a turn, so that the writes of one turn go in one epoch. */
+  wakeSoon(): void {
+    if (this.wakePlanned) return;
+    this.wakePlanned = true;
+    this.clock.soon(() => {
+      this.wakePlanned = false;
+      for (const mirror of this.mirrors) mirror.wake();
+    });
+  }
+
   // --- the way of a change ---
 
   private applyUngated(request: DeviceRequest, done: Completer, zeroes: boolean): number {
@@ -326,16 +336,6 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost {
 
   private readonly satisfied = (level: SyncLevel, epoch: number): boolean =>
     this.mirrors.every((mirror) => !mirror.isWaitedFor || mirror.has(epoch, level));
-
-  /** Once a turn, so that the writes of one turn go in one epoch. */
-  private wakeSoon(): void {
-    if (this.wakePlanned) return;
-    this.wakePlanned = true;
-    this.clock.soon(() => {
-      this.wakePlanned = false;
-      for (const mirror of this.mirrors) mirror.wake();
-    });
-  }
 
   // --- mirrors come and go ---
 

@@ -82,7 +82,9 @@ describe('a mirror that was away', () => {
     const other = await rig.mirror();
     await rig.addMirror(other);
     await rig.inStep(other);
+    await rig.inStep(mirror);
     expect(rig.status(mirror).lag_seconds).toBe(0);
+    expect(rig.status(mirror).position).toEqual(rig.device.position());
     mirror.leave();
     await rig.until('the loss to be seen', ({ state }) => state === 'delta', mirror);
     await rig.write(0, stamped(4096, 1));

@@ -12,7 +12,7 @@ import { testScope } from '../support/tools.ts';
 import { seeded, stamped } from './support/host.ts';
 import { ManualClock } from './support/life.ts';
 import type { MirrorServer } from './support/mirror-server.ts';
-import { inStep, MIB, Rig } from './support/rig.ts';
+import { MIB, Rig } from './support/rig.ts';
 
 const SIZE = 64 * MIB;
 
@@ -116,7 +116,7 @@ describe('a primary that is killed', () => {
     const mirror = await rig.mirror();
     await rig.addMirror(mirror);
     for (let at = 0; at < SIZE; at += 4 * MIB) await rig.write(at, stamped(4096, at));
-    for (let step = 0; step < 300 && !inStep(rig.status()); step += 1) await clock.advance(50);
+    for (let step = 0; step < 300 && !rig.isInStep(); step += 1) await clock.advance(50);
     expect(rig.volume.metadata.state.hot.size).toBe(16);
     await clock.advance(12_000);
     const again = rig.killAndRestart();
@@ -149,29 +149,26 @@ describe('a primary that is killed', () => {
 });
 
 describe('a primary that loses its power', () => {
-  it.each([11, 12, 13, 14, 15, 16])(
-    'is equal to its mirror again (seed %i)',
-    async (seed) => {
-      const random = seeded(seed);
-      let disk = new MemoryDisk();
-      let rig = await Rig.create(testScope(), { disk, sizeBytes: SIZE });
-      const mirror = await rig.mirror();
-      mirror.device.shuffleAnswers(random);
-      await rig.addMirror(mirror);
-      for (let round = 0; round < 5; round += 1) {
-        if (random() < 0.7) await rig.inStep();
-        if (random() < 0.2) mirror.leave();
-        await load(rig, random, Math.floor(random() * 120));
-        rig.life.kill();
-        disk.holding = true;
-        const odds = random();
-        disk = disk.crash(() => random() < odds);
-        rig = Rig.open(rig.scope, '/data', rig.expected, { disk, sizeBytes: SIZE });
-        mirror.comeBack();
-        await sidesEqual(rig, mirror);
-      }
-    },
-  );
+  it.each([11, 12, 13, 14, 15, 16])('is equal to its mirror again (seed %i)', async (seed) => {
+    const random = seeded(seed);
+    let disk = new MemoryDisk();
+    let rig = await Rig.create(testScope(), { disk, sizeBytes: SIZE });
+    const mirror = await rig.mirror();
+    mirror.device.shuffleAnswers(random);
+    await rig.addMirror(mirror);
+    for (let round = 0; round < 5; round += 1) {
+      if (random() < 0.7) await rig.inStep();
+      if (random() < 0.2) mirror.leave();
+      await load(rig, random, Math.floor(random() * 120));
+      rig.life.kill();
+      disk.holding = true;
+      const odds = random();
+      disk = disk.crash(() => random() < odds);
+      rig = Rig.open(rig.scope, '/data', rig.expected, { disk, sizeBytes: SIZE });
+      mirror.comeBack();
+      await sidesEqual(rig, mirror);
+    }
+  });
 
   it('does not trust the page cache that a killed process left', async () => {
     const clock = new ManualClock();
@@ -183,12 +180,12 @@ describe('a primary that loses its power', () => {
     await rig.write(0, stamped(8 * MIB, 1));
     await rig.flush();
     await rig.write(4096, stamped(4096, 2));
-    for (let step = 0; step < 300 && !inStep(rig.status()); step += 1) await clock.advance(50);
+    for (let step = 0; step < 300 && !rig.isInStep(); step += 1) await clock.advance(50);
     rig.life.kill();
     disk.holding = true;
     const left = disk.kill();
     const again = Rig.open(rig.scope, '/data', rig.expected, { disk: left, clock });
-    for (let step = 0; step < 300 && !inStep(again.status()); step += 1) await clock.advance(50);
+    for (let step = 0; step < 300 && !again.isInStep(); step += 1) await clock.advance(50);
     await clock.advance(15_000);
     expect(again.volume.metadata.state.hot.size).toBe(0);
     expect(
@@ -206,7 +203,7 @@ describe('a primary that loses its power', () => {
     const rig = await Rig.create(testScope(), { disk, clock, sizeBytes: SIZE });
     const mirror = await rig.mirror();
     await rig.addMirror(mirror);
-    for (let step = 0; step < 300 && !inStep(rig.status()); step += 1) await clock.advance(50);
+    for (let step = 0; step < 300 && !rig.isInStep(); step += 1) await clock.advance(50);
     const path = rig.volume.path;
     for (let cycle = 0; cycle < 4; cycle += 1) {
       await rig.write(cycle * 8 * MIB, stamped(4096, cycle));

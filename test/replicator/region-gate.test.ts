@@ -12,7 +12,7 @@ import { waitUntil } from '../support/wait.ts';
 import { seeded, stamped } from './support/host.ts';
 import { ManualClock } from './support/life.ts';
 import type { MirrorServer } from './support/mirror-server.ts';
-import { inStep, MIB, Rig } from './support/rig.ts';
+import { MIB, Rig } from './support/rig.ts';
 
 /** What the log says after a power cut that takes all that was not synced. */
 function logAfterCut(disk: MemoryDisk): {
@@ -92,7 +92,7 @@ describe('the gate', () => {
     const rig = await Rig.create(testScope(), { disk, clock, sizeBytes });
     const mirror = await rig.mirror();
     await rig.addMirror(mirror);
-    for (let step = 0; step < 1000 && !inStep(rig.status()); step += 1) await clock.advance(50);
+    for (let step = 0; step < 1000 && !rig.isInStep(); step += 1) await clock.advance(50);
     mirror.device.stall();
     const regions = HOT_REGIONS_MAX + 700;
     for (let region = 0; region < regions; region += 1) {
@@ -107,7 +107,7 @@ describe('the gate', () => {
       expect(log.covers(region * 1024) || log.read(region * 1024)[0] !== 0).toBe(true);
     }
     mirror.device.resume();
-    for (let step = 0; step < 1000 && !inStep(rig.status()); step += 1) await clock.advance(50);
+    for (let step = 0; step < 1000 && !rig.isInStep(); step += 1) await clock.advance(50);
     await clock.advance(15_000);
     // Everything is durable on both sides: nothing would be compared.
     expect(logAfterCut(disk).hot).toBe(0);
@@ -145,7 +145,7 @@ describe('the gate', () => {
     const mirror = await rig.mirror();
     await rig.addMirror(mirror);
     await rig.write(0, stamped(8192, 1));
-    for (let step = 0; step < 1000 && !inStep(rig.status()); step += 1) await clock.advance(50);
+    for (let step = 0; step < 1000 && !rig.isInStep(); step += 1) await clock.advance(50);
     // A zeroing goes to the pool, which does not get to it.
     disk.holding = true;
     const zeroed = rig.zero(0, 8192);
@@ -167,7 +167,7 @@ describe('the gate', () => {
     const rig = await Rig.create(testScope(), { disk, clock });
     const mirror = await rig.mirror();
     await rig.addMirror(mirror);
-    for (let step = 0; step < 1000 && !inStep(rig.status()); step += 1) await clock.advance(50);
+    for (let step = 0; step < 1000 && !rig.isInStep(); step += 1) await clock.advance(50);
     await rig.write(0, stamped(8192, 1));
     mirror.device.stall();
     await rig.write(0, stamped(8192, 2));
@@ -175,7 +175,7 @@ describe('the gate', () => {
     expect(rig.status().state).toBe('streaming');
     expect(logAfterCut(disk).hot).toBe(1);
     mirror.device.resume();
-    for (let step = 0; step < 1000 && !inStep(rig.status()); step += 1) await clock.advance(20);
+    for (let step = 0; step < 1000 && !rig.isInStep(); step += 1) await clock.advance(20);
     await clock.advance(600);
     expect(logAfterCut(disk).hot).toBe(0);
   });
@@ -204,7 +204,7 @@ describe('the gate', () => {
     const rig = await Rig.create(testScope(), { disk, clock, sizeBytes: 128 * MIB });
     const mirror = await rig.mirror();
     await rig.addMirror(mirror);
-    for (let step = 0; step < 1000 && !inStep(rig.status()); step += 1) await clock.advance(50);
+    for (let step = 0; step < 1000 && !rig.isInStep(); step += 1) await clock.advance(50);
     const random = seeded(21);
     for (let round = 0; round < 60; round += 1) {
       for (let index = 0; index < 6; index += 1) {

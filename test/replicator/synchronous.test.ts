@@ -11,7 +11,7 @@ import { waitUntil } from '../support/wait.ts';
 import { stamped } from './support/host.ts';
 import { ManualClock } from './support/life.ts';
 import type { MirrorServer } from './support/mirror-server.ts';
-import { inStep, MIB, Rig, type MirrorOptions } from './support/rig.ts';
+import { MIB, Rig, type MirrorOptions } from './support/rig.ts';
 
 /** A rig whose time the test moves, with a mirror in step. */
 async function stillRig(options: MirrorOptions): Promise<{
@@ -23,7 +23,7 @@ async function stillRig(options: MirrorOptions): Promise<{
   const rig = await Rig.create(testScope(), { clock });
   const mirror = await rig.mirror();
   await rig.addMirror(mirror, options);
-  await passUntil(clock, 'the mirror to be in step', () => inStep(rig.status()));
+  await passUntil(clock, 'the mirror to be in step', () => rig.isInStep());
   return { rig, clock, mirror };
 }
 
@@ -112,7 +112,7 @@ describe('a synchronous mirror that stalls', () => {
     expect(rig.status().last_error).toContain('writes go on without it');
     await rig.write(8192, stamped(4096, 2));
     mirror.device.resume();
-    await passUntil(clock, 'the mirror to be back', () => inStep(rig.status()));
+    await passUntil(clock, 'the mirror to be back', () => rig.isInStep());
     await rig.equal(mirror);
     mirror.device.stall();
     const again = rig.write(0, stamped(4096, 3));
@@ -148,7 +148,7 @@ describe('a synchronous mirror that stalls', () => {
     await written;
     mirror.comeBack();
     await rig.device.resumeMirror(mirror.uri);
-    await passUntil(clock, 'the mirror to be back', () => inStep(rig.status()));
+    await passUntil(clock, 'the mirror to be back', () => rig.isInStep());
     mirror.leave();
     const other = rig.write(4096, stamped(4096, 2));
     await clock.advance(1000);
@@ -161,7 +161,9 @@ describe('a synchronous mirror that stalls', () => {
     const { rig, clock, mirror } = await stillRig({ mode: 'sync' });
     const healthy = await rig.mirror();
     await rig.addMirror(healthy, { mode: 'sync' });
-    await passUntil(clock, 'both in step', () => rig.device.mirrorStatuses().every(inStep));
+    await passUntil(clock, 'both in step', () =>
+      [mirror, healthy].every((one) => rig.isInStep(one)),
+    );
     mirror.device.stall();
     const written = rig.write(0, stamped(4096, 1));
     await passUntil(clock, 'the answer', () => rig.host.waiting === 0);
@@ -174,7 +176,9 @@ describe('a synchronous mirror that stalls', () => {
     const { rig, clock, mirror } = await stillRig({ mode: 'sync', stallPolicy: 'block' });
     const healthy = await rig.mirror();
     await rig.addMirror(healthy, { mode: 'sync', stallPolicy: 'degrade' });
-    await passUntil(clock, 'both in step', () => rig.device.mirrorStatuses().every(inStep));
+    await passUntil(clock, 'both in step', () =>
+      [mirror, healthy].every((one) => rig.isInStep(one)),
+    );
     mirror.leave();
     const written = rig.write(0, stamped(4096, 1));
     await clock.advance(3 * SYNC_DEADLINE_MS);
@@ -201,10 +205,10 @@ describe('a synchronous mirror that is being brought in step', () => {
       await rig.write(MIB, stamped(MIB, 2));
       await rig.flush();
       goOn(mirror);
-      await passUntil(clock, 'the mirror to be in step', () => inStep(rig.status()));
+      await passUntil(clock, 'the mirror to be in step', () => rig.isInStep());
       await rig.device.resyncMirror(mirror.uri);
       await rig.write(2 * MIB, stamped(4096, 3));
-      await passUntil(clock, 'the mirror to be in step', () => inStep(rig.status()));
+      await passUntil(clock, 'the mirror to be in step', () => rig.isInStep());
       await rig.equal(mirror);
     },
   );
@@ -227,7 +231,7 @@ describe('a synchronous mirror that is being brought in step', () => {
     await rig.write(20 * MIB, stamped(4096, 2));
     await rig.flush();
     goOn(mirror);
-    await passUntil(clock, 'the mirror to be in step', () => inStep(rig.status()));
+    await passUntil(clock, 'the mirror to be in step', () => rig.isInStep());
     await rig.equal(mirror);
   });
 });

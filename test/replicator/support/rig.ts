@@ -176,7 +176,14 @@ export class Rig {
   }
 
   inStep(mirror?: MirrorServer): Promise<unknown> {
-    return this.until('the mirror to be in step', inStep, mirror);
+    return this.until('the mirror to be in step', () => this.isInStep(mirror), mirror);
+  }
+
+  /** The mirror has every epoch, and nothing is open. */
+  isInStep(mirror?: MirrorServer): boolean {
+    const { state, dirty_bytes, suspect_bytes, staged_bytes, position } = this.status(mirror);
+    if (state !== 'streaming' || dirty_bytes + suspect_bytes + staged_bytes > 0) return false;
+    return position?.epoch === this.device.position().epoch;
   }
 
   /** Waits until the mirror has everything, and checks that volume and mirror hold what the host wrote. */
@@ -212,11 +219,6 @@ export class Rig {
   kinds(): string[] {
     return this.events.map(({ kind }) => kind);
   }
-}
-
-export function inStep(status: MirrorStatus): boolean {
-  const { state, dirty_bytes, suspect_bytes, lag_seconds, staged_bytes } = status;
-  return state === 'streaming' && dirty_bytes + suspect_bytes + staged_bytes + lag_seconds === 0;
 }
 
 function sameAs(mirror: MirrorServer): (status: MirrorStatus) => boolean {
