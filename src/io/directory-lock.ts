@@ -12,12 +12,14 @@
 import * as fs from 'node:fs';
 import { join } from 'node:path';
 
+import { LOCK_ENDING_MS_MAX } from './limits.ts';
 import type { Syscalls } from './syscalls.ts';
 import { systemError } from './system-error.ts';
 
 const LOCK_FILE = 'lock';
 const LOCK_FILE_BYTES_MAX = 64;
 const EWOULDBLOCK = 11;
+const LOCK_POLL_MS = 10;
 /** Tries to make the lock file while others make and remove theirs. */
 const ATTEMPTS_MAX = 16;
 
@@ -38,7 +40,7 @@ function lockByFlock(path: string, lock: NonNullable<Syscalls['lock']>): Directo
   const fd = fs.openSync(path, fs.constants.O_RDWR | fs.constants.O_CREAT, 0o600);
   let held = false;
   try {
-    const status = lock(fd);
+    const status = lockOfLiving(fd, lock);
     if (status === -EWOULDBLOCK) return null;
     if (status < 0) throw systemError(-status, 'flock', path);
     if (lives(readIdentity(fd))) return null;
@@ -54,6 +56,20 @@ function lockByFlock(path: string, lock: NonNullable<Syscalls['lock']>): Directo
       fs.closeSync(fd);
     }),
   };
+}
+
+/**
+ * A process that was killed holds its lock until the last of its threads ended, which may be a moment
+ * after it is seen to be dead: whoever starts in its place must not be refused for that.
+ */
+function lockOfLiving(fd: number, lock: NonNullable<Syscalls['lock']>): number {
+  const pause = new Int32Array(new SharedArrayBuffer(4));
+  for (let waited = 0; ; waited += LOCK_POLL_MS) {
+    const status = lock(fd);
+    if (status !== -EWOULDBLOCK || waited >= LOCK_ENDING_MS_MAX) return status;
+    if (lives(readIdentity(fd))) return status;
+    Atomics.wait(pause, 0, 0, LOCK_POLL_MS);
+  }
 }
 
 /** Without `flock`: a file that only one can create. A dead holder's file is moved away first. */

@@ -197,3 +197,6 @@ export const EXAMINER_GROUP_MAX = 8;
 export const EXAMINER_DIGEST_BYTES_MIN: number = 256 * KIB;
 /** Workers: time without work after which a thread ends. */
 export const EXAMINER_IDLE_MS = 5_000;
+
+/** Data directory: how long a start waits for the last threads of a killed holder. Then it is in use. */
+export const LOCK_ENDING_MS_MAX = 2_000;
