@@ -10,7 +10,7 @@
 import type { BlockDevice } from '../io/device.ts';
 import { BlockferryError, errorText } from '../io/errors.ts';
 import type { Address } from '../io/network.ts';
-import type { ExportSource } from '../nbd/server.ts';
+import type { ExportAccess, ExportSource, NbdExport } from '../nbd/server.ts';
 import { parseNbdUri } from '../nbd/uri.ts';
 import type { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import type { NewMirror } from '../replicator/mirror-set.ts';
@@ -68,21 +68,33 @@ export class VolumeCommands implements ExportSource {
   }
 
   /** The empty name is the only volume of a node that has one. */
-  find(name: string): ReplicatedVolume | null {
-    if (name !== '') return this.devices.get(name) ?? null;
-    const [only, ...others] = this.devices.values();
-    return only !== undefined && others.length === 0 ? only : null;
+  find(name: string): ExportAccess {
+    const device = name === '' ? this.onlyDevice() : this.devices.get(name);
+    if (device === undefined) return { kind: 'unknown' };
+    return { kind: 'granted', export: exportOf(device) };
   }
 
-  /** Names, sorted. */
-  list(): string[] {
+  list(): NbdExport[] {
+    return this.names().flatMap((name) => {
+      const device = this.devices.get(name);
+      return device === undefined ? [] : [exportOf(device)];
+    });
+  }
+
+  /** Sorted. */
+  private names(): string[] {
     return [...this.devices.keys()].toSorted();
+  }
+
+  private onlyDevice(): ReplicatedVolume | undefined {
+    const [only, ...others] = this.devices.values();
+    return others.length === 0 ? only : undefined;
   }
 
   status(): NodeStatus {
     return {
       node: this.node,
-      volumes: this.list().map((name) => this.show(name)),
+      volumes: this.names().map((name) => this.show(name)),
       damaged: this.store.damaged.map(({ id, reason }) => ({ id, reason })),
     };
   }
@@ -287,6 +299,10 @@ export class VolumeCommands implements ExportSource {
   private tell(kind: string, volume: string, message: string): void {
     this.events.emit({ kind, volume, mirror: null, message });
   }
+}
+
+function exportOf(device: ReplicatedVolume): NbdExport {
+  return { name: device.volume.name, device, readOnly: device.readOnly };
 }
 
 function onlyMirror(name: string, device: ReplicatedVolume): string {

@@ -48,6 +48,8 @@ export abstract class DeviceRequest {
   fua = false;
   /** Zeroes: provision the range, do not punch. */
   noHole = false;
+  /** Zeroes: answer ENOTSUP at once, with nothing changed, unless this is faster than a write of the range. */
+  fastZero = false;
   /** For a layer between protocol and disk: the epoch that the request waits for. */
   epoch = 0;
 
@@ -80,6 +82,25 @@ export abstract class DeviceRequest {
 
 const EMPTY = Buffer.alloc(0);
 
+/** The longest run of equal state that `StatusContext.describe` found; overwritten by each call. */
+export interface Extent {
+  /** Bytes from the start of the device; past the offset that was asked for. */
+  end: number;
+  /** Meaning by context: for `base:allocation` NBD_STATE_HOLE and NBD_STATE_ZERO. */
+  flags: number;
+}
+
+/** One kind of block status that a device can tell, under the name that clients ask for. */
+export interface StatusContext {
+  /** `namespace:leaf`, e.g. `base:allocation`. */
+  readonly name: string;
+  /**
+   * Describes the run from byte `offset`, cut at `end`, from memory and at once. Both lie inside the
+   * device and `end` is past `offset`. Neighbouring answers may be equal; flags 0 is always safe.
+   */
+  describe(offset: number, end: number, into: Extent): void;
+}
+
 /** What a protocol may do with an exported device. All methods follow the rules above. */
 export interface BlockDevice {
   /** Bytes. Constant while a connection lives, unless the device grows or shrinks under it. */
@@ -101,6 +122,13 @@ export interface BlockDevice {
   trim(request: DeviceRequest): number;
   /** Makes durable every write, zero and trim that was answered before this call. */
   flush(request: DeviceRequest): number;
+  /** Hint that the range will be read soon. May do nothing; the range may be the whole device. */
+  cache(request: DeviceRequest): number;
+  /**
+   * What can be told of its blocks, `base:allocation` first. A context stays usable as long as the
+   * device, also when it is no longer listed.
+   */
+  contexts(): readonly StatusContext[];
 
   /** A connection that may use the device began, or ended. */
   opened(): void;

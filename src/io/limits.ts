@@ -37,6 +37,12 @@ export const NBD_REQUESTS_PER_TURN_MAX = 1024;
 export const NBD_WARNINGS_PER_MINUTE_MAX = 60;
 /** NBD: connections of a node, handshaking ones included. One more is closed at accept. */
 export const NBD_CONNECTIONS_MAX = 4096;
+/** NBD: connections from one IP address. One more is closed at accept. */
+export const NBD_CONNECTIONS_PER_CLIENT_MAX = 1024;
+/** NBD: connections in the handshake. One more ends the oldest of them. */
+export const NBD_HANDSHAKES_MAX = 512;
+/** NBD: payload bytes held for unanswered requests of all connections. Then only an idle one may begin. */
+export const NBD_IN_FLIGHT_BYTES_TOTAL_MAX: number = 512 * MIB;
 /** NBD: largest payload, advertised as maximum block size. Up to twice is drained and refused. */
 export const NBD_PAYLOAD_BYTES_MAX: number = 32 * MIB;
 /** NBD: unanswered requests of one connection. At the limit the connection is not read. */

@@ -21,9 +21,27 @@ export interface ConnectionHandler {
   closed(error: Error | null): void;
 }
 
+/** Certificates and keys of a server, loaded and checked (`tls.ts`). Opaque to the protocol. */
+export interface TlsServerContext {
+  readonly kind: 'tls-server-context';
+}
+
+/** Who proved to be at the other end of an encrypted connection. */
+export interface TlsPeer {
+  /** `anonymous`: encrypted, and the client showed nothing. */
+  readonly kind: 'anonymous' | 'x509' | 'psk';
+  /** Subject of the verified certificate in the order of RFC 4514 (`CN=a,O=b`), or the PSK user; '' if anonymous. */
+  readonly identity: string;
+}
+
+/** `ended`: the peer sends no more, bytes may still wait. `dead`: reset, or closed both ways. */
+export type ConnectionHealth = 'open' | 'ended' | 'dead';
+
 export interface Connection {
   /** Who is at the other end, for logs. */
   readonly peer: string;
+  /** IP address of the peer without port or scope, IPv4-mapped IPv6 as IPv4; null on a unix socket. */
+  readonly remoteIp: string | null;
   /** Bytes handed to `send` and not yet given to the kernel. */
   readonly backlogBytes: number;
   /** Begins reading; called once. */
@@ -36,6 +54,14 @@ export interface Connection {
   /** Stops and restarts delivery of bytes. One call of `received` may still come after `pause`. */
   pause(): void;
   resume(): void;
+  /** What the system knows of the peer now, also while paused; `open` where that cannot be asked. */
+  health(): ConnectionHealth;
+  /**
+   * Becomes the server's end of a TLS connection. What was sent before goes in clear first. `secured` is
+   * called once the handshake is done; from then on `received` and `send` are about plain bytes. A
+   * failed handshake closes the connection (`closed`, with the reason). Called inside `received` or later.
+   */
+  startTls(context: TlsServerContext, secured: (peer: TlsPeer) => void): void;
   /** Sends what is queued, then closes. */
   end(): void;
   /** Closes at once. */
@@ -49,9 +75,26 @@ export interface Listener {
   close(): Promise<void>;
 }
 
+/** Rights of the file of a unix socket. What is absent stays as the system makes it. */
+export interface SocketRights {
+  /** Permission bits, 0 to 0o777. */
+  readonly mode?: number;
+  readonly uid?: number;
+  readonly gid?: number;
+}
+
 export interface Network {
-  /** Throws BlockferryError ADDRESS_IN_USE or ADDRESS_UNAVAILABLE. A stale unix socket file is replaced. */
-  listen(address: Address, accept: (connection: Connection) => void): Promise<Listener>;
+  /**
+   * Throws BlockferryError ADDRESS_IN_USE or ADDRESS_UNAVAILABLE. A stale unix socket file is replaced.
+   * `rights` are in force before the first client is accepted.
+   */
+  listen(
+    address: Address,
+    accept: (connection: Connection) => void,
+    rights?: SocketRights,
+  ): Promise<Listener>;
+  /** The same for a listening socket that the process inherited, e.g. from systemd. */
+  adopt(descriptor: number, accept: (connection: Connection) => void): Promise<Listener>;
   /** Rejects with the system's error after at most `timeoutMs`. */
   connect(address: Address, timeoutMs: number): Promise<Connection>;
 }

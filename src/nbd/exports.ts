@@ -1,14 +1,39 @@
 /** What a server exports, and what it promises of it. */
 import type { BlockDevice } from '../io/device.ts';
 import { NBD_PAYLOAD_BYTES_MAX } from '../io/limits.ts';
+import type { TlsPeer } from '../io/network.ts';
 import { NBD_BLOCK_SIZE, NBD_FLAG } from './constants.ts';
 import type { BlockSizes } from './option-codec.ts';
 
+/** Who asks: what access is decided by. */
+export interface ClientFacts {
+  /** As `Connection.remoteIp`. */
+  readonly ip: string | null;
+  /** Null before STARTTLS. */
+  readonly tls: TlsPeer | null;
+}
+
+/** One export as a client that may use it sees it: the same for each of its connections. */
+export interface NbdExport {
+  /** Under NBD_STRING_BYTES_MAX bytes; also what the default export ('') is really called. */
+  readonly name: string;
+  readonly device: BlockDevice;
+  /** Writes are refused, whatever the device could do. */
+  readonly readOnly: boolean;
+}
+
+/** The answer to a name. `denied` is for the log; the client hears the same as for `unknown`. */
+export type ExportAccess =
+  | { readonly kind: 'granted'; readonly export: NbdExport }
+  | { readonly kind: 'unknown' }
+  | { readonly kind: 'tls-required' }
+  | { readonly kind: 'denied'; readonly reason: string };
+
 /** The names that clients may ask for. The source decides what '' (the default export) is. */
 export interface ExportSource {
-  find(name: string): BlockDevice | null;
-  /** Names to show. Each is under NBD_STRING_BYTES_MAX bytes. */
-  list(): string[];
+  find(name: string, client: ClientFacts): ExportAccess;
+  /** What this client may see, sorted by name; null when listing is switched off. */
+  list(client: ClientFacts): readonly NbdExport[] | null;
 }
 
 /** Offered, never demanded: requests of any size and offset are served. */
@@ -30,11 +55,5 @@ const FLAGS: number =
   NBD_FLAG.SEND_WRITE_ZEROES |
   NBD_FLAG.CAN_MULTI_CONN;
 
-export const transmissionFlagsOf = (device: BlockDevice): number =>
-  device.readOnly ? FLAGS | NBD_FLAG.READ_ONLY : FLAGS;
-
-/** The name under which a device is listed; the name asked for, if it is none of them. */
-export function canonicalNameOf(source: ExportSource, asked: string, device: BlockDevice): string {
-  if (asked !== '') return asked;
-  return source.list().find((name) => source.find(name) === device) ?? asked;
-}
+export const transmissionFlagsOf = (exported: NbdExport): number =>
+  exported.readOnly ? FLAGS | NBD_FLAG.READ_ONLY : FLAGS;

@@ -11,7 +11,6 @@
  *   transmission.
  */
 import assert from 'node:assert';
-import type { BlockDevice } from '../io/device.ts';
 import {
   NBD_HANDSHAKE_REPLY_BYTES_MAX,
   NBD_OPTIONS_MAX,
@@ -29,7 +28,14 @@ import {
   NBD_REP,
   type NbdOptionReply,
 } from './constants.ts';
-import { BLOCK_SIZES, canonicalNameOf, transmissionFlagsOf, type ExportSource } from './exports.ts';
+import {
+  BLOCK_SIZES,
+  transmissionFlagsOf,
+  type ClientFacts,
+  type ExportSource,
+  type NbdExport,
+} from './exports.ts';
+import type { Negotiated } from './negotiated.ts';
 import {
   decodeInfoRequest,
   decodeString,
@@ -46,13 +52,8 @@ import {
 
 export type HandshakeEffect =
   | { readonly kind: 'send'; readonly bytes: Buffer }
-  /** The client chose; `flags` is what it was told the export can do. */
-  | {
-      readonly kind: 'transmit';
-      readonly device: BlockDevice;
-      readonly exportName: string;
-      readonly flags: number;
-    }
+  /** The client chose. */
+  | { readonly kind: 'transmit'; readonly negotiated: Negotiated }
   /** Close after what was sent. `fault` is false when the client did nothing wrong. */
   | { readonly kind: 'close'; readonly reason: string; readonly fault: boolean };
 
@@ -71,6 +72,7 @@ const EMPTY = Buffer.alloc(0);
 
 export class Handshake {
   private readonly source: ExportSource;
+  private readonly client: ClientFacts;
   private readonly stopping: () => boolean;
   private state: State = 'client-flags';
   /** Bytes of an incomplete unit, from earlier calls. */
@@ -84,8 +86,9 @@ export class Handshake {
   private effects: HandshakeEffect[] = [];
 
   /** `stopping` says whether the server is shutting down: then no export is given out any more. */
-  constructor(source: ExportSource, stopping: () => boolean) {
+  constructor(source: ExportSource, client: ClientFacts, stopping: () => boolean) {
     this.source = source;
+    this.client = client;
     this.stopping = stopping;
   }
 
@@ -202,18 +205,19 @@ export class Handshake {
     if (this.stopping()) return this.leave('server is stopping');
     const name = decodeString(data);
     if (name === null) return this.close('malformed export name');
-    const device = this.source.find(name);
-    if (device === null) return this.close(`no export ${JSON.stringify(name)}`);
-    const flags = transmissionFlagsOf(device);
-    this.send(encodeExportName(device.sizeBytes, flags, this.zeroes));
-    this.transmit(name, device, flags);
+    const access = this.source.find(name, this.client);
+    if (access.kind !== 'granted') return this.close(`no export ${JSON.stringify(name)}`);
+    const flags = transmissionFlagsOf(access.export);
+    this.send(encodeExportName(access.export.device.sizeBytes, flags, this.zeroes));
+    this.transmit(access.export, flags);
   }
 
   private answerList(data: Buffer): void {
     if (data.length !== 0) return this.refuse(NBD_REP.ERR_INVALID, 'NBD_OPT_LIST takes no data');
-    for (const name of this.source.list()) {
-      const description = this.source.find(name)?.description ?? '';
-      this.reply(NBD_REP.SERVER, encodeListEntry(name, description));
+    const exports = this.source.list(this.client);
+    if (exports === null) return this.refuse(NBD_REP.ERR_POLICY, 'exports are not listed here');
+    for (const { name, device } of exports) {
+      this.reply(NBD_REP.SERVER, encodeListEntry(name, device.description));
       if (this.state === 'over') return;
     }
     this.reply(NBD_REP.ACK);
@@ -224,21 +228,21 @@ export class Handshake {
     if (request === null) {
       return this.refuse(NBD_REP.ERR_INVALID, `malformed ${nameOfOption(this.option)}`);
     }
-    const device = this.source.find(request.name);
-    if (device === null) {
+    const access = this.source.find(request.name, this.client);
+    if (access.kind !== 'granted') {
       return this.refuse(NBD_REP.ERR_UNKNOWN, `no export ${JSON.stringify(request.name)}`);
     }
-    const flags = transmissionFlagsOf(device);
-    this.reply(NBD_REP.INFO, encodeInfoExport(device.sizeBytes, flags));
-    this.replyInfos(request, device);
+    const flags = transmissionFlagsOf(access.export);
+    this.reply(NBD_REP.INFO, encodeInfoExport(access.export.device.sizeBytes, flags));
+    this.replyInfos(request, access.export);
     this.reply(NBD_REP.ACK);
-    if (this.option === NBD_OPT.GO) this.transmit(request.name, device, flags);
+    if (this.option === NBD_OPT.GO) this.transmit(access.export, flags);
   }
 
   /** Each info asked for, once; unknown ones are not errors. */
-  private replyInfos(request: InfoRequest, device: BlockDevice): void {
+  private replyInfos(request: InfoRequest, exported: NbdExport): void {
+    const { name, device } = exported;
     if (request.infos.includes(NBD_INFO.NAME)) {
-      const name = canonicalNameOf(this.source, request.name, device);
       this.reply(NBD_REP.INFO, encodeInfoString(NBD_INFO.NAME, name));
     }
     if (request.infos.includes(NBD_INFO.DESCRIPTION) && device.description !== '') {
@@ -264,10 +268,17 @@ export class Handshake {
     this.effects.push({ kind: 'send', bytes });
   }
 
-  private transmit(exportName: string, device: BlockDevice, flags: number): void {
+  private transmit({ name, device }: NbdExport, flags: number): void {
     if (this.state === 'over') return;
     this.state = 'over';
-    this.effects.push({ kind: 'transmit', device, exportName, flags });
+    const negotiated: Negotiated = {
+      exportName: name,
+      device,
+      flags,
+      form: 'simple',
+      contexts: [],
+    };
+    this.effects.push({ kind: 'transmit', negotiated });
   }
 
   private close(reason: string): void {

@@ -16,6 +16,7 @@ import { NBD_DRAIN_MS_MAX, NBD_HANDSHAKE_MS_MAX } from '../io/limits.ts';
 import type { Connection, ConnectionHandler } from '../io/network.ts';
 import type { ExportSource } from './exports.ts';
 import { Handshake, type HandshakeEffect } from './handshake.ts';
+import type { Negotiated } from './negotiated.ts';
 import type { NbdLog } from './server-log.ts';
 import type { ServerShared } from './server-shared.ts';
 import { Transmission } from './transmission.ts';
@@ -57,7 +58,11 @@ export class ServerConnection implements ConnectionHandler {
     this.shared = options.shared;
     this.log = options.log;
     this.gone = options.gone;
-    this.handshake = new Handshake(options.exports, options.stopping);
+    this.handshake = new Handshake(
+      options.exports,
+      { ip: options.connection.remoteIp, tls: null },
+      options.stopping,
+    );
     this.over = new Promise((resolve) => {
       this.settle = resolve;
     });
@@ -125,20 +130,20 @@ export class ServerConnection implements ConnectionHandler {
       case 'send':
         return this.connection.send(effect.bytes, ignoreSent);
       case 'transmit':
-        return this.transmit(effect.exportName, effect.device, effect.flags);
+        return this.transmit(effect.negotiated);
       case 'close':
         return this.finish(effect.reason, effect.fault);
     }
   }
 
-  private transmit(exportName: string, device: BlockDevice, flags: number): void {
+  private transmit(negotiated: Negotiated): void {
+    const { device, exportName } = negotiated;
     this.deadline?.cancel();
     this.deadline = null;
     this.exportName = exportName;
     this.transmission = new Transmission({
       connection: this.connection,
-      device,
-      flags,
+      negotiated,
       shared: this.shared,
       finished: (reason, fault) => this.finish(reason, fault),
       gone: () => {

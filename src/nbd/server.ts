@@ -2,7 +2,7 @@
  * The NBD server: listeners, and the clients that came through them.
  *
  * Invariants:
- * - At most NBD_CONNECTIONS_MAX clients; one more is closed at accept.
+ * - At most `limits.connections` clients; one more is closed at accept.
  * - A client counts until its socket is closed and no device holds a request of it.
  * - `close` and `closeSessionsOf` end within NBD_DRAIN_MS_MAX and the closing of the sockets, whatever
  *   clients and devices do.
@@ -10,14 +10,15 @@
 import assert from 'node:assert';
 import type { Clock } from '../io/clock.ts';
 import type { BlockDevice } from '../io/device.ts';
-import { NBD_CONNECTIONS_MAX, NBD_DRAIN_MS_MAX, NBD_HANDSHAKE_DRAIN_MS_MAX } from '../io/limits.ts';
+import { NBD_DRAIN_MS_MAX, NBD_HANDSHAKE_DRAIN_MS_MAX } from '../io/limits.ts';
 import type { Address, Connection, Listener, Network } from '../io/network.ts';
 import { ServerConnection } from './server-connection.ts';
 import type { ExportSource } from './exports.ts';
 import { type NbdLog, RateLimitedLog } from './server-log.ts';
+import { NBD_LIMITS_DEFAULT, type NbdLimits } from './server-limits.ts';
 import { ServerShared } from './server-shared.ts';
 
-export type { ExportSource } from './exports.ts';
+export type { ClientFacts, ExportAccess, ExportSource, NbdExport } from './exports.ts';
 export type { NbdLog } from './server-log.ts';
 
 export interface NbdServerOptions {
@@ -25,6 +26,8 @@ export interface NbdServerOptions {
   readonly clock: Clock;
   readonly exports: ExportSource;
   readonly log: NbdLog;
+  /** NBD_LIMITS_DEFAULT if not given. */
+  readonly limits?: NbdLimits;
 }
 
 export class NbdServer {
@@ -43,7 +46,7 @@ export class NbdServer {
     this.clock = options.clock;
     this.exports = options.exports;
     this.log = new RateLimitedLog(options.log, options.clock);
-    this.shared = new ServerShared(options.clock);
+    this.shared = new ServerShared(options.clock, options.limits ?? NBD_LIMITS_DEFAULT);
   }
 
   /** Clients, those in the handshake included. */
@@ -114,8 +117,9 @@ export class NbdServer {
 
   private accept(connection: Connection): void {
     if (this.stopping) return connection.destroy();
-    if (this.clients.size >= NBD_CONNECTIONS_MAX) {
-      this.log.warn({ peer: connection.peer }, `more than ${NBD_CONNECTIONS_MAX} connections`);
+    const { connections } = this.shared.limits;
+    if (this.clients.size >= connections) {
+      this.log.warn({ peer: connection.peer }, `more than ${connections} connections`);
       return connection.destroy();
     }
     const client = new ServerConnection({

@@ -24,6 +24,7 @@ import {
 import type { Connection } from '../io/network.ts';
 import { NBD_CMD, NBD_ERRNO, type NbdErrno } from './constants.ts';
 import { nbdErrnoOf } from './errno.ts';
+import type { Negotiated } from './negotiated.ts';
 import type { NbdRequest } from './nbd-request.ts';
 import { ReplyQueue } from './reply-queue.ts';
 import type { RequestHeader } from './request-header.ts';
@@ -37,9 +38,7 @@ type Phase = 'open' | 'finishing' | 'ended' | 'dead';
 
 export interface TransmissionOptions {
   readonly connection: Connection;
-  readonly device: BlockDevice;
-  /** The transmission flags that the client was told. */
-  readonly flags: number;
+  readonly negotiated: Negotiated;
   readonly shared: ServerShared;
   /** All replies are handed over: end the connection. `reason` is for the log. */
   readonly finished: (reason: string, fault: boolean) => void;
@@ -76,8 +75,8 @@ export class Transmission implements Completer, RequestSink {
 
   constructor(options: TransmissionOptions) {
     this.connection = options.connection;
-    this.device = options.device;
-    this.rules = commandRulesOf(options.flags);
+    this.device = options.negotiated.device;
+    this.rules = commandRulesOf(options.negotiated.flags);
     this.shared = options.shared;
     this.finished = options.finished;
     this.gone = options.gone;

@@ -8,6 +8,7 @@ import { NBD_READ_BUFFER_BYTES } from '../../../src/io/limits.ts';
 import type {
   Address,
   Connection,
+  ConnectionHealth,
   ConnectionHandler,
   Listener,
   Network,
@@ -64,6 +65,7 @@ const readBuffer = Buffer.alloc(NBD_READ_BUFFER_BYTES);
 /** Both ends of one connection: what the server calls, and what the test calls. */
 export class FakeConnection implements Connection {
   readonly peer = 'test';
+  readonly remoteIp: string | null = '127.0.0.1';
   private chunks: Buffer[] = [];
   /** How often the server called `send`. */
   sends = 0;
@@ -105,6 +107,14 @@ export class FakeConnection implements Connection {
 
   resume(): void {
     this.paused = false;
+  }
+
+  health(): ConnectionHealth {
+    return this.over ? 'dead' : 'open';
+  }
+
+  startTls(): void {
+    throw new Error('this network has no TLS');
   }
 
   end(): void {
@@ -188,6 +198,10 @@ class FakeNetwork implements Network {
     return Promise.resolve({ address, close });
   }
 
+  adopt(): Promise<Listener> {
+    return Promise.reject(new Error('this network has no descriptors'));
+  }
+
   connect(): Promise<Connection> {
     return Promise.reject(new Error('a server does not connect'));
   }
@@ -210,8 +224,14 @@ export class FakeWorld {
   private constructor(devices: Map<string, MemoryDevice>) {
     this.devices = devices;
     const exports: ExportSource = {
-      find: (name) => this.devices.get(name === '' ? 'vol0' : name) ?? null,
-      list: () => [...this.devices.keys()],
+      find: (asked) => {
+        const name = asked === '' ? 'vol0' : asked;
+        const device = this.devices.get(name);
+        if (device === undefined) return { kind: 'unknown' };
+        return { kind: 'granted', export: { name, device, readOnly: device.readOnly } };
+      },
+      list: () =>
+        [...this.devices].map(([name, device]) => ({ name, device, readOnly: device.readOnly })),
     };
     this.server = new NbdServer({
       network: this.network,
