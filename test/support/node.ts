@@ -24,6 +24,8 @@ export interface NodeOptions {
   readonly flags?: readonly string[];
   /** Words before the command: `ip netns exec NAME`. */
   readonly prefix?: readonly string[];
+  /** The Node that runs it, and flags for that; default the one that runs this. */
+  readonly runtime?: readonly string[];
   readonly env?: NodeJS.ProcessEnv;
 }
 
@@ -81,7 +83,7 @@ export class TestNode {
   async start(): Promise<void> {
     const command = [
       ...(this.#options.prefix ?? []),
-      process.execPath,
+      ...(this.#options.runtime ?? [process.execPath]),
       BLOCKFERRY_BIN,
       'serve',
       '--name',
