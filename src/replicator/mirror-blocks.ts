@@ -15,6 +15,9 @@ import type { Metadata, MirrorRecord } from '../volume/metadata.ts';
 /** Numbers of parked regions; see RegionGate. */
 export type ParkedRegions = Pick<ReadonlyMap<number, unknown>, 'has' | 'keys' | 'size'>;
 
+/** Runs of the three sets that one answer puts together. */
+const RUN_HOPS_MAX = 16;
+
 export class MirrorBlocks {
   /** Blocks that differ, or are taken to. */
   readonly dirty: BlockSet;
@@ -37,6 +40,26 @@ export class MirrorBlocks {
 
   get clean(): boolean {
     return this.dirty.count === 0 && this.suspect.count === 0 && this.inFlight.count === 0;
+  }
+
+  /** Whether the mirror may lack the block, as far as marks tell: what is staged is not among them. */
+  marked(block: number): boolean {
+    return this.dirty.has(block) || this.suspect.has(block) || this.inFlight.has(block);
+  }
+
+  /** The end of a run from `block` whose blocks are all marked, or all not; at most `limit`. May be cut short. */
+  runEnd(block: number, limit: number): number {
+    const { dirty, suspect, inFlight } = this;
+    if (!this.marked(block)) {
+      return inFlight.runEnd(block, suspect.runEnd(block, dirty.runEnd(block, limit)));
+    }
+    let end = block;
+    for (let hops = 0; hops < RUN_HOPS_MAX && end < limit; hops += 1) {
+      const set = dirty.has(end) ? dirty : suspect.has(end) ? suspect : inFlight;
+      if (!set.has(end)) break;
+      end = set.runEnd(end, limit);
+    }
+    return end;
   }
 
   get dirtyBytes(): number {

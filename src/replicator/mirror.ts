@@ -121,8 +121,13 @@ export class Mirror {
 
   /** Whether a region last written in `epoch` needs its hot mark no longer, once its bits are recorded. */
   covers(epoch: number): boolean {
-    if (this.follower === null) return true;
-    return (this.sender?.durable ?? this.follower.released) >= epoch;
+    return this.settledEpoch >= epoch;
+  }
+
+  /** What was staged up to this epoch is durable there, or marked: infinite while nothing is staged for it. */
+  get settledEpoch(): number {
+    if (this.follower === null) return Number.POSITIVE_INFINITY;
+    return this.sender?.durable ?? this.follower.released;
   }
 
   /**

@@ -12,12 +12,14 @@
 import type { Clock } from '../io/clock.ts';
 import { PENDING, Status, type DeviceRequest } from '../io/device.ts';
 import {
+  BLOCKS_PER_REGION,
   HOT_REGIONS_MAX,
   HOT_REGION_IDLE_MS,
   PARKED_REGIONS_MAX,
   REGION_BYTES,
 } from '../io/limits.ts';
 import { ActivityLog, type HotRegion } from '../volume/activity-log.ts';
+import { RegionTable } from '../volume/hot-region.ts';
 import type { Volume } from '../volume/volume.ts';
 import { syncLocally } from './local-sync.ts';
 import type { Mirror } from './mirror.ts';
@@ -30,7 +32,7 @@ interface Waiting {
 
 export class RegionGate {
   /** Regions recorded cold early, by number; never hot at the same time. */
-  readonly parked: Map<number, HotRegion> = new Map();
+  readonly parked: RegionTable;
   private waiting: Waiting[] = [];
   private recording = false;
   /** Changes up to this number are durable on the local disk. */
@@ -50,6 +52,7 @@ export class RegionGate {
     this.mirrors = options.mirrors;
     this.syncedAt = this.clock.now();
     this.sizeBytes = this.volume.sizeBytes;
+    this.parked = new RegionTable(this.sizeBytes);
     this.log = new ActivityLog({
       sizeBytes: this.sizeBytes,
       hot: this.volume.metadata.state.hot,
@@ -81,12 +84,30 @@ export class RegionGate {
 
   /** A write was applied and staged in `epoch` (0: not staged). */
   wrote(offset: number, length: number, now: number, epoch: number): void {
-    this.log.wrote(offset, length, now, epoch);
+    this.log.wrote(offset, length, now, epoch, this.settledEpoch());
     // Just entered a region: have the next ones ready before a sequential writer gets there.
     if (offset % REGION_BYTES < length) {
       this.log.admitAhead(offset);
       this.record();
     }
+  }
+
+  /** Whether the block was written and is neither durable on the mirror nor marked for it. */
+  isStaged(mirror: Mirror, block: number): boolean {
+    const index = Math.floor(block / BLOCKS_PER_REGION);
+    const region = this.unsettled(mirror, index);
+    return region !== null && region.wroteBlock(block - index * BLOCKS_PER_REGION);
+  }
+
+  /** The end of a run from `block` of equal `isStaged`; at most `limit`. May be cut short. */
+  stagedRunEnd(mirror: Mirror, block: number, limit: number): number {
+    const index = Math.floor(block / BLOCKS_PER_REGION);
+    const base = index * BLOCKS_PER_REGION;
+    const region = this.unsettled(mirror, index);
+    if (region !== null) return Math.min(limit, base + region.writtenRunEnd(block - base));
+    const last = Math.ceil(limit / BLOCKS_PER_REGION);
+    const next = this.parked.nextFrom(index + 1, this.log.nextFrom(index + 1, last));
+    return Math.min(limit, next * BLOCKS_PER_REGION);
   }
 
   /** Some mirror has more than before: regions may be let go for those that wait. */
@@ -108,9 +129,7 @@ export class RegionGate {
     if (this.volume.sizeBytes === this.sizeBytes) return;
     this.sizeBytes = this.volume.sizeBytes;
     this.log.resize(this.sizeBytes);
-    for (const region of this.parked.keys()) {
-      if (region * REGION_BYTES >= this.sizeBytes) this.parked.delete(region);
-    }
+    this.parked.resize(this.sizeBytes);
     const waiting = this.waiting;
     this.waiting = waiting.filter(({ request }) => this.fits(request));
     for (const { request } of waiting) if (!this.fits(request)) request.complete(Status.ENOSPC);
@@ -135,6 +154,20 @@ export class RegionGate {
     if (status === Status.OK) this.recordCold(this.log.retireAll());
   }
 
+  /** The region, if it holds writes that the mirror may lack and that are not marked. */
+  private unsettled(mirror: Mirror, index: number): HotRegion | null {
+    const region = this.log.region(index) ?? this.parked.get(index) ?? null;
+    if (region === null || (region.inFlight === 0 && mirror.covers(region.lastEpoch))) return null;
+    return region;
+  }
+
+  /** What was staged up to this epoch is durable on every mirror, or marked. */
+  private settledEpoch(): number {
+    let settled = Number.POSITIVE_INFINITY;
+    for (const mirror of this.mirrors) settled = Math.min(settled, mirror.settledEpoch);
+    return settled;
+  }
+
   private record(): void {
     if (this.recording) return;
     // The log refuses regions past the end from the moment at which the volume begins to shrink.
@@ -154,7 +187,7 @@ export class RegionGate {
   }
 
   private activated(batch: readonly number[]): void {
-    this.log.activated(batch, this.clock.now());
+    this.log.activated(batch, this.clock.now(), this.parked);
     for (const region of batch) this.parked.delete(region);
     const waiting = this.waiting;
     this.waiting = [];
@@ -191,7 +224,7 @@ export class RegionGate {
     const mayPark = this.parked.size < PARKED_REGIONS_MAX;
     const oldest = this.log.retireOldest((region) => mayPark || this.covered(region));
     for (const region of oldest) {
-      if (!this.covered(region)) this.parked.set(region.index, region);
+      if (!this.covered(region)) this.parked.add(region);
     }
     this.recordCold(oldest);
     if (this.parked.size >= HOT_REGIONS_MAX) this.sync();

@@ -11,12 +11,19 @@
  */
 import assert from 'node:assert';
 import type { Clock, Timer } from '../io/clock.ts';
-import { PENDING, type BlockDevice, type Completer, type DeviceRequest } from '../io/device.ts';
+import {
+  PENDING,
+  type BlockDevice,
+  type Completer,
+  type DeviceRequest,
+  type StatusContext,
+} from '../io/device.ts';
 import { BLOCK_BYTES, REPLICATOR_TICK_MS, SYNC_DEADLINE_MS } from '../io/limits.ts';
 import type { Network } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { Examiner } from '../workers/examiner.ts';
+import { DirtyContext } from './dirty-context.ts';
 import type { ParkedRegions } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import type { LinkSurroundings } from './mirror-link.ts';
@@ -43,6 +50,8 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost {
   private readonly gate: RegionGate;
   private readonly stager: Stager;
   private readonly waiters = new SyncWaiters();
+  private readonly dirtyContexts = new Map<Mirror, DirtyContext>();
+  private contextList: readonly StatusContext[];
   /** Changes pass the gate and are staged or marked: from the first mirror on. */
   private mirrored = false;
   private synchronous = false;
@@ -68,6 +77,7 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost {
       ...(stagingBytes === undefined ? {} : { limitBytes: stagingBytes }),
     });
     this.volume = volume;
+    this.contextList = [volume.allocation];
     this.clock = clock;
     this.surroundings = { clock, random, network };
     this.examiner = options.examiner;
@@ -191,6 +201,14 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost {
   flush(request: DeviceRequest): number {
     request.epoch = this.mirrored ? this.barrier() : 0;
     return this.flushLocally(request);
+  }
+
+  cache(request: DeviceRequest): number {
+    return this.volume.cache(request);
+  }
+
+  contexts(): readonly StatusContext[] {
+    return this.contextList;
   }
 
   // --- MirrorHost ---
@@ -353,8 +371,22 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost {
     assert(this.mirrored || this.mirrors.length === 0, 'mirrors see every change');
     if (this.mirrors.length === 0) this.stopMirroring();
     this.synchronous = this.mirrors.some((mirror) => mirror.mode === 'sync');
+    this.listContexts();
     this.progressed();
     if (this.mirrored && this.tickTimer === null) this.tick();
+  }
+
+  private listContexts(): void {
+    for (const [mirror, context] of this.dirtyContexts) {
+      if (this.mirrors.includes(mirror)) continue;
+      context.detach();
+      this.dirtyContexts.delete(mirror);
+    }
+    for (const mirror of this.mirrors) {
+      if (this.dirtyContexts.has(mirror)) continue;
+      this.dirtyContexts.set(mirror, new DirtyContext(mirror, this.gate));
+    }
+    this.contextList = [this.volume.allocation, ...this.dirtyContexts.values()];
   }
 
   /** The last mirror went: requests go straight to the volume again. */

@@ -11,24 +11,9 @@
  */
 import assert from 'node:assert';
 import { HOT_REGIONS_MAX, HOT_REGION_IDLE_MS, REGION_BYTES } from '../io/limits.ts';
+import { HotRegion, RegionTable } from './hot-region.ts';
 
-export class HotRegion {
-  readonly index: number;
-  /** Clock time of the last write. */
-  lastWriteAt: number;
-  /** The epoch that staged the last write; 0 when none did. */
-  lastEpoch = 0;
-  /** Number of the last write, as counted by the log. */
-  lastChange: number;
-  /** Writes handed to the volume and not yet applied. */
-  inFlight = 0;
-
-  constructor(index: number, lastChange: number, now: number) {
-    this.index = index;
-    this.lastChange = lastChange;
-    this.lastWriteAt = now;
-  }
-}
+export type { HotRegion } from './hot-region.ts';
 
 /** Regions retired at one time when room is needed: one sort serves many activations. */
 const RETIRE_BATCH = 64;
@@ -38,7 +23,7 @@ const AHEAD_REGIONS = 8;
 export class ActivityLog {
   /** Writes applied so far; what was written before this log began counts as one. */
   changes = 1;
-  private readonly hot = new Map<number, HotRegion>();
+  private readonly hot: RegionTable;
   /** Asked for, in the batch that is being recorded or in the next one. */
   private readonly pending = new Set<number>();
   private next: number[] = [];
@@ -48,7 +33,18 @@ export class ActivityLog {
   /** `hot`: regions that the log already records as hot. */
   constructor(options: { sizeBytes: number; hot: Iterable<number>; now: number }) {
     this.regionCount = Math.ceil(options.sizeBytes / REGION_BYTES);
-    for (const index of options.hot) this.hot.set(index, new HotRegion(index, 1, options.now));
+    this.hot = new RegionTable(options.sizeBytes);
+    for (const index of options.hot) this.hot.add(new HotRegion(index, 1, options.now));
+  }
+
+  /** The region if it is hot. */
+  region(index: number): HotRegion | null {
+    return this.hot.get(index) ?? null;
+  }
+
+  /** The first hot region at or after `index`; `limit` when there is none before it. */
+  nextFrom(index: number, limit: number): number {
+    return this.hot.nextFrom(index, limit);
   }
 
   get hotCount(): number {
@@ -57,7 +53,7 @@ export class ActivityLog {
 
   resize(sizeBytes: number): void {
     this.regionCount = Math.ceil(sizeBytes / REGION_BYTES);
-    for (const index of this.hot.keys()) if (index >= this.regionCount) this.hot.delete(index);
+    this.hot.resize(sizeBytes);
     // What is being recorded already stays pending until it is activated or abandoned.
     for (const index of this.next) if (index >= this.regionCount) this.pending.delete(index);
     this.next = this.next.filter((index) => index < this.regionCount);
@@ -90,8 +86,11 @@ export class ActivityLog {
     });
   }
 
-  /** Notes an applied write; `epoch` is the one that staged it, 0 if none did. */
-  wrote(offset: number, length: number, now: number, epoch: number): void {
+  /**
+   * Notes an applied write; `epoch` is the one that staged it, 0 if none did. What was staged up to
+   * `settledEpoch` is durable on every mirror, or marked.
+   */
+  wrote(offset: number, length: number, now: number, epoch: number, settledEpoch: number): void {
     const first = Math.floor(offset / REGION_BYTES);
     const last = Math.floor((offset + length - 1) / REGION_BYTES);
     this.changes += 1;
@@ -102,8 +101,8 @@ export class ActivityLog {
         assert(region !== null, 'a write only touches hot regions');
         this.recent = region;
       }
+      region.wrote(offset, length, epoch, settledEpoch);
       region.lastWriteAt = now;
-      region.lastEpoch = epoch;
       region.lastChange = this.changes;
     }
   }
@@ -147,11 +146,14 @@ export class ActivityLog {
     return batch;
   }
 
-  /** The hot records of a batch are durable. */
-  activated(batch: readonly number[], now: number): void {
+  /** The hot records of a batch are durable. What `before` knows of a region is still true of it. */
+  activated(batch: readonly number[], now: number, before: Pick<RegionTable, 'get'>): void {
     for (const index of batch) {
       assert(this.pending.delete(index), 'a batch is taken before it is activated');
-      if (index < this.regionCount) this.hot.set(index, new HotRegion(index, 0, now));
+      if (index >= this.regionCount) continue;
+      const region = before.get(index) ?? new HotRegion(index, 0, now);
+      region.lastWriteAt = now;
+      this.hot.add(region);
     }
   }
 

@@ -12,26 +12,18 @@
  * - `occupied[group]` is the number of its regions that are not `none`.
  * - Bits past the last block are zero in every leaf.
  *
- * Bit n of a leaf is bit (n & 7) of byte (n >> 3), least significant first. Block numbers pass 2^32, so
- * they are divided, never shifted; region numbers and positions inside a region are 32-bit.
+ * Block numbers pass 2^32, so they are divided, never shifted; region numbers and positions inside a region
+ * are 32-bit.
  */
 import assert from 'node:assert';
 import { BLOCKS_PER_REGION } from '../io/limits.ts';
-
-/** Bytes of a region's leaf. */
-export const LEAF_BYTES: number = BLOCKS_PER_REGION / 8;
+import { LEAF_BYTES, bitOf, changeBits, countBits, scan } from './leaf.ts';
 
 export const RegionState = Object.freeze({ NONE: 0, ALL: 1, MIXED: 2 } as const);
 export type RegionState = (typeof RegionState)[keyof typeof RegionState];
 
 /** Regions that one entry of `occupied` counts. */
 const GROUP_REGIONS = 1024;
-
-const BITS_IN_BYTE = Uint8Array.from({ length: 256 }, (_, byte) => {
-  let count = 0;
-  for (let rest = byte; rest !== 0; rest >>>= 1) count += rest & 1;
-  return count;
-});
 
 interface Leaf {
   readonly bits: Uint8Array;
@@ -339,47 +331,4 @@ export class BlockSet {
     }
     this.setRegion(region, RegionState.MIXED, bits);
   }
-}
-
-function bitOf(bits: Uint8Array, position: number): boolean {
-  return (((bits[position >> 3] ?? 0) >> (position & 7)) & 1) === 1;
-}
-
-function countBits(bits: Uint8Array): number {
-  let count = 0;
-  for (const byte of bits) count += BITS_IN_BYTE[byte] ?? 0;
-  return count;
-}
-
-/** Sets or clears the bits `from .. to - 1`; says how many changed. */
-function changeBits(bits: Uint8Array, from: number, to: number, value: boolean): number {
-  let changed = 0;
-  let position = from;
-  while (position < to) {
-    const index = position >> 3;
-    const stop = Math.min(to, (index + 1) << 3);
-    const mask = ((1 << (stop - position)) - 1) << (position & 7);
-    const byte = bits[index] ?? 0;
-    const after = value ? byte | mask : byte & ~mask;
-    changed += BITS_IN_BYTE[byte ^ after] ?? 0;
-    bits[index] = after;
-    position = stop;
-  }
-  return changed;
-}
-
-/** The first position at or after `from` whose bit is not `value`, or BLOCKS_PER_REGION. */
-function scan(bits: Uint8Array, from: number, value: boolean): number {
-  const skipped = value ? 0xff : 0;
-  let position = from;
-  while (position < BLOCKS_PER_REGION) {
-    if ((position & 7) === 0 && bits[position >> 3] === skipped) {
-      position += 8;
-    } else if (bitOf(bits, position) === value) {
-      position += 1;
-    } else {
-      return position;
-    }
-  }
-  return BLOCKS_PER_REGION;
 }

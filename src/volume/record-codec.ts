@@ -12,7 +12,7 @@
 import assert from 'node:assert';
 import { Packr } from 'msgpackr';
 import { METADATA_RECORD_BYTES_MAX } from '../io/limits.ts';
-import { LEAF_BYTES } from './block-set.ts';
+import { LEAF_BYTES } from './leaf.ts';
 import type { MetadataRecord, MirrorAdded, RecordKind, VolumeCreated } from './records.ts';
 
 /** A payload that no version of this program would have written. */

@@ -15,12 +15,13 @@
 import assert from 'node:assert';
 import type { Clock } from '../io/clock.ts';
 import { PENDING, Status } from '../io/device.ts';
-import type { DeviceRequest } from '../io/device.ts';
+import type { DeviceRequest, StatusContext } from '../io/device.ts';
 import { WOULD_BLOCK } from '../io/disk.ts';
 import type { Disk, DiskFile } from '../io/disk.ts';
 import { BlockferryError, errnoOf } from '../io/errors.ts';
 import { BLOCK_BYTES } from '../io/limits.ts';
 import type { Random } from '../io/random.ts';
+import { AllocationContext } from './allocation-context.ts';
 import { BlockSet } from './block-set.ts';
 import { Flusher } from './flusher.ts';
 import type { FlushOwner } from './flusher.ts';
@@ -67,6 +68,8 @@ export class Volume implements ReadSource, FlushOwner {
   readonly metadata: Metadata;
   readonly file: DiskFile;
   readonly path: string;
+  /** `base:allocation`, by the layer map. */
+  readonly allocation: StatusContext = new AllocationContext(this);
   onFailed: ((reason: string) => void) | null = null;
 
   private readonly clock: Clock;
@@ -298,6 +301,12 @@ export class Volume implements ReadSource, FlushOwner {
   flush(request: DeviceRequest): number {
     if (this.closing) return Status.ESHUTDOWN;
     return this.flusher.flush(request);
+  }
+
+  /** A hint that the range will be read soon. */
+  cache(request: DeviceRequest): number {
+    if (this.closing) return Status.ESHUTDOWN;
+    return request.offset + request.length > this.size ? Status.EINVAL : Status.OK;
   }
 
   private mayWriteNow(request: DeviceRequest): boolean {

@@ -5,10 +5,13 @@
 import { describe, expect, it } from 'vitest';
 import { HOT_REGIONS_MAX, HOT_REGION_IDLE_MS, REGION_BYTES } from '../../src/io/limits.ts';
 import { ActivityLog, type HotRegion } from '../../src/volume/activity-log.ts';
+import { RegionTable } from '../../src/volume/hot-region.ts';
 import { seeded } from './support/host.ts';
 
 const REGIONS = 4 * HOT_REGIONS_MAX;
 const every = (): boolean => true;
+/** Nothing was known of any region. */
+const none = new RegionTable(0);
 
 function newLog(hot: Iterable<number> = []): ActivityLog {
   return new ActivityLog({ sizeBytes: REGIONS * REGION_BYTES, hot, now: 0 });
@@ -18,7 +21,7 @@ function newLog(hot: Iterable<number> = []): ActivityLog {
 function heat(log: ActivityLog, region: number, count = 1, now = 0): number[] {
   expect(log.admit(region * REGION_BYTES, count * REGION_BYTES)).toBe(true);
   const batch = log.takeBatch();
-  log.activated(batch, now);
+  log.activated(batch, now, none);
   return batch;
 }
 
@@ -34,7 +37,7 @@ describe('the activity log', () => {
     expect(log.isHot(at, 1)).toBe(false);
     const batch = log.takeBatch();
     expect(log.isHot(at, 1)).toBe(false);
-    log.activated(batch, 0);
+    log.activated(batch, 0, none);
     expect(log.isHot(at, REGION_BYTES)).toBe(true);
     expect(log.isHot(at, REGION_BYTES + 1)).toBe(false);
     expect(log.isHot(at - 1, 2)).toBe(false);
@@ -73,7 +76,7 @@ describe('the activity log', () => {
       if (!log.admit(region * REGION_BYTES, count * REGION_BYTES)) log.retireOldest(every);
       const batch = log.takeBatch();
       if (batch.length > 0) pendings.push(batch);
-      if (pendings.length > 2) log.activated(pendings.shift()!, step);
+      if (pendings.length > 2) log.activated(pendings.shift()!, step, none);
       const taken = log.hotCount + pendings.reduce((sum, { length }) => sum + length, 0);
       expect(taken).toBeLessThanOrEqual(2 * HOT_REGIONS_MAX);
       if (huge) continue;
@@ -91,7 +94,7 @@ describe('the activity log', () => {
         log.retireOldest(every);
         expect((tries += 1)).toBeLessThan(40);
       }
-      log.activated(log.takeBatch(), count);
+      log.activated(log.takeBatch(), count, none);
       expect(log.isHot(offset, count * REGION_BYTES)).toBe(true);
     }
   });
@@ -99,7 +102,7 @@ describe('the activity log', () => {
   it('retires the longest unwritten first, and never one with a write in flight', () => {
     const log = newLog();
     for (let region = 0; region < HOT_REGIONS_MAX; region += 1) heat(log, region, 1, region);
-    log.wrote(0, 1, 5000, 1);
+    log.wrote(0, 1, 5000, 1, 0);
     log.began(REGION_BYTES, 1);
     const retired = indexes(log.retireOldest((region) => region.index !== 2));
     expect(retired[0]).toBe(3);
@@ -112,7 +115,7 @@ describe('the activity log', () => {
   it('calls idle what saw no write for a while', () => {
     const log = newLog();
     heat(log, 0, 3);
-    log.wrote(REGION_BYTES, 1, 1000, 1);
+    log.wrote(REGION_BYTES, 1, 1000, 1, 0);
     log.began(2 * REGION_BYTES, 1);
     expect(indexes(log.idle(HOT_REGION_IDLE_MS - 1))).toEqual([]);
     expect(indexes(log.idle(HOT_REGION_IDLE_MS))).toEqual([0]);
@@ -125,9 +128,9 @@ describe('the activity log', () => {
   it('numbers the writes, and notes the last of each region and its epoch', () => {
     const log = newLog();
     heat(log, 0, 2);
-    log.wrote(0, 1, 1, 7);
-    log.wrote(REGION_BYTES - 1, 2, 2, 8);
-    log.wrote(0, 1, 3, 0);
+    log.wrote(0, 1, 1, 7, 0);
+    log.wrote(REGION_BYTES - 1, 2, 2, 8, 0);
+    log.wrote(0, 1, 3, 0, 0);
     const [first, second] = log.retireAll();
     expect(first).toMatchObject({ index: 0, lastEpoch: 0, lastWriteAt: 3 });
     expect(second).toMatchObject({ index: 1, lastEpoch: 8, lastWriteAt: 2 });
@@ -141,11 +144,11 @@ describe('the activity log', () => {
     const batches: number[] = [];
     for (let region = 1; region < REGIONS / 8; region += 1) {
       if (!log.isHot(region * REGION_BYTES, 1)) batches.push(heat(log, region).length);
-      log.wrote(region * REGION_BYTES, 1, 0, 0);
+      log.wrote(region * REGION_BYTES, 1, 0, 0, 0);
       log.admitAhead(region * REGION_BYTES);
       const batch = log.takeBatch();
       if (batch.length > 0) batches.push(batch.length);
-      log.activated(batch, 0);
+      log.activated(batch, 0, none);
     }
     expect(batches.length).toBeLessThan(REGIONS / 8 / 3);
     const last = newLog([REGIONS - 2]);
@@ -167,7 +170,7 @@ describe('the activity log', () => {
     log.admit(20 * REGION_BYTES, 1);
     const batch = log.takeBatch();
     log.resize(11 * REGION_BYTES);
-    log.activated(batch, 0);
+    log.activated(batch, 0, none);
     expect(log.hotCount).toBe(1);
     expect(log.isHot(11 * REGION_BYTES, 1)).toBe(false);
     log.ended(11 * REGION_BYTES, 1);
@@ -175,7 +178,7 @@ describe('the activity log', () => {
 
   it('refuses to note writes in cold regions', () => {
     const log = newLog();
-    expect(() => log.wrote(0, 1, 0, 0)).toThrow('only touches hot regions');
+    expect(() => log.wrote(0, 1, 0, 0, 0)).toThrow('only touches hot regions');
     expect(() => log.began(0, 1)).toThrow('only touches hot regions');
     heat(log, 0);
     expect(() => log.ended(0, 1)).toThrow();

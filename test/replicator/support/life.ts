@@ -27,6 +27,7 @@ export class Life {
     };
     this.network = {
       listen: (address, accept) => nodeNetwork.listen(address, accept),
+      adopt: (descriptor, accept) => nodeNetwork.adopt(descriptor, accept),
       connect: async (address, timeoutMs) => {
         const connection = await nodeNetwork.connect(address, timeoutMs);
         if (this.dead) connection.destroy();

@@ -2,7 +2,12 @@
  * The disk of a mirror: sparse, with a volatile write cache. It records what it was asked, can hold its answers,
  * answer in any order, fail, and lose at a power cut any part of what was not flushed.
  */
-import { PENDING, type BlockDevice, type DeviceRequest } from '../../../src/io/device.ts';
+import {
+  PENDING,
+  type BlockDevice,
+  type DeviceRequest,
+  type StatusContext,
+} from '../../../src/io/device.ts';
 import { SparseImage } from './sparse-image.ts';
 
 export type Operation = 'read' | 'write' | 'zero' | 'flush';
@@ -40,7 +45,7 @@ export class MirrorDevice implements BlockDevice {
   private held: { readonly request: DeviceRequest; readonly asked: Asked }[] = [];
   private shuffle: (() => number) | null = null;
   private readonly durable: SparseImage;
-  private cache: Change[] = [];
+  private unflushed: Change[] = [];
 
   constructor(sizeBytes: number, content: SparseImage = new SparseImage()) {
     this.sizeBytes = sizeBytes;
@@ -65,6 +70,13 @@ export class MirrorDevice implements BlockDevice {
   }
   flush(request: DeviceRequest): number {
     return this.take('flush', request);
+  }
+
+  cache(): number {
+    return 0;
+  }
+  contexts(): readonly StatusContext[] {
+    return [];
   }
 
   /** Answers come in random order from now on, a little later. */
@@ -98,7 +110,7 @@ export class MirrorDevice implements BlockDevice {
   /** What the disk holds after a power cut: what was flushed, and of the rest any sectors. */
   afterPowerCut(survives: () => boolean): SparseImage {
     const left = this.durable.clone();
-    for (const change of this.cache) {
+    for (const change of this.unflushed) {
       for (let done = 0; done < change.length; done += SECTOR) {
         if (!survives()) continue;
         const part = Math.min(SECTOR, change.length - done);
@@ -139,14 +151,14 @@ export class MirrorDevice implements BlockDevice {
     if (operation === 'read') {
       this.image.read(offset, length).copy(request.buffer, request.start);
     } else if (operation === 'flush') {
-      for (const change of this.cache) apply(this.durable, change);
-      this.cache = [];
+      for (const change of this.unflushed) apply(this.durable, change);
+      this.unflushed = [];
     } else {
       const { buffer, start } = request;
       const bytes =
         operation === 'write' ? Buffer.from(buffer.subarray(start, start + length)) : null;
       const change = { offset, length, bytes };
-      this.cache.push(change);
+      this.unflushed.push(change);
       apply(this.image, change);
     }
     return 0;

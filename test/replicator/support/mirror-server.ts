@@ -1,8 +1,8 @@
 /** A mirror: a real NBD server in this process over a device of the test, whose link can be cut. */
 import { systemClock } from '../../../src/io/clock.ts';
-import type { BlockDevice } from '../../../src/io/device.ts';
 import type { Connection, Network } from '../../../src/io/network.ts';
 import { nodeNetwork } from '../../../src/io/node-network.ts';
+import type { NbdExport } from '../../../src/nbd/exports.ts';
 import { NbdServer } from '../../../src/nbd/server.ts';
 import type { Scope } from '../../support/scope.ts';
 import { MirrorDevice } from './mirror-device.ts';
@@ -23,6 +23,8 @@ class CuttableNetwork implements Network {
       this.connections.add(connection);
       accept(connection);
     });
+
+  adopt: Network['adopt'] = (descriptor, accept) => nodeNetwork.adopt(descriptor, accept);
 
   connect: Network['connect'] = (address, timeoutMs) => nodeNetwork.connect(address, timeoutMs);
 
@@ -50,7 +52,10 @@ export class MirrorServer {
     const server = new NbdServer({
       network,
       clock: systemClock,
-      exports: { find: (): BlockDevice => mirror.device, list: () => ['m'] },
+      exports: {
+        find: () => ({ kind: 'granted', export: exportOf(mirror.device) }),
+        list: () => [exportOf(mirror.device)],
+      },
       log: { info: () => {}, warn: () => {} },
     });
     await server.listen({ kind: 'unix', path });
@@ -91,4 +96,8 @@ export class MirrorServer {
     // Nobody hears these answers, but the old sessions end.
     device.resume();
   }
+}
+
+function exportOf(device: MirrorDevice): NbdExport {
+  return { name: 'm', device, readOnly: device.readOnly };
 }
