@@ -69,7 +69,8 @@ extendedKeyUsage = clientAuth
 keyUsage = digitalSignature
 `;
 
-const EC_KEY = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'];
+const EC_KEY = '-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes';
+const CA_KEY_USE = 'basicConstraints=critical,CA:TRUE -addext keyUsage=critical,keyCertSign';
 
 /** Fills `directory`, which is made if it is not there. Everything is valid for two days. */
 export function makeCertificates(directory: string): Certificates {
@@ -95,28 +96,24 @@ export function makeCa(directory: string, name: string): string {
   mkdirSync(join(directory, 'issued'), { recursive: true });
   writeFileSync(join(directory, 'openssl.cnf'), CONFIG);
   writeFileSync(join(directory, 'index.txt'), '');
-  openssl(directory, [
-    ...['req', '-x509', '-config', 'openssl.cnf', ...EC_KEY, '-days', '2', '-subj', `/CN=${name}`],
-    ...['-addext', 'basicConstraints=critical,CA:TRUE', '-addext', 'keyUsage=critical,keyCertSign'],
-    ...['-keyout', 'ca-key.pem', '-out', 'ca-cert.pem'],
-  ]);
+  const command = `req -x509 -config openssl.cnf ${EC_KEY} -days 2 -addext ${CA_KEY_USE}`;
+  openssl(directory, `${command} -keyout ca-key.pem -out ca-cert.pem`, ['-subj', `/CN=${name}`]);
   return join(directory, 'ca-cert.pem');
 }
 
 /** A certificate of the CA in `directory`, as `NAME-cert.pem` and `NAME-key.pem` there. */
 export function issue(directory: string, name: string, wanted: Issue): Issued {
   const [certificate, key, request] = [`${name}-cert.pem`, `${name}-key.pem`, `${name}.csr`];
-  openssl(directory, [
-    ...['req', '-new', '-config', 'openssl.cnf', ...EC_KEY, '-utf8', '-subj', wanted.subject],
-    ...['-keyout', key, '-out', request, ...(wanted.request ?? [])],
-  ]);
-  openssl(directory, [
-    ...['ca', '-batch', '-config', 'openssl.cnf', '-notext', '-preserveDN', '-utf8'],
-    ...['-extensions', `for_${wanted.use}`, '-cert', 'ca-cert.pem', '-keyfile', 'ca-key.pem'],
-    ...['-in', request, '-out', certificate],
-    ...(wanted.from === undefined ? [] : ['-startdate', wanted.from]),
-    ...(wanted.until === undefined ? [] : ['-enddate', wanted.until]),
-  ]);
+  openssl(
+    directory,
+    `req -new -config openssl.cnf ${EC_KEY} -utf8 -keyout ${key} -out ${request}`,
+    ['-subj', wanted.subject, ...(wanted.request ?? [])],
+  );
+  const from = wanted.from === undefined ? '' : ` -startdate ${wanted.from}`;
+  const until = wanted.until === undefined ? '' : ` -enddate ${wanted.until}`;
+  const command = 'ca -batch -config openssl.cnf -notext -preserveDN -utf8';
+  const signer = `-extensions for_${wanted.use} -cert ca-cert.pem -keyfile ca-key.pem`;
+  openssl(directory, `${command} ${signer} -in ${request} -out ${certificate}${from}${until}`);
   rmSync(join(directory, request));
   return { certificate: join(directory, certificate), key: join(directory, key) };
 }
@@ -128,13 +125,14 @@ export function makePskFile(path: string, keys: Readonly<Record<string, string>>
   return path;
 }
 
-function openssl(directory: string, args: readonly string[]): void {
+/** `command` is cut at its spaces; what may hold spaces goes into `more`. */
+function openssl(directory: string, command: string, more: readonly string[] = []): void {
+  const options = { cwd: directory, stdio: ['ignore', 'pipe', 'pipe'] } as const;
   try {
-    execFileSync('openssl', args, { cwd: directory, stdio: ['ignore', 'pipe', 'pipe'] });
+    execFileSync('openssl', [...command.split(' '), ...more], options);
   } catch (error) {
     const { stderr } = error as { stderr?: Buffer };
-    throw new Error(`openssl ${args.join(' ')}: ${stderr?.toString() ?? String(error)}`, {
-      cause: error,
-    });
+    const why = stderr?.toString() ?? String(error);
+    throw new Error(`openssl ${command}: ${why}`, { cause: error });
   }
 }
