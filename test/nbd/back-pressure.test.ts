@@ -20,7 +20,7 @@ import { NbdServer } from '../../src/nbd/server.ts';
 import { testScope } from '../support/tools.ts';
 import { waitUntil } from '../support/wait.ts';
 import { type FakeConnection, FakeWorld, NOTHING_LEFT } from './support/fake-world.ts';
-import { MemoryDevice } from './support/memory-device.ts';
+import { MemoryDevice, sourceOf } from './support/memory-device.ts';
 import { CLIENT_FLAGS, CMD, go, request, simpleReplies } from './support/wire.ts';
 
 const MIB = 1024 * 1024;
@@ -177,7 +177,7 @@ it('over a real socket, memory stays bounded and others are served', async () =>
   const server = new NbdServer({
     network: nodeNetwork,
     clock: systemClock,
-    exports: { find: () => device, list: () => [''] },
+    exports: sourceOf('', device),
     log: { info: () => {}, warn: () => {} },
   });
   scope.defer('close the server', () => server.close());

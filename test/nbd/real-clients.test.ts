@@ -15,7 +15,7 @@ import { run } from '../support/process.ts';
 import type { Scope } from '../support/scope.ts';
 import { requireTools, testScope } from '../support/tools.ts';
 import { waitUntil } from '../support/wait.ts';
-import { MemoryDevice } from './support/memory-device.ts';
+import { MemoryDevice, sourceOf } from './support/memory-device.ts';
 
 const MIB = 1024 * 1024;
 
@@ -32,7 +32,7 @@ async function serve(scope: Scope, sizeBytes: number, answers: 'now' | 'late'): 
   const server = new NbdServer({
     network: nodeNetwork,
     clock: systemClock,
-    exports: { find: (name) => (name === 'disk' ? device : null), list: () => ['disk'] },
+    exports: sourceOf('disk', device),
     log: { info: () => {}, warn: () => {} },
   });
   const directory = scope.tempDir();

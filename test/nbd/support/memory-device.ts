@@ -2,9 +2,17 @@
  * A block device in memory, with the behaviours that a server must cope with: answers at once or later,
  * in any order, with or without `retain`, with errors; and a record of what it was asked.
  */
-import { type BlockDevice, type DeviceRequest, PENDING, Status } from '../../../src/io/device.ts';
+import {
+  type BlockDevice,
+  type DeviceRequest,
+  type Extent,
+  PENDING,
+  type StatusContext,
+  Status,
+} from '../../../src/io/device.ts';
+import type { ExportSource, NbdExport } from '../../../src/nbd/exports.ts';
 
-export type Operation = 'read' | 'write' | 'zero' | 'trim' | 'flush';
+export type Operation = 'read' | 'write' | 'zero' | 'trim' | 'flush' | 'cache';
 
 export interface Call {
   readonly operation: Operation;
@@ -12,11 +20,32 @@ export interface Call {
   readonly length: number;
   readonly fua: boolean;
   readonly noHole: boolean;
+  readonly fastZero: boolean;
 }
 
 interface Held {
   readonly request: DeviceRequest;
   readonly operation: Operation;
+}
+
+/** What a device says of itself under one name: `map` gives end and flags of the run at an offset. */
+export class MapContext implements StatusContext {
+  readonly name: string;
+  /** How often it was asked. */
+  looks = 0;
+  map: (offset: number) => Extent;
+
+  constructor(name: string, map: (offset: number) => Extent) {
+    this.name = name;
+    this.map = map;
+  }
+
+  describe(offset: number, end: number, into: Extent): void {
+    this.looks++;
+    const found = this.map(offset);
+    into.end = Math.min(found.end, end);
+    into.flags = found.flags;
+  }
 }
 
 export class MemoryDevice implements BlockDevice {
@@ -34,6 +63,9 @@ export class MemoryDevice implements BlockDevice {
   openedCount = 0;
   closedCount = 0;
   recordCalls = true;
+  /** All data, until a test says otherwise. */
+  readonly allocation = new MapContext('base:allocation', () => ({ end: Infinity, flags: 0 }));
+  readonly otherContexts: MapContext[] = [];
   private held: Held[] = [];
 
   constructor(sizeBytes: number) {
@@ -73,6 +105,14 @@ export class MemoryDevice implements BlockDevice {
     return this.take('flush', request);
   }
 
+  cache(request: DeviceRequest): number {
+    return this.take('cache', request);
+  }
+
+  contexts(): readonly StatusContext[] {
+    return [this.allocation, ...this.otherContexts];
+  }
+
   /** Answers held requests in the order given (indexes into the held ones), or all in order. */
   release(order?: readonly number[]): void {
     const { held } = this;
@@ -85,8 +125,10 @@ export class MemoryDevice implements BlockDevice {
   }
 
   private take(operation: Operation, request: DeviceRequest): number {
-    const { offset, length, fua, noHole } = request;
-    if (this.recordCalls) this.calls.push({ operation, offset, length, fua, noHole });
+    const { offset, length, fua, noHole, fastZero } = request;
+    if (this.recordCalls) {
+      this.calls.push({ operation, offset, length, fua, noHole, fastZero });
+    }
     if (this.mode === 'now') return this.perform(operation, request);
     if (operation === 'write' && !this.retains) {
       this.perform(operation, request);
@@ -115,8 +157,19 @@ export class MemoryDevice implements BlockDevice {
         if (offset < this.content.length) this.content.fill(0, offset, offset + length);
         break;
       case 'flush':
+      case 'cache':
         break;
     }
     return Status.OK;
   }
 }
+
+/** One device under one name. */
+export const sourceOf = (name: string, device: MemoryDevice): ExportSource => {
+  const exported = (): NbdExport => ({ name, device, readOnly: device.readOnly });
+  return {
+    find: (asked) =>
+      asked === name ? { kind: 'granted', export: exported() } : { kind: 'unknown' },
+    list: () => [exported()],
+  };
+};

@@ -3,7 +3,7 @@ import { parseAddress } from '../../../src/io/address.ts';
 import { systemClock } from '../../../src/io/clock.ts';
 import { nodeNetwork } from '../../../src/io/node-network.ts';
 import { NbdServer } from '../../../src/nbd/server.ts';
-import { MemoryDevice } from './memory-device.ts';
+import { MemoryDevice, sourceOf } from './memory-device.ts';
 
 const [address = 'unix:/tmp/memory-server.sock', sizeMib = '64'] = process.argv.slice(2);
 const device = new MemoryDevice(Number(sizeMib) * 1024 * 1024);
@@ -11,7 +11,7 @@ device.recordCalls = false;
 const server = new NbdServer({
   network: nodeNetwork,
   clock: systemClock,
-  exports: { find: (name) => (name === '' ? device : null), list: () => [''] },
+  exports: sourceOf('', device),
   log: {
     info: (fields, text) => console.log(text, JSON.stringify(fields)),
     warn: (fields, text) => console.log(text, JSON.stringify(fields)),
