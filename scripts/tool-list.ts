@@ -17,7 +17,11 @@ const tool = (name: string, debianPackage: string, proof: string): Tool => ({
 
 export const TOOLS: readonly Tool[] = [
   tool('fio', 'fio', 'fio --enghelp=nbd'),
-  tool('nbdkit', 'nbdkit', 'nbdkit --dump-plugin file && nbdkit --filter=error --dump-plugin file'),
+  tool(
+    'nbdkit',
+    'nbdkit',
+    'nbdkit --dump-plugin file && nbdkit --filter=error --dump-plugin file && nbdkit --dump-plugin nbd',
+  ),
   tool('nbd-client', 'nbd-client', 'nbd-client --version'),
   tool('nbd-server', 'nbd-server', 'command -v nbd-server'),
   tool('qemu-nbd', 'qemu-utils', 'qemu-nbd --version'),
@@ -36,11 +40,16 @@ export const TOOLS: readonly Tool[] = [
   tool('uml_mconsole', 'uml-utilities', 'command -v uml_mconsole'),
   tool('insmod', 'kmod', 'command -v insmod'),
   tool('ip', 'iproute2', 'ip -V'),
+  tool('openssl', 'openssl', 'openssl version'),
+  tool('psktool', 'gnutls-bin', 'psktool --version'),
+  tool('certtool', 'gnutls-bin', 'certtool --version'),
+  tool('systemd-socket-activate', 'systemd', 'systemd-socket-activate --version'),
   tool('mkfs.ext4', 'e2fsprogs', 'mkfs.ext4 -V'),
   tool('e2fsck', 'e2fsprogs', 'e2fsck -V'),
   tool('mkfs.xfs', 'xfsprogs', 'mkfs.xfs -V'),
   tool('xfs_repair', 'xfsprogs', 'xfs_repair -V'),
   tool('fusermount3', 'fuse3', 'fusermount3 --version'),
   tool('losetup', 'mount', 'losetup --version'),
+  tool('fstrim', 'util-linux', 'fstrim --version'),
   tool('sqlite3', 'sqlite3', 'sqlite3 --version'),
 ];
