@@ -8,24 +8,25 @@
  * Invariants: each connection is let in once or destroyed; at most NBD_CONNECTIONS_MAX wait.
  */
 import { NBD_CONNECTIONS_MAX } from '../io/limits.ts';
-import type { Address, Connection, Listener, Network } from '../io/network.ts';
+import type { Address, Connection, Listener, Network, SocketRights } from '../io/network.ts';
+
+type Accept = (connection: Connection) => void;
 
 export class HeldNetwork implements Network {
   private readonly network: Network;
-  private readonly held: { connection: Connection; accept: (connection: Connection) => void }[] =
-    [];
+  private readonly held: { connection: Connection; accept: Accept }[] = [];
   private isOpen = false;
 
   constructor(network: Network) {
     this.network = network;
   }
 
-  listen(address: Address, accept: (connection: Connection) => void): Promise<Listener> {
-    return this.network.listen(address, (connection) => {
-      if (this.isOpen) accept(connection);
-      else if (this.held.length < NBD_CONNECTIONS_MAX) this.held.push({ connection, accept });
-      else connection.destroy();
-    });
+  listen(address: Address, accept: Accept, rights?: SocketRights): Promise<Listener> {
+    return this.network.listen(address, this.holding(accept), rights);
+  }
+
+  adopt(descriptor: number, accept: Accept): Promise<Listener> {
+    return this.network.adopt(descriptor, this.holding(accept));
   }
 
   connect(address: Address, timeoutMs: number): Promise<Connection> {
@@ -41,5 +42,13 @@ export class HeldNetwork implements Network {
   /** The start failed: those who wait are sent away. */
   abandon(): void {
     for (const { connection } of this.held.splice(0)) connection.destroy();
+  }
+
+  private holding(accept: Accept): Accept {
+    return (connection) => {
+      if (this.isOpen) accept(connection);
+      else if (this.held.length < NBD_CONNECTIONS_MAX) this.held.push({ connection, accept });
+      else connection.destroy();
+    };
   }
 }
