@@ -13,6 +13,7 @@ import assert from 'node:assert';
 import type { Clock, Timer } from '../io/clock.ts';
 import {
   PENDING,
+  Status,
   type BlockDevice,
   type Completer,
   type DeviceRequest,
@@ -195,6 +196,7 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost {
     request.offset = first;
     request.length = end - first;
     request.noHole = false;
+    request.fastZero = false;
     return this.zero(request);
   }
 
@@ -307,6 +309,8 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost {
 
   private zeroed(request: DeviceRequest, status: number): number {
     const { offset, length } = request;
+    // Refused before anything changed: the disk cannot do it fast.
+    if (status === Status.ENOTSUP) return status;
     if (status !== 0) {
       this.stager.doubtful(offset, length);
       return status;

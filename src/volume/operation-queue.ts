@@ -18,8 +18,9 @@ export class Operation {
   zeroes = false;
   offset = 0;
   end = 0;
-  /** Zeroes: how far they are written, and where the piece on its way ends. */
+  /** Zeroes: how far they are written, and where the piece on its way begins and ends. */
   position = 0;
+  pieceStart = 0;
   pieceEnd = 0;
   /** Zeroes: what the piece on its way does. */
   piece: 'write' | 'punch' | 'provision' = 'write';

@@ -37,7 +37,8 @@ import type { ReadSource } from './pool-read.ts';
 import { openLayerFile, recoverMap } from './recovery.ts';
 import type { MetadataRecord } from './records.ts';
 import { WritePace } from './write-pace.ts';
-import { ZEROES, isZero, nextPiece } from './zeroing.ts';
+import { ZEROES, isTooSlow, isZero, nextPiece, probePiece } from './zeroing.ts';
+import type { ZeroAbilities } from './zeroing.ts';
 
 export interface VolumeOptions {
   readonly disk: Disk;
@@ -80,7 +81,7 @@ export class Volume implements ReadSource, FlushOwner {
   private readonly flusher: Flusher;
   private readonly queue: OperationQueue;
   private readonly pace = new WritePace();
-  private readonly canZero = { punch: true, provision: true };
+  private readonly canZero: ZeroAbilities = { punch: 'unknown', provision: 'unknown' };
   private size: number;
   private care = 0;
   private failureReason: string | null = null;
@@ -281,11 +282,15 @@ export class Volume implements ReadSource, FlushOwner {
     return result < 0 ? -result : Status.OK;
   }
 
-  /** Makes the range read as zeroes; frees whole blocks unless `noHole`. 0, PENDING or an errno. */
+  /**
+   * Makes the range read as zeroes; frees whole blocks unless `noHole`. 0, PENDING or an errno; ENOTSUP, with
+   * nothing changed, for a `fastZero` that the disk cannot do without writing the zeroes.
+   */
   zero(request: DeviceRequest): number {
     const { offset, length } = request;
     const end = offset + length;
     if (end > this.size) return Status.ENOSPC;
+    if (request.fastZero && isTooSlow(request, this, this.canZero)) return Status.ENOTSUP;
     if (this.care !== 0 && !this.mayWriteNow(request)) return this.changeLater(request, true);
     if (length === 0) return Status.OK;
     if (!request.noHole && isZero(this, offset, end)) return Status.OK;
@@ -377,25 +382,28 @@ export class Volume implements ReadSource, FlushOwner {
       this.clock.soon(() => this.finishOperation(operation, Status.ENOSPC));
       return;
     }
+    const { request } = operation;
+    assert(request, 'an operation has its request');
     if (operation.zeroes) {
-      if (!this.startPiece(operation)) {
-        this.clock.soon(() => this.finishOperation(operation, Status.OK));
+      const tooSlow = request.fastZero && isTooSlow(request, this, this.canZero);
+      if (tooSlow || !this.startPiece(operation)) {
+        const status = tooSlow ? Status.ENOTSUP : Status.OK;
+        this.clock.soon(() => this.finishOperation(operation, status));
       }
       return;
     }
-    const { request } = operation;
-    assert(request, 'an operation has its request');
     const { buffer, start, length, offset } = request;
     this.file.write(buffer, start, length, offset, operation.done);
   }
 
   private startPiece(operation: Operation): boolean {
-    if (!nextPiece(operation, this, this.canZero)) return false;
-    const { position, pieceEnd, done } = operation;
-    const length = pieceEnd - position;
-    if (operation.piece === 'punch') this.file.punchHole(position, length, done);
-    else if (operation.piece === 'provision') this.file.provisionZeroes(position, length, done);
-    else this.file.write(ZEROES, 0, length, position, done);
+    if (!probePiece(operation, this.canZero) && !nextPiece(operation, this, this.canZero))
+      return false;
+    const { pieceStart, pieceEnd, done } = operation;
+    const length = pieceEnd - pieceStart;
+    if (operation.piece === 'punch') this.file.punchHole(pieceStart, length, done);
+    else if (operation.piece === 'provision') this.file.provisionZeroes(pieceStart, length, done);
+    else this.file.write(ZEROES, 0, length, pieceStart, done);
     return true;
   }
 
@@ -405,29 +413,38 @@ export class Volume implements ReadSource, FlushOwner {
       this.finishOperation(operation, result < 0 ? -result : Status.OK);
       return;
     }
-    if (result === -Status.ENOTSUP && operation.piece !== 'write') {
-      this.canZero[operation.piece] = false;
+    const { piece, request } = operation;
+    if (piece !== 'write' && result === -Status.ENOTSUP) {
+      // While this was unknown, it was the first thing that was tried for the request: nothing is changed.
+      const untouched = this.canZero[piece] === 'unknown';
+      this.canZero[piece] = 'no';
+      if (request?.fastZero === true && untouched) {
+        this.finishOperation(operation, Status.ENOTSUP);
+        return;
+      }
     } else {
+      if (piece !== 'write' && result >= 0) this.canZero[piece] = 'yes';
       this.pieceDone(operation, result);
       if (result < 0) {
         this.finishOperation(operation, -result);
         return;
       }
-      operation.position = operation.pieceEnd;
+      // A piece that was a probe may lie ahead, behind an edge that is still to be written.
+      if (operation.pieceStart === operation.position) operation.position = operation.pieceEnd;
     }
     if (!this.startPiece(operation)) this.finishOperation(operation, Status.OK);
   }
 
   private pieceDone(operation: Operation, result: number): void {
-    const { position, pieceEnd, piece } = operation;
+    const { pieceStart, pieceEnd, piece } = operation;
     if (piece !== 'punch') {
-      this.markData(position, pieceEnd);
+      this.markData(pieceStart, pieceEnd);
       return;
     }
     this.flusher.touched = true;
     // A hole that failed half-way: the map goes on saying data, which is true of any content.
     if (result < 0) return;
-    const first = position / BLOCK_BYTES;
+    const first = pieceStart / BLOCK_BYTES;
     // The base layer has nothing below it: absent reads as zeroes.
     this.mark(first, pieceEnd / BLOCK_BYTES - first, BlockState.ABSENT);
   }
