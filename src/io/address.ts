@@ -58,6 +58,14 @@ export function isLoopback(address: Address): boolean {
   return /^localhost\.?$/i.test(host);
 }
 
+/** An IP address as the system writes it, without its scope, and an IPv4-mapped one as IPv4. */
+export function plainIp(address: string): string {
+  const scope = address.indexOf('%');
+  const bare = scope === -1 ? address : address.slice(0, scope);
+  const mapped = /^::ffff:(?=\d+\.)/i.exec(bare);
+  return mapped === null ? bare : bare.slice(mapped[0].length);
+}
+
 function checkedPath(text: string, path: string): string {
   if (path === '') throw invalid(text, 'the path is empty');
   if (CONTROL_CHARACTER.test(path)) throw invalid(text, 'the path has a control character');

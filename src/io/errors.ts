@@ -75,7 +75,9 @@ export const ERROR_CATALOGUE = {
     400,
     'give a size such as 512M, 10G or 1T, a multiple of 4096 bytes',
   ),
+  SOCKET_INVALID: entry('operator', 500, 'pass a stream socket that listens, as systemd does'),
   SHRINK_NEEDS_FORCE: entry('usage', 409, 'add --force if the data past the new end may be lost'),
+  TLS_INVALID: entry('operator', 400, 'correct the certificate, key or pre-shared key file'),
   URI_INVALID: entry(
     'usage',
     400,

@@ -41,7 +41,7 @@ export const NBD_CONNECTIONS_MAX = 4096;
 export const NBD_CONNECTIONS_PER_CLIENT_MAX = 1024;
 /** NBD: connections in the handshake. One more ends the oldest of them. */
 export const NBD_HANDSHAKES_MAX = 512;
-/** NBD: payload bytes held for unanswered requests of all connections. Then only an idle one may begin. */
+/** NBD: bytes held for requests and replies of all connections. Then only one that holds none may begin. */
 export const NBD_IN_FLIGHT_BYTES_TOTAL_MAX: number = 512 * MIB;
 /** NBD: largest payload, advertised as maximum block size. Up to twice is drained and refused. */
 export const NBD_PAYLOAD_BYTES_MAX: number = 32 * MIB;
@@ -53,10 +53,38 @@ export const NBD_IN_FLIGHT_BYTES_MAX: number = 64 * MIB;
 export const NBD_REPLY_BACKLOG_BYTES_MAX: number = 8 * MIB;
 /** NBD: the read buffer that all connections of a thread share. */
 export const NBD_READ_BUFFER_BYTES: number = MIB;
+/**
+ * NBD: bytes received and not yet parsed of one connection whose client said its last: the rest of its socket,
+ * looked through for a DISC. With more the client counts as gone.
+ */
+export const NBD_STASH_BYTES_MAX: number = 16 * MIB;
+/**
+ * NBD: bytes that arrive after this long without any may be as old, and their client gone: the system is asked
+ * first. Shorter than the shortest timeout of the Linux client, with room for what waits in its socket.
+ */
+export const NBD_FRESH_MS_MAX = 100;
+/** NBD: chunks of data and holes in one reply to a READ. The rest is sent as data. */
+export const NBD_READ_CHUNKS_MAX = 64;
+/** NBD: looks at the allocation map for one READ. The rest is sent as data. */
+export const NBD_READ_LOOKS_MAX = 256;
+/** NBD: extents in one status chunk. The rest is for the client's next request. */
+export const NBD_STATUS_EXTENTS_MAX = 4096;
+/** NBD: looks at the maps for one BLOCK_STATUS, shared by its contexts. The rest is for the next request. */
+export const NBD_STATUS_LOOKS_MAX = 8192;
+/** NBD: what counts as one request more of NBD_REQUESTS_PER_TURN_MAX: looks at maps, or bytes described. */
+export const NBD_LOOKS_PER_REQUEST = 16;
+export const NBD_STATUS_BYTES_PER_REQUEST: number = 64 * 1024 * MIB;
 /** NBD: how long a stopping server waits for requests in flight. Then connections are cut. */
 export const NBD_DRAIN_MS_MAX = 10_000;
 /** NBD: the strings of the protocol (names, messages). Longer ones are refused or cut. */
 export const NBD_STRING_BYTES_MAX = 4096;
+
+/** NBD: bytes of a name that a message echoes. The rest is left out. */
+export const NBD_ECHO_BYTES_MAX = 256;
+/** NBD: queries of one LIST_META_CONTEXT or SET_META_CONTEXT. More are refused. */
+export const NBD_META_QUERIES_MAX = 256;
+/** NBD: contexts that one client may choose. Choosing more is refused. */
+export const NBD_META_CONTEXTS_MAX = 64;
 
 /** NBD client: unanswered requests of one connection, besides a prepared batch. More is a fault of the caller. */
 export const NBD_CLIENT_REQUESTS_MAX = 4096;
@@ -82,6 +110,11 @@ export const LISTEN_BACKLOG = 511;
 export const CONNECTION_KEEP_ALIVE_MS = 30_000;
 /** Sockets: how long a peer may take to close its side after ours said all. Then it is cut. */
 export const CONNECTION_LINGER_MS = 2_000;
+/** TLS: bytes of a file of certificates or keys. A longer one is refused. */
+export const TLS_FILE_BYTES_MAX: number = MIB;
+/** TLS: bytes of a pre-shared key, and of the name of its user. More is refused. */
+export const PSK_KEY_BYTES_MAX = 256;
+export const PSK_USER_BYTES_MAX = 255;
 /** Sockets: whoever takes this long to answer on a unix socket that we want counts as alive. */
 export const UNIX_PROBE_MS_MAX = 1_000;
 
@@ -189,6 +222,14 @@ export const NODE_STOP_MS_MAX = 60_000;
 export const DOUBLE_SIGNAL_MS = 1_000;
 /** Bytes of a configuration file. A longer one is refused. */
 export const CONFIG_BYTES_MAX: number = 64 * KIB;
+/** Configuration: the highest limits of connections and handshakes that can be set. More is refused. */
+export const CONFIGURED_CLIENTS_MAX = 65_536;
+/** Configuration: the longest time for a handshake that can be set, in seconds. More is refused. */
+export const CONFIGURED_HANDSHAKE_SECONDS_MAX = 3_600;
+/** Configuration: the highest limit of options in a handshake that can be set. More is refused. */
+export const CONFIGURED_OPTIONS_MAX = 4_096;
+/** Configuration: the highest limit of bytes in flight that can be set, in MiB. More is refused. */
+export const CONFIGURED_IN_FLIGHT_MIB_MAX = 65_536;
 /** NBD: addresses a node listens on. One more is refused. */
 export const NBD_LISTENERS_MAX = 16;
 /** Control: bytes of an answer that the command line reads (status of thousands of volumes). Then it gives up. */

@@ -14,7 +14,22 @@ import assert from 'node:assert';
 import * as net from 'node:net';
 
 import { CONNECTION_KEEP_ALIVE_MS, CONNECTION_LINGER_MS, NBD_READ_BUFFER_BYTES } from './limits.ts';
-import type { Connection, ConnectionHandler } from './network.ts';
+import type {
+  Connection,
+  ConnectionHandler,
+  ConnectionHealth,
+  TlsPeer,
+  TlsServerContext,
+} from './network.ts';
+import { openSecureSocket } from './secure-socket.ts';
+import { loadSyscalls, type Syscalls } from './syscalls.ts';
+import { LoadedTlsContext } from './tls.ts';
+
+/** Who is at the other end: for logs, and as `Connection.remoteIp`. */
+export interface RemoteEnd {
+  readonly peer: string;
+  readonly ip: string | null;
+}
 
 interface Receiver {
   received(buffer: Buffer, length: number): void;
@@ -25,6 +40,9 @@ export interface ReceivingSocket {
   readonly socket: net.Socket;
   receiver: Receiver | null;
 }
+
+/** For a socket whose bytes are TLS' business. */
+const deaf: Receiver = { received() {} };
 
 /** Shared by all connections of this thread. Nobody is shown more than the bytes that were just read. */
 let sharedReadBuffer: Buffer | null = null;
@@ -53,42 +71,54 @@ export function createReceivingSocket(handle?: object): ReceivingSocket {
 }
 
 /** Moves a connection from the paused socket that a server made to one that reads into the shared buffer. */
-export function adoptAccepted(socket: net.Socket, peer: string): SocketConnection {
-  const owner = socket as unknown as { _handle?: object | null };
+export function adoptAccepted(socket: net.Socket, remote: RemoteEnd): SocketConnection {
+  const owner = socket as unknown as HandleOwner;
   const handle = owner._handle;
-  if (handle === null || handle === undefined) return new SocketConnection(socket, null, peer);
+  if (handle === null || handle === undefined) return new SocketConnection(socket, null, remote);
   owner._handle = null;
   const receiving = createReceivingSocket(handle);
   // It has no handle any more: this only takes it off the books of its server.
   socket.destroy();
-  return new SocketConnection(receiving.socket, receiving, peer);
+  return new SocketConnection(receiving.socket, receiving, remote);
 }
+
+/** What Node does not document. The descriptor is -1 once the handle is closed. */
+interface HandleOwner {
+  _handle?: { readonly fd?: number } | null;
+}
+
+let peerState: Syscalls['peerState'] | undefined;
 
 export class SocketConnection implements Connection, Receiver {
   readonly peer: string;
-  private readonly socket: net.Socket;
+  readonly remoteIp: string | null;
+  /** The system's socket. */
+  private readonly raw: net.Socket;
+  /** What is read and written: `raw`, or TLS over it. */
+  private socket: net.Socket;
+  private readonly receiving: ReceivingSocket | null;
   private handler: ConnectionHandler | null = null;
   private failure: Error | null = null;
+  private corks = 0;
+  private paused = false;
+  /** TLS has begun, and the client has not proved itself yet. */
+  private securing = false;
   /** `end` or `destroy` was called. */
   private leaving = false;
   private gone = false;
   private linger: NodeJS.Timeout | null = null;
 
   /** `socket` is paused and allows half-open; `receiving` is null when it has no `onread`. */
-  constructor(socket: net.Socket, receiving: ReceivingSocket | null, peer: string) {
-    this.peer = peer;
+  constructor(socket: net.Socket, receiving: ReceivingSocket | null, remote: RemoteEnd) {
+    this.peer = remote.peer;
+    this.remoteIp = remote.ip;
+    this.raw = socket;
     this.socket = socket;
+    this.receiving = receiving;
     socket.setNoDelay(true);
     socket.setKeepAlive(true, CONNECTION_KEEP_ALIVE_MS);
     if (receiving !== null) receiving.receiver = this;
-    else socket.on('data', (chunk: Buffer) => this.received(chunk, chunk.length));
-    socket.on('drain', () => this.drained());
-    socket.on('end', () => this.ended());
-    socket.on('finish', () => this.startLinger());
-    socket.on('error', (error) => {
-      this.failure ??= error;
-    });
-    socket.on('close', () => this.closed());
+    this.watch(socket, receiving === null);
   }
 
   get backlogBytes(): number {
@@ -108,23 +138,64 @@ export class SocketConnection implements Connection, Receiver {
   }
 
   cork(): void {
+    this.corks += 1;
     this.socket.cork();
   }
 
   uncork(): void {
+    this.corks -= 1;
     this.socket.uncork();
   }
 
   pause(): void {
+    this.paused = true;
     if (!this.leaving) this.socket.pause();
   }
 
   resume(): void {
+    this.paused = false;
     if (!this.leaving) this.socket.resume();
+  }
+
+  health(): ConnectionHealth {
+    if (this.gone || this.raw.destroyed) return 'dead';
+    if (peerState === undefined) peerState = loadSyscalls()?.peerState ?? null;
+    if (peerState === null) return 'open';
+    const descriptor = (this.raw as unknown as HandleOwner)._handle?.fd ?? -1;
+    if (descriptor < 0) return 'open';
+    const state = peerState(descriptor);
+    return state === 'unknown' ? 'open' : state;
+  }
+
+  startTls(context: TlsServerContext, secured: (peer: TlsPeer) => void): void {
+    assert(context instanceof LoadedTlsContext, 'a context comes from loadTlsServerContext');
+    assert(this.handler !== null, 'a connection is started before it is secured');
+    assert(this.socket === this.raw, 'a connection is secured once');
+    if (this.leaving || this.gone) return;
+    // What was sent so far goes out in clear, and the handshake behind it: none of it may be held back.
+    for (let corks = this.corks; corks > 0; corks -= 1) this.raw.uncork();
+    // From here on TLS reads the socket; nothing that still comes this way may pass for plain bytes.
+    if (this.receiving !== null) this.receiving.receiver = deaf;
+    this.securing = true;
+    this.socket = openSecureSocket(this.raw, context, {
+      secured: (peer) => {
+        this.securing = false;
+        if (!this.leaving) secured(peer);
+      },
+      failed: (error) => {
+        this.failure ??= error;
+      },
+    });
+    for (let corks = this.corks; corks > 0; corks -= 1) this.socket.cork();
+    this.watch(this.socket, true);
+    if (this.paused) this.socket.pause();
+    else this.socket.resume();
   }
 
   end(): void {
     if (this.leaving) return;
+    // Nothing can be said to a client that is not known yet.
+    if (this.securing) return this.destroy();
     this.leaving = true;
     this.socket.end();
     // What the peer still sends is read and dropped: closing over unread bytes makes the system reset
@@ -143,12 +214,43 @@ export class SocketConnection implements Connection, Receiver {
     this.handler.received(buffer, length);
   }
 
+  /** Events of a socket that has another one over it are heard no more, but for its errors. */
+  private watch(socket: net.Socket, byData: boolean): void {
+    const heard = (event: () => void) => () => {
+      if (this.socket === socket) event();
+    };
+    if (byData) {
+      socket.on('data', (chunk: Buffer) => {
+        if (this.socket === socket) this.received(chunk, chunk.length);
+      });
+    }
+    socket.on(
+      'drain',
+      heard(() => this.drained()),
+    );
+    socket.on(
+      'end',
+      heard(() => this.ended()),
+    );
+    socket.on(
+      'finish',
+      heard(() => this.startLinger()),
+    );
+    socket.on(
+      'close',
+      heard(() => this.closed()),
+    );
+    socket.on('error', (error) => {
+      this.failure ??= error;
+    });
+  }
+
   private drained(): void {
     if (!this.leaving) this.handler?.drained();
   }
 
   private ended(): void {
-    if (!this.leaving) this.handler?.ended();
+    if (!this.leaving && !this.securing) this.handler?.ended();
   }
 
   /** All was sent, and the peer was told so. It has a moment to close its side. */

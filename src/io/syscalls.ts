@@ -33,13 +33,32 @@ export const RWF_NOWAIT = 0x08;
 export const SEEK_DATA = 3;
 export const SEEK_HOLE = 4;
 
+/** `posix_fadvise(2)`: the range will be read soon. */
+const FADV_WILLNEED = 3;
 const LOCK_EX_NB = 0x02 | 0x04;
 const PROBE_BYTE = 0xa5;
 const EIO = 5;
 const ENXIO = 6;
 const EBADF = 9;
 const EWOULDBLOCK = 11;
+const ENOTSOCK = 88;
 const EOPNOTSUPP = 95;
+
+/** `poll(2)`: what is reported unasked, and the end of the peer's data, which must be asked for. */
+const POLLERR = 0x08;
+const POLLHUP = 0x10;
+const POLLNVAL = 0x20;
+const POLLRDHUP = 0x2000;
+/** No process can have this many. */
+const NO_DESCRIPTOR: number = 2 ** 31 - 1;
+
+const SOL_SOCKET = 1;
+const SO_ACCEPTCONN = 30;
+/** struct sockaddr_storage. */
+const SOCKET_NAME_BYTES_MAX = 128;
+
+/** `ended`: its data ends, some may wait. `dead`: reset, or shut both ways. `unknown`: no open descriptor. */
+export type PeerState = 'open' | 'ended' | 'dead' | 'unknown';
 
 export interface Syscalls {
   /** preadv2 of one range. `flags` is 0 or RWF_NOWAIT. May read less. */
@@ -59,10 +78,20 @@ export interface Syscalls {
         callback: (result: number) => void,
       ) => void)
     | null;
+  /** posix_fadvise with WILLNEED, away from this thread; calls back later, never at once. */
+  readonly readAhead:
+    | ((fd: number, position: number, length: number, callback: (result: number) => void) => void)
+    | null;
   /** lseek with SEEK_DATA or SEEK_HOLE. */
   readonly seek: ((fd: number, position: number, whence: number) => number) | null;
   /** flock, exclusive, without waiting. */
   readonly lock: ((fd: number) => number) | null;
+  /** What the system knows of the peer of a connected socket, without waiting and without allocation. */
+  readonly peerState: ((fd: number) => PeerState) | null;
+  /** getsockopt of SO_ACCEPTCONN: 1 for a socket that listens, 0 for another one. */
+  readonly accepts: ((fd: number) => number) | null;
+  /** getsockname: the `struct sockaddr` of a socket's own end, or a negative errno. */
+  readonly socketName: ((fd: number) => Buffer | number) | null;
   /** Where the bytes of a buffer begin, valid as long as the caller holds the buffer and it is not detached. */
   readonly addressOf: (buffer: Buffer) => number;
 }
@@ -71,7 +100,7 @@ let loaded: Syscalls | null | undefined;
 
 /** The calls that work here, probed on the first call; null where koffi cannot be used at all. */
 export function loadSyscalls(): Syscalls | null {
-  loaded ??= bindAll();
+  if (loaded === undefined) loaded = bindAll();
   return loaded;
 }
 
@@ -98,8 +127,13 @@ interface Bound {
   readonly write: NonNullable<Syscalls['write']>;
   readonly allocate: NonNullable<Syscalls['allocate']>;
   readonly allocateNow: (fd: number, mode: number, position: number, length: number) => number;
+  readonly readAhead: NonNullable<Syscalls['readAhead']>;
+  readonly readAheadNow: (fd: number, position: number, length: number) => number;
   readonly seek: NonNullable<Syscalls['seek']>;
   readonly lock: NonNullable<Syscalls['lock']>;
+  readonly peerState: NonNullable<Syscalls['peerState']>;
+  readonly accepts: NonNullable<Syscalls['accepts']>;
+  readonly socketName: NonNullable<Syscalls['socketName']>;
 }
 
 function bind(koffi: Koffi): Bound {
@@ -112,19 +146,31 @@ function bind(koffi: Koffi): Bound {
     'int64_t pwrite(int fd, uintptr_t bytes, size_t length, int64_t offset)',
   );
   const fallocate = library.func('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
+  const fadvise = library.func(
+    'int posix_fadvise(int fd, int64_t offset, int64_t length, int advice)',
+  );
   const lseek = library.func('int64_t lseek(int fd, int64_t offset, int whence)');
   const flock = library.func('int flock(int fd, int operation)');
+  const poll = library.func('int poll(uintptr_t fds, unsigned long count, int timeout)');
 
   const statusOf = (result: number): number => (result < 0 ? -(koffi.errno() || EIO) : result);
   const addressOf = addressTable(koffi);
+  const away = asynchronousCalls();
   return {
     addressOf,
     read: bindRead(preadv2, addressOf, statusOf),
     write: (fd, address, length, position) => statusOf(pwrite(fd, address, length, position)),
-    allocate: bindAllocate(fallocate, statusOf),
+    allocate: (fd, mode, position, length, callback) =>
+      away((done) => fallocate.async(fd, mode, position, length, done), statusOf, callback),
+    readAhead: (fd, position, length, callback) =>
+      // This one returns the errno itself.
+      away((done) => fadvise.async(fd, position, length, FADV_WILLNEED, done), negative, callback),
+    readAheadNow: (fd, position, length) => negative(fadvise(fd, position, length, FADV_WILLNEED)),
     allocateNow: (fd, mode, position, length) => statusOf(fallocate(fd, mode, position, length)),
     seek: (fd, position, whence) => statusOf(lseek(fd, position, whence)),
     lock: (fd) => statusOf(flock(fd, LOCK_EX_NB)),
+    peerState: bindPeerState(poll, addressOf),
+    ...bindSocketFacts(library, addressOf, statusOf),
   };
 }
 
@@ -169,14 +215,72 @@ function bindRead(
   };
 }
 
+function bindPeerState(poll: Foreign, addressOf: Syscalls['addressOf']): Bound['peerState'] {
+  // struct pollfd { int fd; short events; short revents; }, filled anew for each call. Its address is taken
+  // once: the closure holds the memory.
+  const entry = Buffer.from(new ArrayBuffer(8));
+  const ints = new Int32Array(entry.buffer);
+  const shorts = new Int16Array(entry.buffer);
+  const address = addressOf(entry);
+  return (fd) => {
+    ints[0] = fd;
+    shorts[2] = POLLRDHUP;
+    shorts[3] = 0;
+    if ((poll(address, 1, 0) as number) < 0) return 'unknown';
+    const seen = shorts[3];
+    if (seen === 0) return 'open';
+    if ((seen & POLLNVAL) !== 0) return 'unknown';
+    return (seen & (POLLERR | POLLHUP)) === 0 ? 'ended' : 'dead';
+  };
+}
+
+function bindSocketFacts(
+  library: koffiTypes.LibraryHandle,
+  addressOf: Syscalls['addressOf'],
+  statusOf: (result: number) => number,
+): Pick<Bound, 'accepts' | 'socketName'> {
+  const getsockopt = library.func(
+    'int getsockopt(int fd, int level, int name, uintptr_t value, uintptr_t length)',
+  );
+  const getsockname = library.func('int getsockname(int fd, uintptr_t name, uintptr_t length)');
+  const length = Buffer.from(new ArrayBuffer(4));
+  const lengthWord = new Uint32Array(length.buffer);
+  const lengthAddress = addressOf(length);
+  const value = Buffer.from(new ArrayBuffer(SOCKET_NAME_BYTES_MAX));
+  const valueWord = new Int32Array(value.buffer);
+  const valueAddress = addressOf(value);
+  return {
+    accepts(fd) {
+      lengthWord[0] = 4;
+      const status = statusOf(
+        getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, valueAddress, lengthAddress),
+      );
+      return status < 0 ? status : (valueWord[0] ?? 0);
+    },
+    socketName(fd) {
+      lengthWord[0] = SOCKET_NAME_BYTES_MAX;
+      const status = statusOf(getsockname(fd, valueAddress, lengthAddress));
+      // The system reports the whole length, also of a name that it had to cut.
+      const bytes = Math.min(lengthWord[0] ?? 0, SOCKET_NAME_BYTES_MAX);
+      return status < 0 ? status : Buffer.from(value.subarray(0, bytes));
+    },
+  };
+}
+
+type Away = (
+  call: (done: (error: unknown, result: number) => void) => void,
+  statusOf: (result: number) => number,
+  callback: (result: number) => void,
+) => void;
+
 /** koffi refuses more than 256 asynchronous calls: those past a bound of ours wait their turn. */
-function bindAllocate(fallocate: Foreign, statusOf: (result: number) => number): Bound['allocate'] {
+function asynchronousCalls(): Away {
   const waiting: (() => void)[] = [];
   let running = 0;
-  return (fd, mode, position, length, callback) => {
+  return (call, statusOf, callback) => {
     const run = (): void => {
       running += 1;
-      fallocate.async(fd, mode, position, length, (error: unknown, result: number) => {
+      call((error, result) => {
         // koffi hands over the errno of its thread for as long as this callback runs.
         const status = error === null ? statusOf(result) : -EIO;
         running -= 1;
@@ -187,6 +291,10 @@ function bindAllocate(fallocate: Foreign, statusOf: (result: number) => number):
     if (running < SYSCALLS_IN_FLIGHT_MAX) run();
     else waiting.push(run);
   };
+}
+
+function negative(errno: number): number {
+  return errno === 0 ? 0 : -errno;
 }
 
 /** Tries each call on a file that holds one block of data; null when no file could be made there. */
@@ -207,6 +315,10 @@ function probe(bound: Bound, parent: string): Syscalls | null {
       write: writeWorks(bound, first) ? bound.write : null,
       seek: seekWorks(bound, first) ? bound.seek : null,
       lock: lockWorks(bound, first, second) ? bound.lock : null,
+      readAhead: readAheadWorks(bound, first) ? bound.readAhead : null,
+      peerState: peerStateWorks(bound, first) ? bound.peerState : null,
+      accepts: bound.accepts(first) === -ENOTSOCK ? bound.accepts : null,
+      socketName: bound.socketName(first) === -ENOTSOCK ? bound.socketName : null,
       // Last: it may take the data away.
       allocate: allocateWorks(bound, first) ? bound.allocate : null,
     };
@@ -243,8 +355,17 @@ function seekWorks({ seek }: Bound, fd: number): boolean {
   return data === 0 && hole === BLOCK_BYTES && seek(fd, BLOCK_BYTES, SEEK_DATA) === -ENXIO;
 }
 
+function readAheadWorks({ readAheadNow }: Bound, fd: number): boolean {
+  return readAheadNow(fd, 0, BLOCK_BYTES) === 0 && readAheadNow(-1, 0, 1) === -EBADF;
+}
+
 function lockWorks({ lock }: Bound, first: number, second: number): boolean {
   return lock(first) === 0 && lock(second) === -EWOULDBLOCK;
+}
+
+/** A file is never at the end of a peer, and what is not open is said to be so. */
+function peerStateWorks({ peerState }: Bound, fd: number): boolean {
+  return peerState(fd) === 'open' && peerState(NO_DESCRIPTOR) === 'unknown';
 }
 
 /** A file system that cannot punch is no failure of the call: each file finds out for itself. */

@@ -193,7 +193,7 @@ describe('a connection', () => {
   it('works over a socket without onread too', async () => {
     const accepted: { connection: SocketConnection; heard: Recorder }[] = [];
     const server = net.createServer({ allowHalfOpen: true, pauseOnConnect: true }, (socket) => {
-      const connection = new SocketConnection(socket, null, 'plain');
+      const connection = new SocketConnection(socket, null, { peer: 'plain', ip: null });
       const heard = new Recorder();
       accepted.push({ connection, heard });
       setTimeout(() => connection.start(heard), 20);

@@ -1,6 +1,11 @@
 /** A clock and a connection that move only when the test says so. */
 import type { Clock, Timer } from '../../../src/io/clock.ts';
-import type { Connection, ConnectionHandler, Network } from '../../../src/io/network.ts';
+import type {
+  Connection,
+  ConnectionHandler,
+  ConnectionHealth,
+  Network,
+} from '../../../src/io/network.ts';
 import { NbdClient } from '../../../src/nbd/client.ts';
 import { parseNbdUri } from '../../../src/nbd/uri.ts';
 import { ACK, GREETING, infoExport, simpleReply } from './fake-server.ts';
@@ -50,6 +55,7 @@ export class PuppetClock implements Clock {
 
 export class PuppetConnection implements Connection {
   readonly peer = 'puppet';
+  readonly remoteIp: string | null = null;
   destroyed = false;
   finished = false;
   handler: ConnectionHandler | null = null;
@@ -96,6 +102,14 @@ export class PuppetConnection implements Connection {
   resume(): void {}
   drained(): void {}
 
+  health(): ConnectionHealth {
+    return this.destroyed ? 'dead' : 'open';
+  }
+
+  startTls(): void {
+    throw new Error('a client starts no TLS');
+  }
+
   end(): void {
     this.finished = true;
   }
@@ -118,6 +132,7 @@ export async function puppets(flags: number, replyMs = 10_000): Promise<Puppets>
   const network: Network = {
     connect: () => Promise.resolve(connection),
     listen: () => Promise.reject(new Error('a client does not listen')),
+    adopt: () => Promise.reject(new Error('a client does not listen')),
   };
   const opening = NbdClient.connect(parseNbdUri('nbd://h/d'), { network, clock, replyMs });
   while (connection.handler === null) await Promise.resolve();

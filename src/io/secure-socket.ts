@@ -1,0 +1,133 @@
+/**
+ * The server's end of TLS over a socket that is open already, and who turned out to be the client.
+ *
+ * Invariants:
+ * - `secured` is called at most once, and only for a client that proved what it showed: a certificate that
+ *   does not verify ends the connection, although Node alone would let it pass with a note.
+ * - A client with a user name that nobody has fails exactly as one with a wrong key does.
+ * - Every failure closes the socket, with an error that says in whose words it failed.
+ */
+import { randomBytes } from 'node:crypto';
+import type * as net from 'node:net';
+import * as tls from 'node:tls';
+
+import { errorText } from './errors.ts';
+import type { TlsPeer } from './network.ts';
+import type { LoadedTlsContext } from './tls.ts';
+
+const RANDOM_KEY_BYTES = 32;
+/** A name in a file of keys is text. What resumes a session comes the same way, and is not. */
+// eslint-disable-next-line no-control-regex -- control characters are what it looks for
+const NOT_A_NAME = /[\u0000-\u001f\u007f\ufffd]/;
+
+/** Both are called at most once, and `failed` before the socket closes. */
+export interface SecureOutcome {
+  secured(peer: TlsPeer): void;
+  failed(error: Error): void;
+}
+
+/** Reading and writing begin as on any socket; what is written waits until the handshake is done. */
+export function openSecureSocket(
+  raw: net.Socket,
+  context: LoadedTlsContext,
+  outcome: SecureOutcome,
+): tls.TLSSocket {
+  let pskUser: string | null = null;
+  const options: tls.TLSSocketOptions &
+    Pick<tls.TlsOptions, 'pskCallback'> & { highWaterMark: number } = {
+    isServer: true,
+    secureContext: context.secureContext,
+    requestCert: context.asksCertificate,
+    // As on the socket below: 'drain' tells when nothing is left.
+    highWaterMark: 0,
+  };
+  const { pskKeys } = context;
+  if (pskKeys !== null) {
+    options.pskCallback = (_socket, user) => {
+      pskUser = user;
+      return keyOf(pskKeys, user);
+    };
+  }
+  const secure = new tls.TLSSocket(raw, options);
+  let done = false;
+  let failed = false;
+  const fail = (cause: unknown): void => {
+    if (failed) return;
+    failed = true;
+    const error = tlsError(done, cause);
+    outcome.failed(error);
+    secure.destroy(error);
+  };
+  // Node keeps the errors of a server's socket from its 'error' event until a `tls.Server` says otherwise.
+  secure.on('_tlsError', fail);
+  secure.once('secure', () => {
+    const peer = identify(secure, pskUser);
+    if (peer instanceof Error) return fail(peer);
+    done = true;
+    outcome.secured(peer);
+  });
+  secure.once('end', () => {
+    if (!done) fail(new Error('the client left'));
+  });
+  return secure;
+}
+
+function keyOf(keys: ReadonlyMap<string, Buffer>, user: string): Buffer | null {
+  // Null lets the handshake go on without a key, as for a client that wants to resume what we forgot.
+  return keys.get(user) ?? (NOT_A_NAME.test(user) ? null : randomBytes(RANDOM_KEY_BYTES));
+}
+
+function identify(secure: tls.TLSSocket, pskUser: string | null): TlsPeer | Error {
+  const certificate = secure.getPeerX509Certificate();
+  if (certificate === undefined) {
+    // That a key was asked for does not mean that it was used: the suite may not have fitted it.
+    if (pskUser === null || !usedKey(secure)) return { kind: 'anonymous', identity: '' };
+    return { kind: 'psk', identity: pskUser };
+  }
+  const fault = verifyError(secure);
+  if (fault !== null) return new Error(`certificate of the client: ${errorText(fault)}`);
+  return { kind: 'x509', identity: subjectOf(certificate.subject) };
+}
+
+/** In TLS 1.3 a pre-shared key looks like a resumed session, and those there are not. */
+function usedKey(secure: tls.TLSSocket): boolean {
+  return secure.getProtocol() === 'TLSv1.3'
+    ? secure.isSessionReused()
+    : secure.getCipher().standardName.includes('_PSK_');
+}
+
+/** Node shows this result to `tls.Server` alone; where it cannot be asked, nobody is trusted. */
+function verifyError(secure: tls.TLSSocket): unknown {
+  const { _handle: handle } = secure as unknown as {
+    _handle?: { verifyError?: () => unknown } | null;
+  };
+  if (typeof handle?.verifyError !== 'function') return new Error('it cannot be verified');
+  return handle.verifyError() ?? null;
+}
+
+/**
+ * Node gives one part a line, the most general one first, each escaped as RFC 4514 wants it; parts of equal
+ * rank stand on one line, between ' + '. RFC 4514 has the most special one first.
+ */
+export function subjectOf(lines: string): string {
+  return lines
+    .split('\n')
+    .toReversed()
+    .map((line) => line.replaceAll(' + ', '+'))
+    .join(',');
+}
+
+function tlsError(secured: boolean, cause: unknown): Error {
+  const { reason, code, syscall } = cause as {
+    reason?: unknown;
+    code?: unknown;
+    syscall?: unknown;
+  };
+  // The socket below was cut: no matter of TLS.
+  if (secured && syscall !== undefined && cause instanceof Error) return cause;
+  const what = secured ? 'TLS failed' : 'TLS handshake failed';
+  const why = typeof reason === 'string' ? reason : errorText(cause);
+  const error: NodeJS.ErrnoException = new Error(`${what}: ${why}`, { cause });
+  if (typeof code === 'string') error.code = code;
+  return error;
+}
