@@ -4,7 +4,7 @@
  */
 import { request } from 'node:http';
 import { join } from 'node:path';
-import type { NodeStatus, VolumeStatus } from '../../src/control/status.ts';
+import type { NodeFacts, NodeStatus, VolumeStatus } from '../../src/control/status.ts';
 import type { MirrorMode, MirrorStatus } from '../../src/replicator/status.ts';
 import { run, start, type ManagedProcess, type RunOptions, type RunResult } from './process.ts';
 import { BLOCKFERRY_BIN } from './root.ts';
@@ -138,6 +138,18 @@ export class TestNode {
     if (status < 300) return answer as T;
     const { error } = answer as { error: { code: string; message: string } };
     throw new ControlError(status, error.code, error.message);
+  }
+
+  async facts(): Promise<NodeFacts> {
+    return await this.request<NodeFacts>('GET', '/v1/node');
+  }
+
+  /** `HOST:PORT` of the first TCP address of that host, with the port that the system chose. */
+  async tcpAddress(host = '127.0.0.1'): Promise<string> {
+    const { nbd } = await this.facts();
+    const found = nbd.find((address) => address.startsWith(`${host}:`));
+    if (found === undefined) throw new Error(`no address on ${host} among ${nbd.join(' ')}`);
+    return found;
   }
 
   async status(): Promise<NodeStatus> {
