@@ -26,6 +26,8 @@ export interface PooledBuffer {
 export class BufferPool {
   private readonly classes: PooledBuffer[][] = [];
   private readonly keptBytesMax: number;
+  /** Told each time that a buffer came back. */
+  onFreed: () => void = () => {};
   private kept = 0;
   private lent = 0;
 
@@ -63,6 +65,11 @@ export class BufferPool {
     assert(buffer.lent, 'given back twice');
     buffer.lent = false;
     this.lent -= buffer.capacity;
+    this.keep(buffer);
+    this.onFreed();
+  }
+
+  private keep(buffer: PooledBuffer): void {
     if (this.kept + buffer.capacity > this.keptBytesMax) return;
     this.kept += buffer.capacity;
     const log2 = 31 - Math.clz32(buffer.capacity - SLACK_BYTES);

@@ -14,14 +14,15 @@ const LINUX = Object.freeze({
   ENOSPC: 28,
   EROFS: 30,
   ESHUTDOWN: 108,
+  ENOTSUP: 95,
   EDQUOT: 122,
 } as const);
 
 /**
- * `status` is 0 or a positive Linux errno, as a device answers it. What NBD has no word for is EIO; so
- * are EOVERFLOW and ENOTSUP, which only a negotiated DF or FAST_ZERO may be answered with.
+ * `status` is 0 or a positive Linux errno, as a device answers it. What NBD has no word for is EIO; so are
+ * EOVERFLOW, which is for lengths that never reach a device, and ENOTSUP, unless the request had FAST_ZERO.
  */
-export function nbdErrnoOf(status: number): NbdErrno {
+export function nbdErrnoOf(status: number, fastZero: boolean): NbdErrno {
   switch (status) {
     case 0:
       return NBD_ERRNO.OK;
@@ -37,6 +38,8 @@ export function nbdErrnoOf(status: number): NbdErrno {
       return NBD_ERRNO.ENOMEM;
     case LINUX.EINVAL:
       return NBD_ERRNO.EINVAL;
+    case LINUX.ENOTSUP:
+      return fastZero ? NBD_ERRNO.ENOTSUP : NBD_ERRNO.EIO;
     case LINUX.ESHUTDOWN:
       return NBD_ERRNO.ESHUTDOWN;
     default:

@@ -10,19 +10,29 @@
 import assert from 'node:assert';
 import { DeviceRequest } from '../io/device.ts';
 import type { BufferPool, PooledBuffer } from './buffer-pool.ts';
-import { NBD_CMD, NBD_SIMPLE_REPLY_BYTES } from './constants.ts';
+import { ReadPlan } from './read-plan.ts';
+import type { ReplyTo } from './reply-codec.ts';
 
 export type RequestState = 'idle' | 'filling' | 'handed' | 'pending' | 'done';
 
 const EMPTY = Buffer.alloc(0);
 
-export class NbdRequest extends DeviceRequest {
+export class NbdRequest extends DeviceRequest implements ReplyTo {
   state: RequestState = 'idle';
   command = 0;
+  flags = 0;
   cookieHigh = 0;
   cookieLow = 0;
-  /** Payload of a WRITE, data of a READ; 0 for the rest. Layers may move `length`, never this. */
+  offsetHigh = 0;
+  offsetLow = 0;
+  /** Where the client's range begins. Layers may move `offset`, never this. */
+  origin = 0;
+  /** Payload of a request, data of a READ; 0 for the rest. Layers may move `length`, never this. */
   bytes = 0;
+  /** Room for the head of the reply before the data of a READ; 0 for the rest. */
+  headBytes = 0;
+  /** Of a READ: it follows `plan`, which has data and holes. */
+  sparse = false;
   /** Where these bytes begin in `buffer`. Layers may move `start`, never this. */
   base = 0;
   owned: PooledBuffer | null = null;
@@ -32,10 +42,26 @@ export class NbdRequest extends DeviceRequest {
   next: NbdRequest | null = null;
 
   private readonly buffers: BufferPool;
+  private holes: ReadPlan | null = null;
 
   constructor(buffers: BufferPool) {
     super();
     this.buffers = buffers;
+  }
+
+  /** Made for the first READ that needs one, and kept. */
+  get plan(): ReadPlan {
+    this.holes ??= new ReadPlan();
+    return this.holes;
+  }
+
+  /** Narrows a READ to what its plan has to read: from the first byte of data to the last. */
+  readByPlan(): void {
+    const { plan } = this;
+    this.sparse = true;
+    this.offset = plan.startOf(plan.firstData);
+    this.length = plan.endOf(plan.lastData) - this.offset;
+    this.bytes = this.length;
   }
 
   /** Points the request at its bytes; `owned` memory is kept until the request ends. */
@@ -45,12 +71,11 @@ export class NbdRequest extends DeviceRequest {
     this.base = base;
   }
 
-  /** Takes memory for the bytes; a READ leaves room for its reply header before them. */
+  /** Takes memory for the bytes, with room for the head of a reply before them. */
   own(): PooledBuffer {
     assert(this.owned === null);
-    const base = this.command === NBD_CMD.READ ? NBD_SIMPLE_REPLY_BYTES : 0;
-    this.owned = this.buffers.take(base + this.bytes);
-    this.place(this.owned.bytes, base);
+    this.owned = this.buffers.take(this.headBytes + this.bytes);
+    this.place(this.owned.bytes, this.headBytes);
     return this.owned;
   }
 

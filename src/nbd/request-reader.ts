@@ -3,60 +3,65 @@
  *
  * Invariants:
  * - The split of the bytes into calls does not matter.
- * - A WRITE is passed on only when its whole payload is there: in place if it is whole in the caller's
- *   buffer, else in memory of its own. The payload of a refused WRITE is skipped, never stored.
+ * - A request is passed on only when its whole payload is there: in place if it is whole in the caller's
+ *   buffer, else in memory of its own. The payload of a refused request is skipped, never stored.
  * - It stops at the beginning of a request only, when the sink is not ready, or for good.
  */
 import assert from 'node:assert';
-import {
-  NBD_CMD,
-  NBD_CMD_FLAG,
-  NBD_ERRNO,
-  NBD_REQUEST_BYTES,
-  NBD_REQUEST_MAGIC,
-  type NbdErrno,
-} from './constants.ts';
+import { NBD_CMD, NBD_CMD_FLAG, nameOfCommand } from './constants.ts';
 import type { NbdRequest } from './nbd-request.ts';
-import { decodeRequestHeader, type RequestHeader } from './request-header.ts';
+import type { Refusal } from './refusals.ts';
+import {
+  decodeRequestHeader,
+  newRequestHeader,
+  payloadBytesOf,
+  type RequestForm,
+  type RequestHeader,
+} from './request-header.ts';
 import type { ServerShared } from './server-shared.ts';
-import { NBD_DRAIN_BYTES_MAX, payloadBytesOf } from './validate.ts';
+import { drainBytesMax } from './validate.ts';
 
 /** What the next bytes are. `nothing`: no byte is looked at any more. */
-type Expecting = 'header' | 'payload' | 'refused-payload' | 'nothing';
+type Expecting = 'header' | 'payload' | 'skipped-payload' | 'nothing';
 
 export interface RequestSink {
   /** Whether one more request may begin now. */
   ready(): boolean;
-  /** Validation: OK lets the request through; its payload may not be here yet. */
-  judge(header: RequestHeader): NbdErrno;
+  /** Validation: null lets the request through; its payload may not be here yet. */
+  judge(header: RequestHeader): Refusal | null;
   /** Handles a judged request. Bytes that it does not own are valid during this call. */
   handle(request: NbdRequest): void;
-  /** Answers a request that has nothing to do for the device; its payload was skipped. */
-  answer(error: NbdErrno, cookieHigh: number, cookieLow: number): void;
+  /** Answers a request that has nothing to do for the device (null: success); its payload was skipped. */
+  answer(refusal: Refusal | null, header: RequestHeader): void;
   /** No more requests: DISC, or bytes that are none (`fault`). The reader was stopped. */
   over(reason: string, fault: boolean): void;
 }
 
 export class RequestReader {
+  readonly form: RequestForm;
   private readonly shared: ServerShared;
   private readonly sink: RequestSink;
+  private readonly payloadMax: number;
   private expecting: Expecting = 'header';
   /** A header that came in pieces. */
-  private readonly head = Buffer.alloc(NBD_REQUEST_BYTES);
-  private readonly headView = new DataView(this.head.buffer, this.head.byteOffset);
+  private readonly head: Buffer;
+  private readonly headView: DataView;
   private headLength = 0;
-  /** The WRITE whose payload is coming, and how much of it is here. */
+  /** The request whose payload is coming, and how much of it is here. */
   private filling: NbdRequest | null = null;
   private filled = 0;
-  /** The refused WRITE whose payload is being skipped. */
-  private refusedBytes = 0;
-  private refusedError: NbdErrno = NBD_ERRNO.OK;
-  private refusedCookieHigh = 0;
-  private refusedCookieLow = 0;
+  /** The request with nothing to do whose payload is being skipped, how much is to come, and its answer. */
+  private readonly skipped: RequestHeader = newRequestHeader();
+  private skipBytes = 0;
+  private refusal: Refusal | null = null;
 
-  constructor(shared: ServerShared, sink: RequestSink) {
+  constructor(shared: ServerShared, form: RequestForm, sink: RequestSink) {
     this.shared = shared;
+    this.form = form;
     this.sink = sink;
+    this.payloadMax = drainBytesMax(form);
+    this.head = Buffer.alloc(form.bytes);
+    this.headView = new DataView(this.head.buffer, this.head.byteOffset);
   }
 
   /** Memory held for a payload that is coming, in bytes. */
@@ -69,9 +74,10 @@ export class RequestReader {
     return this.head.subarray(0, this.headLength);
   }
 
-  /** Whether the next byte belongs to a header. */
-  get atHeader(): boolean {
-    return this.expecting === 'header';
+  /** Bytes of a payload that have not come. */
+  get missingPayload(): number {
+    if (this.filling !== null) return this.filling.bytes - this.filled;
+    return this.expecting === 'skipped-payload' ? this.skipBytes : 0;
   }
 
   /** Takes `bytes[start .. end)`; `view` is the same memory. Returns where it stopped. */
@@ -86,7 +92,7 @@ export class RequestReader {
         case 'payload':
           at = this.takePayload(bytes, at, end);
           break;
-        case 'refused-payload':
+        case 'skipped-payload':
           at = this.skipPayload(at, end);
           break;
         case 'nothing':
@@ -96,7 +102,7 @@ export class RequestReader {
     return at;
   }
 
-  /** Looks at no further byte; a WRITE that is not whole is forgotten. */
+  /** Looks at no further byte; a request that is not whole is forgotten. */
   stop(): void {
     this.expecting = 'nothing';
     this.headLength = 0;
@@ -105,34 +111,36 @@ export class RequestReader {
   }
 
   private takeHeader(bytes: Buffer, view: DataView, at: number, end: number): number {
-    if (this.headLength === 0 && end - at >= NBD_REQUEST_BYTES) {
-      decodeRequestHeader(view, at, this.shared.header);
-      return this.takeRequest(bytes, at + NBD_REQUEST_BYTES, end);
+    const { form } = this;
+    if (this.headLength === 0 && end - at >= form.bytes) {
+      decodeRequestHeader(form, view, at, this.shared.header);
+      return this.takeRequest(bytes, at + form.bytes, end);
     }
-    const count = Math.min(NBD_REQUEST_BYTES - this.headLength, end - at);
+    const count = Math.min(form.bytes - this.headLength, end - at);
     bytes.copy(this.head, this.headLength, at, at + count);
     this.headLength += count;
-    if (this.headLength < NBD_REQUEST_BYTES) return end;
+    if (this.headLength < form.bytes) return end;
     this.headLength = 0;
-    decodeRequestHeader(this.headView, 0, this.shared.header);
+    decodeRequestHeader(form, this.headView, 0, this.shared.header);
     return this.takeRequest(bytes, at + count, end);
   }
 
   /** The header is in `shared.header`; what follows it begins at `at`. Returns where to go on. */
   private takeRequest(bytes: Buffer, at: number, end: number): number {
     const { header } = this.shared;
-    const payloadBytes = payloadBytesOf(header);
-    if (header.magic !== NBD_REQUEST_MAGIC) {
+    if (header.magic !== this.form.magic) {
       return this.leave(`wrong request magic 0x${header.magic.toString(16)}`, true, end);
     }
     if (header.command === NBD_CMD.DISC) return this.leave('client disconnected', false, end);
-    if (payloadBytes > NBD_DRAIN_BYTES_MAX) {
-      return this.leave(`NBD_CMD_WRITE of ${payloadBytes} bytes`, true, end);
+    const payloadBytes = payloadBytesOf(this.form, header);
+    if (payloadBytes > this.payloadMax) {
+      const command = nameOfCommand(header.command);
+      return this.leave(`${command} with ${payloadBytes} bytes of payload`, true, end);
     }
-    const error = this.sink.judge(header);
+    const refusal = this.sink.judge(header);
     const toDevice = header.length > 0 || header.command === NBD_CMD.FLUSH;
-    if (error !== NBD_ERRNO.OK || !toDevice) return this.refuse(error, payloadBytes, at, end);
-    const request = this.newRequest();
+    if (refusal !== null || !toDevice) return this.skip(refusal, payloadBytes, at, end);
+    const request = this.newRequest(payloadBytes);
     if (payloadBytes > end - at) {
       request.own();
       this.filling = request;
@@ -151,22 +159,26 @@ export class RequestReader {
     return end;
   }
 
-  private newRequest(): NbdRequest {
+  private newRequest(payloadBytes: number): NbdRequest {
     const { header } = this.shared;
-    const { command } = header;
+    const { command, flags } = header;
     const request = this.shared.requests.take();
-    const hasData = command === NBD_CMD.READ || command === NBD_CMD.WRITE;
     request.state = 'filling';
     request.command = command;
+    request.flags = flags;
     request.cookieHigh = header.cookieHigh;
     request.cookieLow = header.cookieLow;
+    request.offsetHigh = header.offsetHigh;
+    request.offsetLow = header.offsetLow;
+    request.origin = header.offset;
     request.offset = header.offset;
     request.length = header.length;
-    request.bytes = hasData ? header.length : 0;
-    // FUA asks nothing of reads and flushes (protocol section 1.7).
-    const changes = command !== NBD_CMD.READ && command !== NBD_CMD.FLUSH;
-    request.fua = changes && (header.flags & NBD_CMD_FLAG.FUA) !== 0;
-    request.noHole = (header.flags & NBD_CMD_FLAG.NO_HOLE) !== 0;
+    request.bytes = command === NBD_CMD.READ ? header.length : payloadBytes;
+    request.headBytes = 0;
+    request.sparse = false;
+    request.fua = (flags & NBD_CMD_FLAG.FUA) !== 0 && changes(command);
+    request.noHole = (flags & NBD_CMD_FLAG.NO_HOLE) !== 0;
+    request.fastZero = (flags & NBD_CMD_FLAG.FAST_ZERO) !== 0;
     return request;
   }
 
@@ -184,27 +196,30 @@ export class RequestReader {
     return at + count;
   }
 
-  private refuse(error: NbdErrno, payloadBytes: number, at: number, end: number): number {
-    const { cookieHigh, cookieLow } = this.shared.header;
+  /** The request in `shared.header` has nothing to do for the device. */
+  private skip(refusal: Refusal | null, payloadBytes: number, at: number, end: number): number {
     if (payloadBytes <= end - at) {
-      this.sink.answer(error, cookieHigh, cookieLow);
+      this.sink.answer(refusal, this.shared.header);
       return at + payloadBytes;
     }
-    this.refusedBytes = payloadBytes;
-    this.refusedError = error;
-    this.refusedCookieHigh = cookieHigh;
-    this.refusedCookieLow = cookieLow;
-    this.expecting = 'refused-payload';
+    Object.assign(this.skipped, this.shared.header);
+    this.skipBytes = payloadBytes;
+    this.refusal = refusal;
+    this.expecting = 'skipped-payload';
     return at;
   }
 
   private skipPayload(at: number, end: number): number {
-    const count = Math.min(this.refusedBytes, end - at);
-    this.refusedBytes -= count;
-    if (this.refusedBytes === 0) {
+    const count = Math.min(this.skipBytes, end - at);
+    this.skipBytes -= count;
+    if (this.skipBytes === 0) {
       this.expecting = 'header';
-      this.sink.answer(this.refusedError, this.refusedCookieHigh, this.refusedCookieLow);
+      this.sink.answer(this.refusal, this.skipped);
     }
     return at + count;
   }
 }
+
+/** Whether FUA asks something of a command: not of those that change nothing (protocol section 1.7). */
+const changes = (command: number): boolean =>
+  command === NBD_CMD.WRITE || command === NBD_CMD.WRITE_ZEROES || command === NBD_CMD.TRIM;

@@ -1,10 +1,13 @@
-/** What all connections of one server share: pools and scratch. No state of any request lives here. */
+/** What all connections of one server share: pools, limits and scratch. No state of any request lives here. */
 import type { Clock } from '../io/clock.ts';
+import type { Extent } from '../io/device.ts';
 import { BufferPool } from './buffer-pool.ts';
+import { MemoryLimit } from './memory-limit.ts';
 import { RequestPool } from './nbd-request.ts';
 import { SenderPool } from './reply-queue.ts';
 import type { NbdLimits } from './server-limits.ts';
 import { newRequestHeader, type RequestHeader } from './request-header.ts';
+import { StatusWalk } from './status-walk.ts';
 
 export class ServerShared {
   readonly clock: Clock;
@@ -14,6 +17,10 @@ export class ServerShared {
   readonly senders = new SenderPool();
   /** The header that is being looked at; overwritten by the next one. */
   readonly header: RequestHeader = newRequestHeader();
+  /** What a context said last. */
+  readonly extent: Extent = { end: 0, flags: 0 };
+  readonly status = new StatusWalk();
+  readonly memory: MemoryLimit;
 
   private viewed: Buffer | null = null;
   private view: DataView = new DataView(new ArrayBuffer(0));
@@ -21,6 +28,7 @@ export class ServerShared {
   constructor(clock: Clock, limits: NbdLimits) {
     this.clock = clock;
     this.limits = limits;
+    this.memory = new MemoryLimit(clock, this.buffers, limits.inFlightBytesTotal);
   }
 
   /** A view of `buffer`; remembered, because nearly all reads come in the same one. */

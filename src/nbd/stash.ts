@@ -1,18 +1,24 @@
 /**
- * Bytes that were received and not yet parsed, because a limit stopped the parser.
+ * Bytes that were received and not yet parsed, because a limit stopped the parser, or because it is not known
+ * whether the client still means them.
  *
  * Invariants:
- * - At most STASH_BYTES_MAX: what one read brought, and what came before the pause took effect.
+ * - At most NBD_STASH_BYTES_MAX and one read more: what one read brought, what came before a pause took
+ *   effect, and what a client that said its last left in its socket.
  * - Memory is lent by the pool while there are bytes, and only then.
  */
 import assert from 'node:assert';
-import { NBD_READ_BUFFER_BYTES } from '../io/limits.ts';
+import { NBD_READ_BUFFER_BYTES, NBD_STASH_BYTES_MAX } from '../io/limits.ts';
 import type { BufferPool, PooledBuffer } from './buffer-pool.ts';
-import { NBD_CMD, NBD_REQUEST_BYTES, NBD_REQUEST_MAGIC } from './constants.ts';
-import { decodeRequestHeader, newRequestHeader } from './request-header.ts';
-import { payloadBytesOf } from './validate.ts';
+import { NBD_CMD } from './constants.ts';
+import {
+  decodeRequestHeader,
+  newRequestHeader,
+  payloadBytesOf,
+  type RequestForm,
+} from './request-header.ts';
 
-const STASH_BYTES_MAX: number = 4 * NBD_READ_BUFFER_BYTES;
+const BYTES_MAX: number = NBD_STASH_BYTES_MAX + NBD_READ_BUFFER_BYTES;
 
 export class Stash {
   start = 0;
@@ -36,7 +42,7 @@ export class Stash {
 
   append(buffer: Buffer, start: number, end: number): void {
     const length = this.length + end - start;
-    assert(length <= STASH_BYTES_MAX, 'the connection goes on delivering after pause');
+    assert(length <= BYTES_MAX, 'the connection goes on delivering after pause');
     const old = this.memory;
     if (old === null || old.capacity - this.end < end - start) {
       this.memory = this.buffers.take(length);
@@ -69,20 +75,22 @@ export class Stash {
   }
 
   /**
-   * Whether the bytes, which begin on a request after `head` (its first bytes, parsed earlier), are
-   * whole requests up to a DISC: then the client meant all of them.
+   * Whether the bytes, of which the first `skip` belong to a request that began earlier and which then go on
+   * after `head` (the first bytes of a header, parsed earlier), are whole requests up to a DISC: then the
+   * client meant all of them.
    */
-  holdsDisconnect(head: Buffer): boolean {
+  holdsDisconnect(form: RequestForm, skip: number, head: Buffer): boolean {
     if (this.memory === null) return false;
-    const bytes = Buffer.concat([head, this.memory.bytes.subarray(this.start, this.end)]);
-    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+    const bytes = this.memory.bytes.subarray(this.start, this.end);
+    const whole = head.length === 0 ? bytes : Buffer.concat([head, bytes]);
+    const view = new DataView(whole.buffer, whole.byteOffset, whole.length);
     const header = newRequestHeader();
-    let at = 0;
-    while (at + NBD_REQUEST_BYTES <= bytes.length) {
-      decodeRequestHeader(view, at, header);
-      if (header.magic !== NBD_REQUEST_MAGIC) return false;
+    let at = skip;
+    while (at + form.bytes <= whole.length) {
+      decodeRequestHeader(form, view, at, header);
+      if (header.magic !== form.magic) return false;
       if (header.command === NBD_CMD.DISC) return true;
-      at += NBD_REQUEST_BYTES + payloadBytesOf(header);
+      at += form.bytes + payloadBytesOf(form, header);
     }
     return false;
   }

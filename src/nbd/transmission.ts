@@ -1,40 +1,47 @@
 /**
- * The transmission phase of one connection: requests in, device calls, replies out.
+ * The transmission phase of one connection: when bytes are read and requests started, and how it ends.
  *
  * Invariants:
- * - Requests are handed to the device in the order in which they came. A WRITE is handed over only when
- *   its whole payload is there.
- * - Parsing stops at NBD_IN_FLIGHT_REQUESTS_MAX, NBD_IN_FLIGHT_BYTES_MAX and NBD_REPLY_BACKLOG_BYTES_MAX
- *   (one request may pass a byte limit, by its own size) and at NBD_REQUESTS_PER_TURN_MAX. What is not
- *   parsed waits in the stash, and the connection is paused while the stash is not empty.
- * - Every request that was started is answered or its connection is dead. After DISC, and after bytes
- *   that are no request, nothing more is started. What a dead connection did not start is dropped: its
- *   client may have sent the same write again elsewhere.
+ * - Parsing stops at NBD_IN_FLIGHT_REQUESTS_MAX, at the limits of bytes in flight of the connection and of the
+ *   server, and at NBD_REPLY_BACKLOG_BYTES_MAX (one request may pass a byte limit, by its own size) and at
+ *   NBD_REQUESTS_PER_TURN_MAX. What is not parsed waits in the stash, and the connection is paused while the
+ *   stash is not empty.
+ * - Every request that was started is answered or its connection is dead. After DISC, and after bytes that
+ *   are no request, nothing more is started.
+ * - What a dead connection did not start is dropped: its client may have sent the same write again elsewhere.
+ *   Bytes that may have waited for long are started only while the client is there, or when they end in DISC.
  * - `gone` is called once, when the connection is closed and the device holds no request of it.
- * - Replies are written only between device calls, so the place that a READ reserved stays its own.
  */
 import assert from 'node:assert';
-import { type BlockDevice, type Completer, type DeviceRequest, PENDING } from '../io/device.ts';
+import type { BlockDevice } from '../io/device.ts';
 import {
-  NBD_IN_FLIGHT_BYTES_MAX,
+  NBD_FRESH_MS_MAX,
   NBD_IN_FLIGHT_REQUESTS_MAX,
   NBD_REPLY_BACKLOG_BYTES_MAX,
   NBD_REQUESTS_PER_TURN_MAX,
+  NBD_STASH_BYTES_MAX,
 } from '../io/limits.ts';
 import type { Connection } from '../io/network.ts';
-import { NBD_CMD, NBD_ERRNO, type NbdErrno } from './constants.ts';
-import { nbdErrnoOf } from './errno.ts';
+import type { MemoryWaiter } from './memory-limit.ts';
 import type { Negotiated } from './negotiated.ts';
 import type { NbdRequest } from './nbd-request.ts';
+import type { Refusal } from './refusals.ts';
 import { ReplyQueue } from './reply-queue.ts';
-import type { RequestHeader } from './request-header.ts';
+import { ReplyWriter } from './reply-writer.ts';
+import { RequestHandler } from './request-handler.ts';
+import { COMPACT_REQUESTS, EXTENDED_REQUESTS, type RequestHeader } from './request-header.ts';
 import { RequestReader, type RequestSink } from './request-reader.ts';
 import type { ServerShared } from './server-shared.ts';
 import { Stash } from './stash.ts';
-import { type CommandRules, commandRulesOf, validate } from './validate.ts';
 
 /** `finishing`: answers what was started, then ends. `ended`: waits for the socket to close. */
 type Phase = 'open' | 'finishing' | 'ended' | 'dead';
+
+/**
+ * Whether what waits is still the client's will. `doubtful`: it sends no more, and its last bytes are being
+ * gathered. `certain`: they end in DISC, so it is.
+ */
+type Will = 'assumed' | 'doubtful' | 'certain';
 
 export interface TransmissionOptions {
   readonly connection: Connection;
@@ -45,48 +52,51 @@ export interface TransmissionOptions {
   readonly gone: () => void;
 }
 
-export class Transmission implements Completer, RequestSink {
+export class Transmission implements RequestSink, MemoryWaiter {
   readonly device: BlockDevice;
 
   private readonly connection: Connection;
-  private readonly rules: CommandRules;
   private readonly shared: ServerShared;
-  private readonly replies: ReplyQueue;
+  private readonly queue: ReplyQueue;
+  private readonly handler: RequestHandler;
   private readonly stash: Stash;
   private readonly reader: RequestReader;
   private readonly finished: (reason: string, fault: boolean) => void;
   private readonly gone: () => void;
 
   private phase: Phase = 'open';
-  private stopping = false;
+  private will: Will = 'assumed';
   private reason = '';
   private fault = false;
   private paused = false;
+  /** When bytes came last, by the clock. */
+  private lastReceived: number;
 
-  /** Requests that the device holds or has answered without their reply being written. */
-  private inFlight = 0;
-  private inFlightBytes = 0;
-  private firstDone: NbdRequest | null = null;
-  private lastDone: NbdRequest | null = null;
-
-  private budget = 0;
   private turnScheduled = false;
   private readonly turn: () => void = () => this.runTurn();
 
   constructor(options: TransmissionOptions) {
-    this.connection = options.connection;
-    this.device = options.negotiated.device;
-    this.rules = commandRulesOf(options.negotiated.flags);
-    this.shared = options.shared;
+    const { connection, negotiated, shared } = options;
+    this.connection = connection;
+    this.device = negotiated.device;
+    this.shared = shared;
     this.finished = options.finished;
     this.gone = options.gone;
-    this.stash = new Stash(options.shared.buffers);
-    this.reader = new RequestReader(options.shared, this);
-    this.replies = new ReplyQueue({
-      connection: options.connection,
-      buffers: options.shared.buffers,
-      senders: options.shared.senders,
+    this.lastReceived = shared.clock.now();
+    this.stash = new Stash(shared.buffers);
+    const form = negotiated.form === 'extended' ? EXTENDED_REQUESTS : COMPACT_REQUESTS;
+    this.reader = new RequestReader(shared, form, this);
+    this.queue = new ReplyQueue({
+      connection,
+      buffers: shared.buffers,
+      senders: shared.senders,
       onSent: () => this.repliesSent(),
+    });
+    this.handler = new RequestHandler({
+      negotiated,
+      shared,
+      replies: new ReplyWriter(negotiated.form, this.queue),
+      answered: () => this.answered(),
     });
   }
 
@@ -94,15 +104,24 @@ export class Transmission implements Completer, RequestSink {
   received(buffer: Buffer, start: number, end: number): void {
     if (this.phase !== 'open') return;
     this.beginTurn();
+    // A client that keeps sending is there. The system is asked only about bytes that may be old: in a server
+    // that stood still, or that did not read this client for a while. A call for each read would cost 5 % at
+    // depth 1.
+    const now = this.shared.clock.now();
+    const old = now - this.lastReceived > NBD_FRESH_MS_MAX;
+    this.lastReceived = now;
     let at = start;
-    if (this.stash.length === 0) {
+    if (!(old && this.isDoubtful()) && this.will !== 'doubtful' && this.stash.length === 0) {
       at = this.reader.read(buffer, this.shared.viewOf(buffer), start, end);
     }
-    if (at < end && this.phase === 'open') {
-      this.stash.append(buffer, at, end);
-      this.pause();
-    }
+    if (at < end && this.phase === 'open') this.keep(buffer, at, end);
     this.endTurn();
+  }
+
+  private keep(buffer: Buffer, start: number, end: number): void {
+    this.stash.append(buffer, start, end);
+    if (this.will !== 'doubtful') this.pause();
+    else if (this.stash.length > NBD_STASH_BYTES_MAX) this.leave();
   }
 
   /**
@@ -111,8 +130,13 @@ export class Transmission implements Completer, RequestSink {
    */
   ended(): void {
     if (this.phase !== 'open') return;
-    if (this.stash.holdsDisconnect(this.reader.partialHeader)) return;
-    this.finish('client closed the connection without NBD_CMD_DISC', false);
+    const { form, missingPayload, partialHeader } = this.reader;
+    if (this.stash.holdsDisconnect(form, missingPayload, partialHeader)) {
+      this.will = 'certain';
+      this.schedule();
+      return;
+    }
+    this.leave();
     this.endTurn();
   }
 
@@ -121,44 +145,42 @@ export class Transmission implements Completer, RequestSink {
     assert(this.phase !== 'dead', 'closed once');
     this.phase = 'dead';
     this.stopReading();
-    this.replies.abandon();
-    this.answerDone();
-    if (this.inFlight === 0) this.gone();
+    this.queue.abandon();
+    this.dropDone();
   }
 
   /** Requests in flight are answered, later ones refused; then the connection ends. */
   stop(): void {
-    this.stopping = true;
+    this.handler.stopping = true;
     if (this.phase === 'open') this.endTurn();
   }
 
-  completed(deviceRequest: DeviceRequest, status: number): void {
-    const request = deviceRequest as NbdRequest;
-    assert(request.state === 'pending', 'completed twice, or before the device method returned');
-    request.state = 'done';
-    request.status = status;
-    if (this.lastDone === null) this.firstDone = request;
-    else this.lastDone.next = request;
-    this.lastDone = request;
-    if (this.phase === 'dead') {
-      this.answerDone();
-      if (this.inFlight === 0) this.gone();
-      return;
-    }
-    this.schedule();
+  private answered(): void {
+    if (this.phase === 'dead') this.dropDone();
+    else this.schedule();
+  }
+
+  private dropDone(): void {
+    this.handler.answerDone(false);
+    if (this.handler.inFlight === 0) this.gone();
   }
 
   // Bytes to requests.
 
   ready(): boolean {
-    return this.budget > 0 && this.hasRoom();
+    return this.handler.budget > 0 && this.hasRoom();
   }
 
-  /** What this answers OK is handled without further checks. */
-  judge(header: RequestHeader): NbdErrno {
-    this.budget--;
-    const error = validate(header, this.rules, this.device);
-    return error === NBD_ERRNO.OK && this.stopping ? NBD_ERRNO.ESHUTDOWN : error;
+  judge(header: RequestHeader): Refusal | null {
+    return this.handler.judge(header);
+  }
+
+  handle(request: NbdRequest): void {
+    this.handler.handle(request);
+  }
+
+  answer(refusal: Refusal | null, header: RequestHeader): void {
+    this.handler.answer(refusal, header);
   }
 
   /** The reader has nothing more; what was started is answered, then the connection ends. */
@@ -167,104 +189,34 @@ export class Transmission implements Completer, RequestSink {
   }
 
   private hasRoom(): boolean {
+    const { handler, queue, shared } = this;
+    const bytes = handler.inFlightBytes + this.reader.heldBytes;
     return (
-      this.inFlight < NBD_IN_FLIGHT_REQUESTS_MAX &&
-      this.inFlightBytes + this.reader.heldBytes < NBD_IN_FLIGHT_BYTES_MAX &&
-      this.replies.heldBytes < NBD_REPLY_BACKLOG_BYTES_MAX
+      handler.inFlight < NBD_IN_FLIGHT_REQUESTS_MAX &&
+      bytes < shared.limits.inFlightBytes &&
+      queue.heldBytes < NBD_REPLY_BACKLOG_BYTES_MAX &&
+      (!shared.memory.reached || bytes + queue.heldBytes === 0)
     );
-  }
-
-  // Requests to the device.
-
-  handle(request: NbdRequest): void {
-    // A payload may have been on its way when the server was told to stop.
-    if (this.stopping) return this.finishRequest(request, NBD_ERRNO.ESHUTDOWN);
-    if (request.command === NBD_CMD.READ) this.replies.reserveRead(request);
-    request.state = 'handed';
-    request.push(this);
-    const status = this.call(request);
-    if (status === PENDING) {
-      request.state = 'pending';
-      this.inFlight++;
-      if (request.owned !== null) this.inFlightBytes += request.owned.capacity;
-      return;
-    }
-    request.pop(this);
-    request.state = 'done';
-    this.finishRequest(request, nbdErrnoOf(status));
-  }
-
-  private call(request: NbdRequest): number {
-    switch (request.command) {
-      case NBD_CMD.READ:
-        return this.device.read(request);
-      case NBD_CMD.WRITE:
-        return this.device.write(request);
-      case NBD_CMD.FLUSH:
-        return this.device.flush(request);
-      case NBD_CMD.TRIM:
-        return this.device.trim(request);
-      default:
-        assert(request.command === NBD_CMD.WRITE_ZEROES, 'validation lets no other through');
-        return this.device.zero(request);
-    }
-  }
-
-  // Answers to replies.
-
-  answer(error: NbdErrno, cookieHigh: number, cookieLow: number): void {
-    this.replies.header(error, cookieHigh, cookieLow);
-  }
-
-  private finishRequest(request: NbdRequest, error: NbdErrno): void {
-    if (error === NBD_ERRNO.OK && request.command === NBD_CMD.READ) {
-      this.replies.commitRead(request, error);
-    } else {
-      this.replies.header(error, request.cookieHigh, request.cookieLow);
-    }
-    this.shared.requests.give(request);
-  }
-
-  /** Writes the replies of what the device answered since the last turn; drops them if nobody listens. */
-  private answerDone(): void {
-    let request = this.firstDone;
-    this.firstDone = null;
-    this.lastDone = null;
-    while (request !== null) {
-      const { next } = request;
-      request.next = null;
-      this.inFlight--;
-      if (request.owned !== null) this.inFlightBytes -= request.owned.capacity;
-      if (this.phase === 'dead') this.shared.requests.give(request);
-      else this.answerLate(request);
-      request = next;
-    }
-    assert(this.inFlight >= 0);
-  }
-
-  private answerLate(request: NbdRequest): void {
-    const error = nbdErrnoOf(request.status);
-    if (error === NBD_ERRNO.OK && request.command === NBD_CMD.READ) {
-      assert(request.owned !== null, 'a read that is answered later must retain its buffer');
-    }
-    this.finishRequest(request, error);
   }
 
   // Turns.
 
   private beginTurn(): void {
-    this.budget = NBD_REQUESTS_PER_TURN_MAX;
-    this.replies.beginTurn();
+    this.handler.budget = NBD_REQUESTS_PER_TURN_MAX;
+    this.queue.beginTurn();
   }
 
   private endTurn(): void {
-    this.answerDone();
-    this.replies.flush();
-    const idle = this.inFlight === 0 && this.stash.length === 0;
-    if (this.phase === 'open' && this.stopping && idle) this.finish('server is stopping', false);
-    if (this.phase === 'finishing' && this.inFlight === 0) return this.end();
+    const { handler, stash } = this;
+    handler.answerDone(true);
+    this.queue.flush();
+    const idle = handler.inFlight === 0 && stash.length === 0;
+    if (this.phase === 'open' && handler.stopping && idle) this.finish('server is stopping', false);
+    if (this.phase === 'finishing' && handler.inFlight === 0) return this.end();
+    if (this.phase !== 'open' || stash.length === 0 || this.will === 'doubtful') return;
     // The budget of this turn is spent or a completion made room: no event would come for it.
-    if (this.phase === 'open' && this.stash.length > 0 && this.hasRoom()) this.schedule();
+    if (this.hasRoom()) this.schedule();
+    else if (this.shared.memory.reached) this.shared.memory.wait(this);
   }
 
   private runTurn(): void {
@@ -272,7 +224,7 @@ export class Transmission implements Completer, RequestSink {
     if (this.phase === 'ended' || this.phase === 'dead') return;
     this.connection.cork();
     this.beginTurn();
-    this.answerDone();
+    this.handler.answerDone(true);
     if (this.phase === 'open') this.consumeStash();
     this.endTurn();
     this.connection.uncork();
@@ -280,7 +232,7 @@ export class Transmission implements Completer, RequestSink {
 
   private consumeStash(): void {
     const { stash } = this;
-    if (stash.length === 0) return;
+    if (stash.length === 0 || !this.hasRoom() || this.isDoubtful()) return;
     const { bytes, view } = stash.buffer;
     stash.consumedTo(this.reader.read(bytes, view, stash.start, stash.end));
     if (stash.length === 0 && this.phase === 'open') this.resume();
@@ -295,8 +247,13 @@ export class Transmission implements Completer, RequestSink {
   /** Half the limit must be free before parsing goes on, so that a slow client costs few turns. */
   private repliesSent(): void {
     if (this.phase !== 'open' || this.stash.length === 0) return;
-    if (this.replies.heldBytes > NBD_REPLY_BACKLOG_BYTES_MAX / 2) return;
+    if (this.queue.heldBytes > NBD_REPLY_BACKLOG_BYTES_MAX / 2) return;
     if (this.hasRoom()) this.schedule();
+  }
+
+  /** At once, so that what is free goes to those that waited longest. */
+  memoryFreed(): void {
+    this.runTurn();
   }
 
   private pause(): void {
@@ -313,6 +270,22 @@ export class Transmission implements Completer, RequestSink {
 
   // The end.
 
+  /**
+   * Asks the system whether the client is still there. If not, nothing is started until its last bytes and
+   * the end of them have come: `ended` decides then, or `closed`.
+   */
+  private isDoubtful(): boolean {
+    if (this.will === 'assumed' && this.connection.health() !== 'open') {
+      this.will = 'doubtful';
+      this.resume();
+    }
+    return this.will === 'doubtful';
+  }
+
+  private leave(): void {
+    this.finish('client closed the connection without NBD_CMD_DISC', false);
+  }
+
   /** Starts nothing more. The connection ends when all that was started is answered. */
   private finish(reason: string, fault: boolean): void {
     assert(this.phase === 'open');
@@ -327,12 +300,13 @@ export class Transmission implements Completer, RequestSink {
   private end(): void {
     assert(this.phase === 'finishing');
     this.phase = 'ended';
-    this.replies.flushAll();
+    this.queue.flushAll();
     this.finished(this.reason, this.fault);
   }
 
   private stopReading(): void {
     this.reader.stop();
     this.stash.drop();
+    this.shared.memory.leave(this);
   }
 }

@@ -1,12 +1,17 @@
 /** Decoding keeps every number exact or safely too large. Method: headers from an independent encoder. */
 import { expect, it } from 'vitest';
 
-import { decodeRequestHeader, newRequestHeader } from '../../src/nbd/request-header.ts';
+import {
+  COMPACT_REQUESTS,
+  decodeRequestHeader,
+  newRequestHeader,
+} from '../../src/nbd/request-header.ts';
 import { request } from './support/wire.ts';
 
 const decode = (bytes: Buffer, at = 0): ReturnType<typeof newRequestHeader> => {
   const header = newRequestHeader();
-  decodeRequestHeader(new DataView(bytes.buffer, bytes.byteOffset, bytes.length), at, header);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  decodeRequestHeader(COMPACT_REQUESTS, view, at, header);
   return header;
 };
 
@@ -19,6 +24,8 @@ it('reads every field, wherever the header begins', () => {
     command: 0xfffe,
     cookieHigh: 0xfedcba98,
     cookieLow: 0x76543210,
+    offsetHigh: 0x123,
+    offsetLow: 0x456789ab,
     offset: 0x123456789ab,
     length: 0xffffffff,
   });

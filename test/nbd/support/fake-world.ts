@@ -69,6 +69,8 @@ export class FakeConnection implements Connection {
   private chunks: Buffer[] = [];
   /** How often the server called `send`. */
   sends = 0;
+  /** How often the server asked whether the client is still there. */
+  healthAsked = 0;
   /** While true the kernel takes nothing: sends stay in the backlog. */
   stalled = false;
   paused = false;
@@ -110,7 +112,9 @@ export class FakeConnection implements Connection {
   }
 
   health(): ConnectionHealth {
-    return this.over ? 'dead' : 'open';
+    this.healthAsked++;
+    if (this.over) return 'dead';
+    return this.inputEnded ? 'ended' : 'open';
   }
 
   startTls(): void {
