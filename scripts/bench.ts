@@ -1,177 +1,259 @@
 /**
  * `npm run bench`: fio against this server, nbdkit's file plugin and qemu-nbd; then, mirrored, against
- * qemu-storage-daemon. It prints what it measured beside what the project aims at and claims nothing:
- * the exit code tells only whether every tool ran. How to read it: docs/benchmarks.md.
+ * qemu-storage-daemon; then what a node takes of memory and of time to start. It prints what it measured
+ * beside what the project aims at; the exit code tells of missed targets only with --check. How to read
+ * it: docs/benchmarks.md.
  */
-import { performance } from 'node:perf_hooks';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { parseArgs } from 'node:util';
+import { performance } from 'node:perf_hooks';
 import { run } from '../test/support/process.ts';
 import { Scope } from '../test/support/scope.ts';
+import { cipherOf, makeCertificates } from './bench/certificates.ts';
 import {
   blockferry,
-  blockferryMirrored,
   nbdkit,
-  qemuMirrored,
   qemuNbd,
   type Contender,
   type Ground,
+  type Maker,
 } from './bench/contenders.ts';
+import { FOOTPRINT, heaviestRows, measureFootprint } from './bench/footprint.ts';
 import { measure, type Measured, type RoundOptions } from './bench/measure.ts';
-import { catchUpTable, speedTable, surroundings } from './bench/report.ts';
+import { blockferryMirrored, qemuMirrored } from './bench/mirrored.ts';
+import {
+  catchUpTable,
+  footprintTable,
+  runtimeTable,
+  speedTable,
+  surroundings,
+} from './bench/report.ts';
+import { runtimesOf, type Runtime } from './bench/runtimes.ts';
+import { settingsFrom, USAGE, type Settings } from './bench/settings.ts';
+import { missedTargets, otherRuntimes, type Outcome } from './bench/verdict.ts';
 import { MIRRORED, SERVING, type Workload } from './bench/workloads.ts';
 import { missingTools } from './setup-tools.ts';
 
-const USAGE = `usage: npm run bench -- [--quick] [--rounds N] [--seconds S] [--size MIB] [--only TEXT] [--json] [--dir DIR]
-  --quick      about a minute and a half instead of about ten
-  --rounds N   rounds of each workload (default 5, quick 2)
-  --seconds S  length of a round (default 4, quick 1)
-  --size MIB   size of the disks (default 1024, quick 512)
-  --only TEXT  workloads whose name contains TEXT
-  --json       every sample as JSON instead of tables
-  --dir DIR    where the disks lie (default the directory for temporary files)`;
+const TOOLS = ['fio', 'nbdkit', 'qemu-nbd', 'qemu-storage-daemon', 'nbdcopy', 'nbdinfo', 'openssl'];
+/** How long the run may take to notice that it was interrupted and to clean up. */
+const INTERRUPTED_MS_MAX = 30_000;
 
-interface Settings {
-  readonly quick: boolean;
-  readonly json: boolean;
-  readonly only: string;
-  readonly dir: string;
-  readonly rounds: number;
-  readonly roundMs: number;
-  readonly sizeBytes: number;
+/** What a run shares: closed at its end, or as soon as it is interrupted. */
+interface Session {
+  readonly settings: Settings;
+  readonly options: RoundOptions;
+  readonly interrupted: AbortSignal;
+  /** Lines about the run that stand above the tables. */
+  readonly notes: string[];
 }
 
-function numberOf(text: string | undefined, otherwise: number, name: string, max: number): number {
-  if (text === undefined) return otherwise;
-  const value = Number(text);
-  if (!(value > 0) || value > max) throw new Error(`${name} is a number from 1 to ${max}`);
-  return value;
-}
-
-function settingsFrom(args: readonly string[]): Settings | null {
-  const { values } = parseArgs({
-    args: [...args],
-    options: {
-      quick: { type: 'boolean', default: false },
-      json: { type: 'boolean', default: false },
-      help: { type: 'boolean', default: false },
-      rounds: { type: 'string' },
-      seconds: { type: 'string' },
-      size: { type: 'string' },
-      only: { type: 'string', default: '' },
-      dir: { type: 'string', default: tmpdir() },
-    },
+async function prepare(
+  session: Session,
+  { servers, directories }: Scopes,
+  workloads: readonly Workload[],
+): Promise<Ground> {
+  const { settings, options } = session;
+  const dir = directories.tempDir('bf-bench-', settings.dir);
+  const image = join(dir, 'image');
+  const mib = settings.sizeBytes / 2 ** 20;
+  options.progress(`preparing disks of ${mib} MiB in ${dir}`);
+  await run('dd', ['if=/dev/urandom', `of=${image}`, 'bs=1M', `count=${mib}`], {
+    timeoutMs: 600_000,
   });
-  if (values.help) return null;
-  const { quick, json, only, dir } = values;
-  return {
-    quick,
-    json,
-    only,
-    dir,
-    rounds: Math.floor(numberOf(values.rounds, quick ? 2 : 5, '--rounds', 100)),
-    roundMs: numberOf(values.seconds, quick ? 1 : 4, '--seconds', 60) * 1000,
-    sizeBytes: Math.floor(numberOf(values.size, quick ? 512 : 1024, '--size', 65536)) * 2 ** 20,
-  };
+  const transports = new Set(workloads.map(({ transport }) => transport ?? 'unix'));
+  const tls = transports.has('tls') ? await makeCertificates(dir) : null;
+  return { scope: servers, dir, sizeBytes: settings.sizeBytes, image, transports, tls };
+}
+
+async function noteCiphers(session: Session, contenders: readonly Contender[]): Promise<void> {
+  for (const { name, uri } of contenders) {
+    const tls = uri('tls');
+    if (tls !== null) session.notes.push(`TLS with ${name}: ${await cipherOf(tls)}`);
+  }
 }
 
 /** Runs one table: its contenders live only as long as it does. */
 async function section(
-  settings: Settings,
+  session: Session,
   workloads: readonly Workload[],
-  makers: readonly ((ground: Ground) => Promise<Contender>)[],
-  options: RoundOptions,
+  makers: readonly Maker[],
 ): Promise<Measured[]> {
-  const chosen = workloads.filter(
-    (workload) => workload.name.includes(settings.only) && !(settings.quick && workload.long),
-  );
+  const { settings, options } = session;
+  const chosen = workloads.filter(({ name }) => settings.rows.test(name));
   if (chosen.length === 0) return [];
-  const scope = new Scope();
-  const stop = (): void => {
-    void scope.close().finally(() => process.exit(130));
-  };
-  process.once('SIGINT', stop).once('SIGTERM', stop);
-  try {
-    const dir = scope.tempDir('bf-bench-', settings.dir);
-    const image = join(dir, 'image');
-    options.progress(`preparing disks of ${settings.sizeBytes / 2 ** 20} MiB in ${dir}`);
-    await run('dd', [
-      'if=/dev/urandom',
-      `of=${image}`,
-      'bs=1M',
-      `count=${settings.sizeBytes / 2 ** 20}`,
-    ]);
-    const ground: Ground = { scope, dir, sizeBytes: settings.sizeBytes, image };
+  return await scoped(session, async (scopes) => {
+    const ground = await prepare(session, scopes, chosen);
     const contenders: Contender[] = [];
-    for (const make of makers) contenders.push(await make(ground));
-    await run('sync', ['-f', dir]); // nobody's rounds pay for preparing another's disk
+    for (const make of makers) {
+      options.progress(`preparing server ${contenders.length + 1} of ${makers.length}`);
+      contenders.push(await make(ground));
+    }
+    if (ground.tls !== null) await noteCiphers(session, contenders);
+    await run('sync', ['-f', ground.dir]); // nobody's rounds pay for preparing another's disk
     const results: Measured[] = [];
     for (const workload of chosen) results.push(await measure(contenders, workload, options));
     return results;
+  });
+}
+
+/** Two scopes, because a child that still runs may make its directory anew: those are removed last. */
+interface Scopes {
+  /** Servers: they end with the work, and at once when the run is interrupted, which makes the work fail. */
+  readonly servers: Scope;
+  readonly directories: Scope;
+}
+
+async function scoped<T>(session: Session, work: (scopes: Scopes) => Promise<T>): Promise<T> {
+  const [servers, directories] = [new Scope(), new Scope()];
+  let early = Promise.resolve();
+  const closeEarly = (): void => {
+    early = servers.close().catch(() => undefined);
+  };
+  session.interrupted.addEventListener('abort', closeEarly);
+  try {
+    return await work({ servers, directories });
   } catch (thrown) {
-    console.error(scope.reports());
+    if (!session.interrupted.aborted) console.error(servers.reports());
     throw thrown;
   } finally {
-    process.off('SIGINT', stop).off('SIGTERM', stop);
-    await scope.close();
+    session.interrupted.removeEventListener('abort', closeEarly);
+    await early;
+    try {
+      await servers.close();
+    } finally {
+      await directories.close();
+    }
   }
 }
 
-function print(
-  settings: Settings,
-  serving: readonly Measured[],
-  mirrored: readonly Measured[],
-): void {
+async function measureAll(session: Session, { directories }: Scopes): Promise<Outcome> {
+  const { settings, options } = session;
+  const { nodes, profile, dir, rows } = settings;
+  if (nodes.length > 0) options.progress(`installing Node ${nodes.join(', ')}`);
+  const runtimes = await runtimesOf(directories, nodes, profile, dir);
+  for (const { name, version } of runtimes) session.notes.push(`${name}: Node ${version}`);
+  const [own] = runtimes;
+  if (own === undefined) throw new Error('no Node');
+  const ours = runtimes.map(
+    (runtime: Runtime): Maker =>
+      (ground) =>
+        blockferry(ground, runtime),
+  );
+  const peers = nodes.length === 0 ? [nbdkit, qemuNbd] : [nbdkit];
+  const serving = await section(session, SERVING, [...ours, ...peers]);
+  const mirrored = await section(session, MIRRORED, [
+    (ground) => blockferryMirrored(ground, own),
+    qemuMirrored,
+  ]);
+  const { idle, huge, start } = FOOTPRINT;
+  const wanted = [idle, huge, start].some(({ name }) => rows.test(name));
+  const rest = wanted
+    ? await scoped(
+        session,
+        async ({ servers, directories: own }) =>
+          await measureFootprint(
+            runtimes,
+            { servers, dir: own.tempDir('bf-bench-', dir) },
+            options,
+          ),
+      )
+    : [];
+  return { serving, mirrored, footprint: [...heaviestRows(serving), ...rest] };
+}
+
+function print(session: Session, outcome: Outcome): void {
+  const { settings, notes } = session;
+  const { serving, mirrored, footprint } = outcome;
   const where = surroundings();
-  if (settings.json) {
-    console.log(JSON.stringify({ surroundings: where, settings, serving, mirrored }, null, 2));
-    return;
-  }
   console.log(
-    `\n${where.cpu}, ${where.memory_gib} GiB, Linux ${where.kernel}, Node ${where.node}; ${where.tools.join('; ')}`,
+    `\n${where.time}: ${where.cpu}, ${where.memory_gib} GiB, Linux ${where.kernel}; ${where.tools.join('; ')}`,
   );
   console.log(
     `${settings.rounds} interleaved rounds of ${settings.roundMs / 1000} s, disks of ${settings.sizeBytes / 2 ** 20} MiB; median (least - greatest)`,
   );
+  for (const note of notes) console.log(note);
   if (serving.length > 0) console.log(`\n${speedTable(serving, 'nbdkit')}`);
-  if (mirrored.length === 0) return;
-  console.log(`\n${speedTable(mirrored, 'qemu mirror')}\n\n${catchUpTable(mirrored)}`);
+  if (serving.some((measured) => otherRuntimes(measured).length > 0)) {
+    console.log(`\n${runtimeTable(serving, 'nbdkit')}`);
+  }
+  if (mirrored.length > 0) {
+    console.log(`\n${speedTable(mirrored, 'qemu mirror')}\n\n${catchUpTable(mirrored)}`);
+  }
   for (const { workload, series } of mirrored) {
     for (const { contender, remarks } of series) {
       for (const remark of remarks) console.log(`${contender}, ${workload.name}: ${remark}`);
     }
   }
+  if (footprint.length > 0) console.log(`\n${footprintTable(footprint)}`);
 }
 
-async function main(): Promise<void> {
-  const settings = settingsFrom(process.argv.slice(2));
-  if (settings === null) {
-    console.log(USAGE);
-    return;
-  }
-  const needed = ['fio', 'nbdkit', 'qemu-nbd', 'qemu-storage-daemon', 'nbdcopy', 'nbdinfo'];
-  const lacking = missingTools().filter((tool) => needed.includes(tool.name));
-  if (lacking.length > 0) {
-    throw new Error(
-      `needs ${lacking.map((tool) => `${tool.name} (Debian: ${tool.package})`).join(', ')}`,
-    );
-  }
+function checkTools(): void {
+  const lacking = missingTools().filter((tool) => TOOLS.includes(tool.name));
+  if (lacking.length === 0) return;
+  const names = lacking.map((tool) => `${tool.name} (Debian: ${tool.package})`);
+  throw new Error(`needs ${names.join(', ')}`);
+}
+
+async function main(settings: Settings, interrupted: AbortSignal): Promise<void> {
+  checkTools();
   const began = performance.now();
   const options: RoundOptions = {
     rounds: settings.rounds,
     roundMs: settings.roundMs,
     sizeBytes: settings.sizeBytes,
-    progress: (line) =>
-      console.error(`${((performance.now() - began) / 1000).toFixed(0).padStart(4)} s  ${line}`),
+    progress(line) {
+      interrupted.throwIfAborted();
+      const seconds = ((performance.now() - began) / 1000).toFixed(0);
+      console.error(`${seconds.padStart(4)} s  ${line}`);
+    },
   };
-  const serving = await section(settings, SERVING, [blockferry, nbdkit, qemuNbd], options);
-  const mirrored = await section(settings, MIRRORED, [blockferryMirrored, qemuMirrored], options);
-  print(settings, serving, mirrored);
+  const session: Session = { settings, options, interrupted, notes: [] };
+  const outcome = await scoped(session, async (scopes) => await measureAll(session, scopes));
+  const { serving, mirrored, footprint } = outcome;
+  if (serving.length + mirrored.length + footprint.length === 0) {
+    throw new Error(`no row matches ${String(settings.rows)}`);
+  }
+  const missed = missedTargets(outcome);
+  print(session, outcome);
+  if (settings.json !== null) {
+    const all = {
+      surroundings: surroundings(),
+      settings,
+      notes: session.notes,
+      ...outcome,
+      missed,
+    };
+    writeFileSync(settings.json, `${JSON.stringify(all, null, 2)}\n`);
+  }
+  console.log(missed.length === 0 ? '\nEvery target was reached.' : `\n${missed.length} missed:`);
+  for (const line of missed) console.log(line);
+  if (settings.check && missed.length > 0) process.exitCode = 1;
+}
+
+/** A signal ends the servers; then whatever was under way fails, and the rest is cleaned up. */
+async function begin(): Promise<void> {
+  const settings = settingsFrom(process.argv.slice(2));
+  if (settings === null) {
+    console.log(USAGE);
+    return;
+  }
+  const controller = new AbortController();
+  const stop = (): void => {
+    controller.abort();
+    setTimeout(() => process.exit(130), INTERRUPTED_MS_MAX).unref();
+  };
+  process.once('SIGINT', stop).once('SIGTERM', stop);
+  try {
+    await main(settings, controller.signal);
+  } catch (thrown) {
+    if (!controller.signal.aborted) throw thrown;
+    console.error('bench: interrupted');
+    process.exitCode = 130;
+  }
 }
 
 try {
-  await main();
+  await begin();
 } catch (thrown) {
   console.error(`bench: ${thrown instanceof Error ? thrown.message : String(thrown)}`);
   process.exitCode = 1;

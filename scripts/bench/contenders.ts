@@ -1,19 +1,26 @@
 /** The servers that are compared, each with a disk of its own that is fully written beforehand. */
+import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { expectAlive, run, start } from '../../test/support/process.ts';
-import { inSync, startNode } from '../../test/support/node.ts';
+import { once } from 'node:events';
+import { run, start } from '../../test/support/process.ts';
+import { startNode, type TestNode } from '../../test/support/node.ts';
 import type { Scope } from '../../test/support/scope.ts';
 import { waitUntil } from '../../test/support/wait.ts';
-import { QmpClient } from './qmp.ts';
+import type { TlsFiles } from './certificates.ts';
+import type { Runtime } from './runtimes.ts';
+import type { Transport } from './workloads.ts';
 
-const COPY_MS_MAX = 300_000;
-const VOLUME = 'disk';
+export const COPY_MS_MAX = 300_000;
+export const VOLUME = 'disk';
 
 export interface Contender {
   readonly name: string;
-  readonly uri: string;
+  /** Null when it does not serve that way. */
+  readonly uri: (transport: Transport) => string | null;
   /** Everything it stores lies here. */
   readonly dir: string;
+  /** The process whose memory is watched; absent for peers. */
+  readonly pid?: number;
   /** Bytes that the mirror still lacks; absent when there is no mirror. */
   readonly behind?: () => Promise<number>;
   /** One line about what happened beside the speed, or null. */
@@ -26,11 +33,40 @@ export interface Ground {
   readonly dir: string;
   readonly sizeBytes: number;
   readonly image: string;
+  /** How the chosen rows reach a server. */
+  readonly transports: ReadonlySet<Transport>;
+  /** Present when `tls` is among the transports. */
+  readonly tls: TlsFiles | null;
 }
 
-const unixUri = (socket: string): string => `nbd+unix:///${VOLUME}?socket=${socket}`;
+export type Maker = (ground: Ground) => Promise<Contender>;
 
-async function copyOfImage(ground: Ground, name: string): Promise<{ dir: string; file: string }> {
+export function unixUri(socket: string): string {
+  return `nbd+unix:///${VOLUME}?socket=${socket}`;
+}
+
+/**
+ * The client does not check the certificate: fio lets libnbd read no file of the user's, the authority's
+ * included. The traffic is encrypted all the same.
+ */
+function tlsUri(socket: string): string {
+  return `nbds+unix:///${VOLUME}?socket=${socket}&tls-verify-peer=false`;
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, 'close');
+  return port;
+}
+
+/** A directory with a disk that is a full copy of the image. */
+export async function copyOfImage(
+  ground: Ground,
+  name: string,
+): Promise<{ dir: string; file: string }> {
   const dir = join(ground.dir, name);
   await run('mkdir', ['-p', dir]);
   const file = join(dir, 'disk.img');
@@ -40,22 +76,41 @@ async function copyOfImage(ground: Ground, name: string): Promise<{ dir: string;
   return { dir, file };
 }
 
-async function answering(uri: string): Promise<void> {
+export async function answering(uri: string): Promise<void> {
   await waitUntil(
     `${uri} to answer`,
     async () => (await run('nbdinfo', ['--size', uri])).code === 0,
   );
 }
 
+/** One nbdkit for each transport, because it listens in one place only; all serve the same file. */
 export async function nbdkit(ground: Ground): Promise<Contender> {
   const { dir, file } = await copyOfImage(ground, 'nbdkit');
-  const socket = join(dir, 'nbd.sock');
-  start(ground.scope, 'nbdkit', ['-f', '-U', socket, '-e', VOLUME, 'file', file]);
-  await answering(unixUri(socket));
-  return { name: 'nbdkit', uri: unixUri(socket), dir };
+  const uris = new Map<Transport, string>();
+  const serve = async (transport: Transport, uri: string, flags: string[]): Promise<void> => {
+    const common = ['-f', '--exit-with-parent', '-e', VOLUME];
+    start(ground.scope, 'nbdkit', [...common, ...flags, 'file', file]);
+    await answering(uri);
+    uris.set(transport, uri);
+  };
+  for (const transport of ground.transports) {
+    const socket = join(dir, `${transport}.sock`);
+    if (transport === 'unix') {
+      await serve(transport, unixUri(socket), ['-U', socket]);
+    } else if (transport === 'tcp') {
+      const port = await freePort();
+      const flags = ['-i', '127.0.0.1', '-p', String(port)];
+      await serve(transport, `nbd://127.0.0.1:${port}/${VOLUME}`, flags);
+    } else {
+      const flags = ['--tls=require', `--tls-certificates=${ground.tls?.dir}`];
+      await serve(transport, tlsUri(socket), ['-U', socket, ...flags]);
+    }
+  }
+  return { name: 'nbdkit', uri: (transport) => uris.get(transport) ?? null, dir };
 }
 
-async function serveWithQemu(
+/** A qemu-nbd of its own disk, over a unix socket. */
+export async function serveWithQemu(
   ground: Ground,
   name: string,
 ): Promise<{ dir: string; socket: string }> {
@@ -69,104 +124,42 @@ async function serveWithQemu(
 
 export async function qemuNbd(ground: Ground): Promise<Contender> {
   const { dir, socket } = await serveWithQemu(ground, 'qemu-nbd');
-  return { name: 'qemu-nbd', uri: unixUri(socket), dir };
+  const uri = (transport: Transport): string | null =>
+    transport === 'unix' ? unixUri(socket) : null;
+  return { name: 'qemu-nbd', uri, dir };
 }
 
-async function blockferryNode(ground: Ground, name: string) {
-  const node = await startNode(ground.scope, { name, dir: join(ground.dir, name) });
-  await node.createVolume(VOLUME, String(ground.sizeBytes));
+/** A node without volumes; with profiling it is stopped at the end, because a killed Node writes none. */
+export async function blockferryNode(
+  scope: Scope,
+  runtime: Runtime,
+  dir: string,
+  extra: { readonly nbd?: readonly string[]; readonly flags?: readonly string[] } = {},
+): Promise<TestNode> {
+  const node = await startNode(scope, { name: 'bench', dir, runtime: runtime.command, ...extra });
+  if (runtime.profiled) scope.defer(`stop ${runtime.name}`, () => node.stop());
   return node;
 }
 
-async function fill(ground: Ground, uri: string): Promise<void> {
+export async function fill(ground: Ground, uri: string): Promise<void> {
   await run('nbdcopy', ['--flush', ground.image, uri], { timeoutMs: COPY_MS_MAX });
 }
 
-export async function blockferry(ground: Ground): Promise<Contender> {
-  const node = await blockferryNode(ground, 'blockferry');
-  await fill(ground, node.uri(VOLUME));
-  return { name: 'blockferry', uri: node.uri(VOLUME), dir: node.dir };
-}
-
-/** Two nodes; the mirror is attached to the written volume, so the initial copy is measured by no one. */
-export async function blockferryMirrored(ground: Ground): Promise<Contender> {
-  const beta = await blockferryNode(ground, 'beta');
-  const alpha = await blockferryNode(ground, 'alpha');
-  await fill(ground, alpha.uri(VOLUME));
-  await alpha.addMirror(VOLUME, beta.uri(VOLUME), 'async');
-  await alpha.waitInSync(VOLUME, COPY_MS_MAX);
-  let deltaBefore = (await alpha.mirror(VOLUME)).delta_bytes_sent;
-  return {
-    name: 'blockferry',
-    uri: alpha.uri(VOLUME),
-    dir: alpha.dir,
-    async behind() {
-      const mirror = await alpha.mirror(VOLUME);
-      if (inSync(mirror)) return 0;
-      return Math.max(1, mirror.staged_bytes + mirror.dirty_bytes + mirror.suspect_bytes);
-    },
-    async remark() {
-      const delta = (await alpha.mirror(VOLUME)).delta_bytes_sent;
-      const grown = delta - deltaBefore;
-      deltaBefore = delta;
-      return grown > 0
-        ? `left stream: ${(grown / 2 ** 20).toFixed(0)} MiB went in delta runs`
-        : null;
-    },
-  };
-}
-
-interface BlockJob {
-  readonly ready: boolean;
-  readonly len: number;
-  readonly offset: number;
-}
-
-/** qemu-storage-daemon with blockdev-mirror, copy-mode background, to a qemu-nbd of its own. */
-export async function qemuMirrored(ground: Ground): Promise<Contender> {
-  const target = await serveWithQemu(ground, 'qsd-target');
-  const { dir, file } = await copyOfImage(ground, 'qsd');
-  const [socket, control] = [join(dir, 'nbd.sock'), join(dir, 'qmp.sock')];
-  const daemon = start(
-    ground.scope,
-    'qemu-storage-daemon',
-    [
-      ['--blockdev', `driver=file,node-name=file,filename=${file}`],
-      ['--blockdev', 'driver=raw,node-name=source,file=file'],
-      [
-        '--blockdev',
-        `driver=nbd,node-name=target,server.type=unix,server.path=${target.socket},export=${VOLUME}`,
-      ],
-      ['--chardev', `socket,id=qmp,path=${control},server=on,wait=off`],
-      ['--monitor', 'chardev=qmp'],
-      ['--nbd-server', `addr.type=unix,addr.path=${socket},max-connections=0`],
-      ['--export', `type=nbd,id=export,node-name=source,name=${VOLUME},writable=on`],
-    ].flat(),
-  );
-  await expectAlive(daemon, 300);
-  await answering(unixUri(socket));
-  const qmp = await QmpClient.connect(control);
-  ground.scope.defer('close QMP', () => qmp.close());
-  await qmp.command('blockdev-mirror', {
-    'job-id': 'mirror',
-    device: 'source',
-    target: 'target',
-    sync: 'full',
-    'copy-mode': 'background',
+/** One process that serves every transport. */
+export async function blockferry(ground: Ground, runtime: Runtime): Promise<Contender> {
+  const { tls } = ground;
+  const address = ground.transports.has('tcp') ? `127.0.0.1:${await freePort()}` : null;
+  const dir = join(ground.dir, runtime.name.replaceAll(' ', '-').toLowerCase());
+  const node = await blockferryNode(ground.scope, runtime, dir, {
+    nbd: address === null ? [] : [address],
+    flags: tls === null ? [] : ['--tls-certificate', tls.certificate, '--tls-key', tls.key],
   });
-  const job = async (): Promise<BlockJob> => {
-    const [found] = await qmp.command<BlockJob[]>('query-block-jobs');
-    if (found === undefined) throw new Error(`the mirror job of qemu ended:\n${daemon.output}`);
-    return found;
+  await node.createVolume(VOLUME, String(ground.sizeBytes));
+  const uris: Record<Transport, string | null> = {
+    unix: node.uri(VOLUME),
+    tcp: address === null ? null : `nbd://${address}/${VOLUME}`,
+    tls: tls === null ? null : tlsUri(node.nbdSocket),
   };
-  await waitUntil('qemu to mirror', async () => (await job()).ready, { timeoutMs: COPY_MS_MAX });
-  return {
-    name: 'qemu mirror',
-    uri: unixUri(socket),
-    dir,
-    async behind() {
-      const { len, offset } = await job();
-      return len - offset;
-    },
-  };
+  await fill(ground, node.uri(VOLUME));
+  return { name: runtime.name, uri: (transport) => uris[transport], dir: node.dir, pid: node.pid };
 }
