@@ -52,8 +52,8 @@ export class LoadedTlsContext implements TlsServerContext {
  * of those for keys, which some older clients need. TLS 1.2 can only use those of a way that is configured.
  */
 const SUITES_13 = 'TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256';
-const SUITES_X509 = 'ECDHE+AESGCM:ECDHE+CHACHA20';
-const SUITES_PSK = 'kECDHEPSK+CHACHA20:kPSK+AESGCM:kPSK+CHACHA20:kECDHEPSK+AES';
+const SUITES_X509 = 'ECDHE+AESGCM+AES128:ECDHE+AESGCM:ECDHE+CHACHA20';
+const SUITES_PSK = 'kECDHEPSK+CHACHA20:kPSK+AESGCM+AES128:kPSK+AESGCM:kPSK+CHACHA20:kECDHEPSK+AES';
 const NEVER = '!aNULL:!eNULL:!SHA1:!MD5:!3DES:!RC4';
 
 /** @throws BlockferryError TLS_INVALID, which names the file and its fault */
@@ -93,6 +93,8 @@ function createContext(
       ...options,
       honorCipherOrder: true,
       minVersion: 'TLSv1.2',
+      // Without it, OpenSSL refuses pre-shared keys where certificates are asked for.
+      sessionIdContext: 'blockferry',
       secureOptions: constants.SSL_OP_NO_TICKET | constants.SSL_OP_NO_RENEGOTIATION,
     });
   } catch (error) {
