@@ -14,7 +14,10 @@ export type DiskCallback = (result: number) => void;
 
 export interface DiskFile {
   readonly path: string;
-  /** Reads at once if that cannot block, else WOULD_BLOCK. May return less than asked at the end of file. */
+  /**
+   * Reads at once what cannot block. WOULD_BLOCK when the first byte would; less than asked when a later one
+   * would, or at the end of the file.
+   */
   readNow(buffer: Buffer, start: number, length: number, position: number): number;
   /** Reads at once even if that blocks; may return less than asked at the end of file. For rare use. */
   readBlocking(buffer: Buffer, start: number, length: number, position: number): number;
@@ -42,6 +45,8 @@ export interface DiskFile {
   punchHole(position: number, length: number, callback: DiskCallback): void;
   /** Provisions the range and makes it read as zeroes; -EOPNOTSUPP (-95) where that cannot be done. */
   provisionZeroes(position: number, length: number, callback: DiskCallback): void;
+  /** Has the range read into memory, which may go on after the callback; -EOPNOTSUPP (-95) where that cannot be done. */
+  readAhead(position: number, length: number, callback: DiskCallback): void;
   /** The first data byte at or after `position` and the end of that data, or null past the last; null also
    * for the whole question when the file system cannot say (see `Disk.knowsExtents`). */
   dataAfter(position: number): { start: number; end: number } | null;

@@ -198,6 +198,13 @@ export const WRITE_POOL_MS_MAX = 2_000;
 export const ZERO_WRITE_BYTES_MAX: number = MIB;
 export const ZERO_PUNCH_BYTES_MAX: number = 1024 * MIB;
 
+/** Volume: a piece of what CACHE asks for; one is read into memory at a time. */
+export const READ_AHEAD_PIECE_BYTES: number = 4 * MIB;
+/** Volume: data that one CACHE reads into memory. The rest of its range is left to the reads themselves. */
+export const READ_AHEAD_BYTES_MAX: number = 256 * MIB;
+/** Volume: CACHE requests that wait to be followed. More are answered and dropped. */
+export const READ_AHEAD_HINTS_MAX = 64;
+
 /** Events kept for `blockferry events`. The oldest are dropped. */
 export const EVENTS_MAX = 1000;
 /** Control: bytes of one request body. Longer is refused. */

@@ -58,6 +58,7 @@ export class NodeFile implements DiskFile {
       if (count > 0) done += count;
       else if (count === 0) break;
       else if (count === -EOPNOTSUPP && this.readFlags !== 0) this.readFlags = 0;
+      else if (count === WOULD_BLOCK && done > 0) break;
       else if (count !== -EINTR) return count;
     }
     return done;
@@ -165,6 +166,14 @@ export class NodeFile implements DiskFile {
     this.allocate(ZERO_RANGE, position, length, callback);
   }
 
+  readAhead(position: number, length: number, callback: DiskCallback): void {
+    this.checkSpan(position, length);
+    const readAhead = this.syscalls?.readAhead ?? null;
+    this.inFlight += 1;
+    if (readAhead === null) setImmediate(() => this.finish(callback, -EOPNOTSUPP));
+    else readAhead(this.descriptor, position, length, (status) => this.finish(callback, status));
+  }
+
   dataAfter(position: number): { start: number; end: number } | null {
     assert(this.open, 'the file is closed');
     assert(Number.isSafeInteger(position) && position >= 0, 'a position is not negative');
@@ -203,9 +212,7 @@ export class NodeFile implements DiskFile {
   }
 
   private allocate(mode: number, position: number, length: number, callback: DiskCallback): void {
-    assert(this.open, 'the file is closed');
-    assert(Number.isSafeInteger(position) && position >= 0, 'a position is not negative');
-    assert(Number.isSafeInteger(length) && length > 0, 'a range has bytes');
+    this.checkSpan(position, length);
     const allocate = this.syscalls?.allocate ?? null;
     this.inFlight += 1;
     if (allocate === null) {
@@ -243,6 +250,12 @@ export class NodeFile implements DiskFile {
       }
     }
     return done;
+  }
+
+  private checkSpan(position: number, length: number): void {
+    assert(this.open, 'the file is closed');
+    assert(Number.isSafeInteger(position) && position >= 0, 'a position is not negative');
+    assert(Number.isSafeInteger(length) && length > 0, 'a range has bytes');
   }
 
   /** What keeps the kernel inside the buffer: addresses are computed from these numbers. */

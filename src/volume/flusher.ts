@@ -9,7 +9,7 @@
  *   for the next, which serves all that wait.
  */
 import { Status, PENDING } from '../io/device.ts';
-import type { DiskFile } from '../io/disk.ts';
+import type { Layer } from './layer.ts';
 import type { Metadata } from './metadata.ts';
 import type { MetadataRecord } from './records.ts';
 
@@ -21,8 +21,6 @@ export interface FlushWaiter {
 export interface FlushOwner {
   readonly failed: boolean;
   readonly metadata: Metadata;
-  /** Records of what was allocated or freed since the last call. */
-  takeChanges(): MetadataRecord[];
   /** The data file could not be synced. */
   syncFailed(errno: number): void;
   /** A flush was answered. */
@@ -30,26 +28,26 @@ export interface FlushOwner {
 }
 
 export class Flusher {
-  /** Something was written since the last sync began. Set by the owner at each write. */
-  touched = false;
+  /** Syncs of the data file that began so far. */
+  syncs = 0;
   /** Records of an earlier flush are not durable yet: its commit found no space. */
   private logBehind = false;
   /** A sync is on its way. */
   active = false;
   private served: FlushWaiter[] = [];
   private waiting: FlushWaiter[] = [];
-  private readonly file: DiskFile;
+  private readonly layer: Layer;
   private readonly owner: FlushOwner;
 
-  constructor(file: DiskFile, owner: FlushOwner) {
-    this.file = file;
+  constructor(layer: Layer, owner: FlushOwner) {
+    this.layer = layer;
     this.owner = owner;
   }
 
   /** Returns the status, or PENDING and completes the waiter later. */
   flush(waiter: FlushWaiter): number {
     if (this.owner.failed) return Status.EIO;
-    if (!this.touched && !this.logBehind) {
+    if (!this.layer.touched && !this.logBehind) {
       if (!this.active) return Status.OK;
       this.served.push(waiter);
       return PENDING;
@@ -63,12 +61,13 @@ export class Flusher {
     this.active = true;
     this.served = this.waiting;
     this.waiting = [];
-    this.touched = false;
+    this.layer.touched = false;
+    this.syncs += 1;
     const mustCommit = this.logBehind;
     this.logBehind = false;
     // Taken before the sync begins: what is written from now on belongs to the next one.
-    const records = this.owner.takeChanges();
-    this.file.datasync((result) => this.synced(result, records, mustCommit));
+    const records = this.layer.takeChanges();
+    this.layer.file.datasync((result) => this.synced(result, records, mustCommit));
   }
 
   private synced(result: number, records: readonly MetadataRecord[], mustCommit: boolean): void {

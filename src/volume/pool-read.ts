@@ -5,15 +5,8 @@
 import type { DeviceRequest } from '../io/device.ts';
 import { Status } from '../io/device.ts';
 import { WOULD_BLOCK } from '../io/disk.ts';
-import type { DiskCallback, DiskFile } from '../io/disk.ts';
-
-/** What a read asks its volume. */
-export interface ReadSource {
-  readonly file: DiskFile;
-  /** The longest run from `offset` that is all data or all zero, cut at `end`. Bytes. */
-  runEndAt(offset: number, end: number): number;
-  isDataAt(offset: number): boolean;
-}
+import type { DiskCallback } from '../io/disk.ts';
+import type { ReadSource } from './layer.ts';
 
 /** Pooled: `begin` takes a range, `finished` is called once with a status. */
 export class PoolRead {
@@ -64,15 +57,15 @@ export class PoolRead {
       const result = tryNow
         ? source.file.readNow(this.buffer, this.start, length, this.offset)
         : WOULD_BLOCK;
-      if (result > 0) {
-        this.take(result);
-      } else if (result === WOULD_BLOCK || result === 0) {
-        source.file.read(this.buffer, this.start, length, this.offset, this.received);
-        return;
-      } else {
+      if (result < 0 && result !== WOULD_BLOCK) {
         this.finish(-result);
         return;
       }
+      const count = Math.max(0, result);
+      this.take(count);
+      if (count === length) continue;
+      source.file.read(this.buffer, this.start, length - count, this.offset, this.received);
+      return;
     }
     this.finish(Status.OK);
   }

@@ -22,6 +22,8 @@ const FORGIVEN_SHARE = 0.25;
 export class WritePace {
   /** Writes go to the pool, until `retry` says otherwise. */
   pooled = false;
+  /** Times that they began to. */
+  periods = 0;
   private debtMs = 0;
   private debtAt = 0;
   private pooledUntil = Number.NEGATIVE_INFINITY;
@@ -39,6 +41,7 @@ export class WritePace {
     this.pauseMs = recently ? Math.min(this.pauseMs * 2, WRITE_POOL_MS_MAX) : WRITE_POOL_MS_MIN;
     this.pooledUntil = after + this.pauseMs;
     this.pooled = true;
+    this.periods += 1;
     // The next try starts close to the limit: it is cheap to find that nothing changed.
     this.debtMs = WRITE_DEBT_MS_MAX / 2;
     this.debtAt = this.pooledUntil;

@@ -10,8 +10,8 @@
  */
 import type { DeviceRequest } from '../io/device.ts';
 import { BLOCK_BYTES, ZERO_PUNCH_BYTES_MAX, ZERO_WRITE_BYTES_MAX } from '../io/limits.ts';
+import type { ReadSource } from './layer.ts';
 import type { Operation } from './operation-queue.ts';
-import type { ReadSource } from './pool-read.ts';
 
 /** Bytes of zeroes to write from. Never written to. */
 export const ZEROES: Buffer = Buffer.alloc(ZERO_WRITE_BYTES_MAX);

@@ -204,7 +204,7 @@ describe('a primary that loses its power', () => {
     const mirror = await rig.mirror();
     await rig.addMirror(mirror);
     for (let step = 0; step < 300 && !rig.isInStep(); step += 1) await clock.advance(50);
-    const path = rig.volume.path;
+    const path = rig.volume.layer.file.path;
     for (let cycle = 0; cycle < 4; cycle += 1) {
       await rig.write(cycle * 8 * MIB, stamped(4096, cycle));
       await clock.advance(3000);

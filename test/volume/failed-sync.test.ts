@@ -12,7 +12,7 @@ describe.each(['data', 'log'])('when the sync of the %s file fails', (which) => 
   test('the volume refuses writes for good and goes on reading', async () => {
     const { disk, store, volume } = await newVolume(SIZE);
     await write(volume, 0, Buffer.alloc(4096, 1));
-    const path = which === 'data' ? volume.path : logPath(volume);
+    const path = which === 'data' ? volume.layer.file.path : logPath(volume);
     const reasons: string[] = [];
     volume.onFailed = (reason) => reasons.push(reason);
     let failures = 0;

@@ -13,7 +13,7 @@ async function filled() {
   await write(fixture.volume, 0, Buffer.alloc(SIZE, 1));
   await flush(fixture.volume);
   fixture.disk.syncs.clear();
-  const dataSyncs = () => fixture.disk.syncs.get(fixture.volume.path) ?? 0;
+  const dataSyncs = () => fixture.disk.syncs.get(fixture.volume.layer.file.path) ?? 0;
   const logSyncs = () => fixture.disk.syncs.get(logPath(fixture.volume)) ?? 0;
   return { ...fixture, dataSyncs, logSyncs };
 }
@@ -61,7 +61,9 @@ describe('a flush', () => {
     const map = volume.metadata.state.layers.get(1)!.map;
     while (answers.length === 0 && order.length < 10) {
       expect(map.data.has(256)).toBe(order.length > 0);
-      order.push(`${disk.held[0]!.kind} ${disk.held[0]!.path === volume.path ? 'data' : 'log'}`);
+      order.push(
+        `${disk.held[0]!.kind} ${disk.held[0]!.path === volume.layer.file.path ? 'data' : 'log'}`,
+      );
       disk.letGo();
       await turn();
     }

@@ -31,15 +31,15 @@ describe('on real files', () => {
     expect(await flush(volume)).toBe(0);
     const model = Buffer.alloc(SIZE);
     payload.copy(model, 2 ** 20);
-    expect(readFileSync(volume.path).equals(model)).toBe(true);
-    expect(statSync(volume.path).blocks * 512).toBeLessThan(5 * 2 ** 20);
+    expect(readFileSync(volume.layer.file.path).equals(model)).toBe(true);
+    expect(statSync(volume.layer.file.path).blocks * 512).toBeLessThan(5 * 2 ** 20);
     expect(volume.allocatedBytes).toBe(4 * 2 ** 20);
     expect(await zero(volume, { offset: 0, length: SIZE })).toBe(0);
-    expect(statSync(volume.path).blocks).toBe(0);
+    expect(statSync(volume.layer.file.path).blocks).toBe(0);
     expect(volume.allocatedBytes).toBe(0);
     expect((await read(volume, 0, SIZE)).equals(Buffer.alloc(SIZE))).toBe(true);
     expect(await zero(volume, { offset: 0, length: 2 ** 20 }, true)).toBe(0);
-    expect(statSync(volume.path).blocks * 512).toBeGreaterThanOrEqual(2 ** 20);
+    expect(statSync(volume.layer.file.path).blocks * 512).toBeGreaterThanOrEqual(2 ** 20);
   });
 
   test('reads that are not in memory come from the pool', async () => {
@@ -50,7 +50,7 @@ describe('on real files', () => {
     // Drops the file from the page cache: its pages are clean after the flush.
     execFileSync(
       'dd',
-      [`of=${volume.path}`, 'oflag=nocache', 'conv=notrunc,fdatasync', 'count=0'],
+      [`of=${volume.layer.file.path}`, 'oflag=nocache', 'conv=notrunc,fdatasync', 'count=0'],
       {
         stdio: 'ignore',
       },

@@ -126,12 +126,12 @@ describe('a store', () => {
   test('reports a data file that is too short, and two volumes of one name', async () => {
     const { disk, store, volume } = await newVolume(SIZE);
     await store.close();
-    disk.open(volume.path, { create: false }).truncateNow(4096);
+    disk.open(volume.layer.file.path, { create: false }).truncateNow(4096);
     const again = openStore(disk.kill());
     expect(again.damaged[0]!.reason).toContain('METADATA_CORRUPT');
     await again.create('test', SIZE);
     await again.close();
-    disk.open(volume.path, { create: false }).truncateNow(SIZE);
+    disk.open(volume.layer.file.path, { create: false }).truncateNow(SIZE);
     const third = openStore(disk.kill());
     expect(third.list()).toHaveLength(1);
     expect(third.damaged[0]!.reason).toContain('another volume has the name test');
@@ -221,7 +221,7 @@ describe('resizing', () => {
     disk.failTruncate = false;
     const again = reopen(disk.crash(() => true)).volume;
     expect(again.sizeBytes).toBe(SIZE / 2);
-    expect(again.file.sizeNow()).toBe(SIZE / 2);
+    expect(again.layer.file.sizeNow()).toBe(SIZE / 2);
     await volume.resize(SIZE);
     const tail = await read(volume, SIZE / 2, SIZE / 2);
     expect(tail.equals(Buffer.alloc(SIZE / 2))).toBe(true);

@@ -82,6 +82,8 @@ export class MemoryDisk implements Disk {
   canPunch = true;
   failTruncate = false;
   canProvision = true;
+  canReadAhead = true;
+  readonly readAheads: { position: number; length: number }[] = [];
   /** Called before each `writeNow`, for a test that makes writes slow. */
   beforeWriteNow: ((path: string) => void) | null = null;
   /** While set, work for the pool is kept in `held`, in order of arrival. */
@@ -354,6 +356,13 @@ class MemoryFile implements DiskFile {
   provisionZeroes(position: number, length: number, callback: DiskCallback): void {
     this.disk.later('provision', this.path, position, () => {
       callback(this.disk.canProvision ? this.wipe(position, length, false) : -95);
+    });
+  }
+
+  readAhead(position: number, length: number, callback: DiskCallback): void {
+    this.disk.later('read-ahead', this.path, position, () => {
+      this.disk.readAheads.push({ position, length });
+      callback(this.disk.canReadAhead ? 0 : -95);
     });
   }
 

@@ -1,0 +1,263 @@
+/**
+ * Changes to a volume: writes and zeroes, at once while that cannot block, else on the pool.
+ *
+ * Invariants:
+ * - Writes that overlap end in the order in which they arrived (I2), whichever of them ran on the pool.
+ * - Before the first change after a clean open, the clean mark is durably invalidated.
+ * - Once refused, nothing new is changed; what is under way ends.
+ * - A request is answered once, and never before the method that took it returned. Nothing is allocated for a
+ *   request that is answered at once.
+ */
+import assert from 'node:assert';
+import type { Clock } from '../io/clock.ts';
+import { PENDING, Status } from '../io/device.ts';
+import type { DeviceRequest } from '../io/device.ts';
+import { BLOCK_BYTES } from '../io/limits.ts';
+import type { Layer } from './layer.ts';
+import type { Metadata } from './metadata.ts';
+import { OperationQueue } from './operation-queue.ts';
+import type { Operation } from './operation-queue.ts';
+import { WritePace } from './write-pace.ts';
+import { ZEROES, isTooSlow, isZero, nextPiece, probePiece } from './zeroing.ts';
+import type { ZeroAbilities } from './zeroing.ts';
+
+/** Reasons for a change to look twice, as bits. None of them: it goes straight into the file. */
+const Care = Object.freeze({
+  /** The clean mark stands; it must go first. */
+  UNARMED: 1,
+  /** Changes are on the pool or waiting: this one may overlap them. */
+  QUEUED: 2,
+  /** Recent writes were slow. */
+  SLOW: 4,
+  /** The volume failed, or is closing. */
+  REFUSED: 8,
+} as const);
+
+export class Changes {
+  /** Changes so far that were answered at once, and that went to the pool. */
+  atOnce = 0;
+  pooled = 0;
+  private readonly layer: Layer;
+  private readonly metadata: Metadata;
+  private readonly clock: Clock;
+  private readonly ended: () => void;
+  private readonly queue: OperationQueue;
+  private readonly pace = new WritePace();
+  private readonly canZero: ZeroAbilities = { punch: 'unknown', provision: 'unknown' };
+  private care = 0;
+  private refusal: number = Status.OK;
+  private arming = false;
+
+  /** `ended` is called when a change of the pool was answered. */
+  constructor(options: { layer: Layer; metadata: Metadata; clock: Clock; ended: () => void }) {
+    this.layer = options.layer;
+    this.metadata = options.metadata;
+    this.clock = options.clock;
+    this.ended = options.ended;
+    this.queue = new OperationQueue(
+      (operation) => this.start(operation),
+      (operation, result) => this.diskDone(operation, result),
+    );
+    if (this.metadata.state.clean) this.care = Care.UNARMED;
+  }
+
+  /** Changes on the pool or waiting for it. */
+  get inFlight(): number {
+    return this.queue.length;
+  }
+
+  /** Changes that the disk is working on. */
+  get running(): number {
+    return this.queue.runningCount;
+  }
+
+  /** Times that writes became so slow that they went to the pool for a while. */
+  get slowPeriods(): number {
+    return this.pace.periods;
+  }
+
+  /** Nothing waiting starts until `release`; holds add up. */
+  hold(): void {
+    this.queue.hold();
+  }
+
+  release(): void {
+    this.queue.release();
+  }
+
+  /** From now on every new change is answered `status`. What waits may still run. */
+  refuse(status: number): void {
+    this.refusal = status;
+    this.care |= Care.REFUSED;
+  }
+
+  /** Answers all that has not started. */
+  refuseWaiting(status: number): void {
+    const requests = this.queue.takeWaiting();
+    if (this.queue.length === 0) this.care &= ~Care.QUEUED;
+    for (const request of requests) request.complete(status);
+  }
+
+  /** Writes the payload; `fua` is the caller's business. 0, PENDING or an errno. */
+  write(request: DeviceRequest): number {
+    const { layer } = this;
+    if (request.offset + request.length > layer.sizeBytes) return Status.ENOSPC;
+    if (this.care !== 0 && !this.mayChangeNow(request)) return this.changeLater(request, false);
+    const before = this.clock.now();
+    const { buffer, start, length, offset } = request;
+    const result = layer.file.writeNow(buffer, start, length, offset);
+    this.notePace(length, before);
+    layer.markData(offset, offset + length);
+    this.atOnce += 1;
+    return result < 0 ? -result : Status.OK;
+  }
+
+  /**
+   * Makes the range read as zeroes; frees whole blocks unless `noHole`. 0, PENDING or an errno; ENOTSUP, with
+   * nothing changed, for a `fastZero` that the disk cannot do without writing the zeroes.
+   */
+  zero(request: DeviceRequest): number {
+    const { layer } = this;
+    const { offset, length } = request;
+    const end = offset + length;
+    if (end > layer.sizeBytes) return Status.ENOSPC;
+    if (request.fastZero && isTooSlow(request, layer, this.canZero)) return Status.ENOTSUP;
+    if (this.care !== 0 && !this.mayChangeNow(request)) return this.changeLater(request, true);
+    if (length === 0) return Status.OK;
+    if (!request.noHole && isZero(layer, offset, end)) return Status.OK;
+    if (length >= BLOCK_BYTES) return this.changeLater(request, true);
+    const before = this.clock.now();
+    const result = layer.file.writeNow(ZEROES, 0, length, offset);
+    this.notePace(length, before);
+    layer.markData(offset, end);
+    this.atOnce += 1;
+    return result < 0 ? -result : Status.OK;
+  }
+
+  private mayChangeNow(request: DeviceRequest): boolean {
+    const { care } = this;
+    if ((care & (Care.REFUSED | Care.UNARMED)) !== 0) return false;
+    if ((care & Care.QUEUED) !== 0) {
+      if (this.queue.overlaps(request.offset, request.offset + request.length)) return false;
+    }
+    if ((care & Care.SLOW) === 0) return true;
+    if (this.pace.retry(this.clock.now())) return false;
+    this.care &= ~Care.SLOW;
+    return true;
+  }
+
+  private changeLater(request: DeviceRequest, zeroes: boolean): number {
+    if ((this.care & Care.REFUSED) !== 0) return this.refusal;
+    if (request.length === 0) return Status.OK;
+    if ((this.care & Care.UNARMED) !== 0) this.arm();
+    if (!zeroes) request.retain();
+    this.care |= Care.QUEUED;
+    this.pooled += 1;
+    this.queue.enter(request, zeroes);
+    return PENDING;
+  }
+
+  /** Invalidates the clean mark, durably; until then changes wait. */
+  private arm(): void {
+    if (this.arming) return;
+    this.arming = true;
+    this.queue.hold();
+    if (this.metadata.state.clean) this.metadata.append({ kind: 'opened' });
+    this.metadata.commit((status) => {
+      this.arming = false;
+      if (status === Status.OK) this.care &= ~Care.UNARMED;
+      else this.refuseWaiting(status);
+      this.queue.release();
+      this.ended();
+    });
+  }
+
+  private notePace(length: number, before: number): void {
+    this.pace.wrote(length, before, this.clock.now());
+    if (this.pace.pooled) this.care |= Care.SLOW;
+  }
+
+  // ---- on the pool
+
+  private start(operation: Operation): void {
+    if (operation.end > this.layer.sizeBytes) {
+      // The volume shrank while this waited.
+      this.clock.soon(() => this.finish(operation, Status.ENOSPC));
+      return;
+    }
+    const { request } = operation;
+    assert(request, 'an operation has its request');
+    if (operation.zeroes) {
+      this.startZeroes(operation, request);
+      return;
+    }
+    const { buffer, start, length, offset } = request;
+    this.layer.file.write(buffer, start, length, offset, operation.done);
+  }
+
+  private startZeroes(operation: Operation, request: DeviceRequest): void {
+    const tooSlow = request.fastZero && isTooSlow(request, this.layer, this.canZero);
+    if (!tooSlow && this.startPiece(operation)) return;
+    this.clock.soon(() => this.finish(operation, tooSlow ? Status.ENOTSUP : Status.OK));
+  }
+
+  private startPiece(operation: Operation): boolean {
+    const { layer, canZero } = this;
+    if (!probePiece(operation, canZero) && !nextPiece(operation, layer, canZero)) return false;
+    const { pieceStart, pieceEnd, done } = operation;
+    const length = pieceEnd - pieceStart;
+    if (operation.piece === 'punch') layer.file.punchHole(pieceStart, length, done);
+    else if (operation.piece === 'provision') layer.file.provisionZeroes(pieceStart, length, done);
+    else layer.file.write(ZEROES, 0, length, pieceStart, done);
+    return true;
+  }
+
+  private diskDone(operation: Operation, result: number): void {
+    if (operation.zeroes) {
+      this.pieceDone(operation, result);
+      return;
+    }
+    this.layer.markData(operation.offset, operation.end);
+    this.finish(operation, result < 0 ? -result : Status.OK);
+  }
+
+  private pieceDone(operation: Operation, result: number): void {
+    const { piece, request } = operation;
+    if (piece !== 'write' && result === -Status.ENOTSUP) {
+      // While this was unknown, it was the first thing that was tried for the request: nothing is changed.
+      const untouched = this.canZero[piece] === 'unknown';
+      this.canZero[piece] = 'no';
+      if (request?.fastZero === true && untouched) {
+        this.finish(operation, Status.ENOTSUP);
+        return;
+      }
+    } else {
+      if (piece !== 'write' && result >= 0) this.canZero[piece] = 'yes';
+      this.markPiece(operation, result);
+      if (result < 0) {
+        this.finish(operation, -result);
+        return;
+      }
+      // A piece that was a probe may lie ahead, behind an edge that is still to be written.
+      if (operation.pieceStart === operation.position) operation.position = operation.pieceEnd;
+    }
+    if (!this.startPiece(operation)) this.finish(operation, Status.OK);
+  }
+
+  private markPiece(operation: Operation, result: number): void {
+    const { pieceStart, pieceEnd, piece } = operation;
+    // A hole that failed half-way: the map goes on saying data, which is true of any content.
+    if (piece !== 'punch') this.layer.markData(pieceStart, pieceEnd);
+    else if (result < 0) this.layer.touched = true;
+    else this.layer.markHole(pieceStart, pieceEnd);
+  }
+
+  private finish(operation: Operation, status: number): void {
+    const { request } = operation;
+    assert(request, 'an operation has its request');
+    this.queue.leave(operation);
+    if (this.queue.length === 0) this.care &= ~Care.QUEUED;
+    request.complete(status);
+    this.ended();
+  }
+}

@@ -1,0 +1,131 @@
+/**
+ * Reads of a volume: at once what is in memory, on the pool what needs the disk.
+ *
+ * Invariants:
+ * - A read never waits for the disk on the calling thread, but in `readNow`.
+ * - As many reads are on the pool as were asked; the in-flight limits of the sessions bound them.
+ * - Nothing is allocated for a read that is answered at once.
+ */
+import assert from 'node:assert';
+import type { Clock } from '../io/clock.ts';
+import { PENDING, Status } from '../io/device.ts';
+import type { DeviceRequest } from '../io/device.ts';
+import { WOULD_BLOCK } from '../io/disk.ts';
+import type { Layer } from './layer.ts';
+import { PoolRead } from './pool-read.ts';
+import { isZero } from './zeroing.ts';
+
+/** Reads kept for reuse. More are left to the garbage collector. */
+const SPARE_READS_MAX = 256;
+
+export class Reader {
+  /** Reads on the pool. */
+  inFlight = 0;
+  /** Reads so far that were answered at once, and that needed the pool. */
+  atOnce = 0;
+  pooled = 0;
+  private readonly spare: PoolRead[] = [];
+  private readonly layer: Layer;
+  private readonly clock: Clock;
+  private readonly ended: () => void;
+
+  /** `ended` is called when a read of the pool was answered. */
+  constructor(layer: Layer, clock: Clock, ended: () => void) {
+    this.layer = layer;
+    this.clock = clock;
+    this.ended = ended;
+  }
+
+  /** Reads `request.length` bytes; 0, PENDING or an errno. */
+  read(request: DeviceRequest): number {
+    const { layer } = this;
+    const { offset } = request;
+    const end = offset + request.length;
+    if (end > layer.sizeBytes) return Status.EINVAL;
+    let position = offset;
+    let start = request.start;
+    while (position < end) {
+      const runLength = layer.runEndAt(position, end) - position;
+      if (layer.isDataAt(position)) {
+        const result = layer.file.readNow(request.buffer, start, runLength, position);
+        if (result < 0 && result !== WOULD_BLOCK) return -result;
+        const count = Math.max(0, result);
+        if (count < runLength) return this.readOnPool(request, position + count, end);
+      } else {
+        request.buffer.fill(0, start, start + runLength);
+      }
+      position += runLength;
+      start += runLength;
+    }
+    this.atOnce += 1;
+    return Status.OK;
+  }
+
+  /** Reads on the calling thread, blocking if it must; 0 or an errno. Sees every change applied so far. */
+  readNow(buffer: Buffer, start: number, length: number, offset: number): number {
+    const { layer } = this;
+    const end = offset + length;
+    assert(end <= layer.sizeBytes, 'the range is inside the volume');
+    let position = offset;
+    while (position < end) {
+      const at = start + (position - offset);
+      const runLength = layer.runEndAt(position, end) - position;
+      if (layer.isDataAt(position)) {
+        const result = layer.file.readBlocking(buffer, at, runLength, position);
+        if (result <= 0) return result === 0 ? Status.EIO : -result;
+        position += result;
+      } else {
+        buffer.fill(0, at, at + runLength);
+        position += runLength;
+      }
+    }
+    return Status.OK;
+  }
+
+  /** Reads on the pool; `callback` gets 0 or an errno, never before this returned. */
+  readAt(
+    buffer: Buffer,
+    start: number,
+    length: number,
+    offset: number,
+    callback: (status: number) => void,
+  ): void {
+    const end = offset + length;
+    assert(end <= this.layer.sizeBytes, 'the range is inside the volume');
+    if (isZero(this.layer, offset, end)) {
+      buffer.fill(0, start, start + length);
+      this.clock.soon(() => callback(Status.OK));
+      return;
+    }
+    const read = this.take();
+    read.callback = callback;
+    read.begin(buffer, start, offset, end);
+  }
+
+  private readOnPool(request: DeviceRequest, position: number, end: number): number {
+    request.retain();
+    const read = this.take();
+    read.request = request;
+    this.pooled += 1;
+    read.begin(request.buffer, request.start + (position - request.offset), position, end);
+    return PENDING;
+  }
+
+  private take(): PoolRead {
+    this.inFlight += 1;
+    return (
+      this.spare.pop() ?? new PoolRead(this.layer, (read, status) => this.finished(read, status))
+    );
+  }
+
+  private finished(read: PoolRead, status: number): void {
+    const { request, callback } = read;
+    read.request = null;
+    read.callback = null;
+    if (this.spare.length < SPARE_READS_MAX) this.spare.push(read);
+    this.inFlight -= 1;
+    if (request !== null) request.complete(status);
+    else callback?.(status);
+    this.ended();
+  }
+}

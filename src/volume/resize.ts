@@ -1,0 +1,105 @@
+/**
+ * Changing the size of an open volume. After a crash it has the old or the new size.
+ *
+ * Invariants:
+ * - Growing: the file first, so that a size that is recorded always has its bytes.
+ * - Shrinking: the record first, so that what is cut off is not needed by any state that recovery can find.
+ * - What the mirrors hold past the old end is unknown: it is marked in the same commit as the new size.
+ */
+import { Status } from '../io/device.ts';
+import { errnoOf } from '../io/errors.ts';
+import { BLOCK_BYTES } from '../io/limits.ts';
+import type { Changes } from './changes.ts';
+import type { Layer } from './layer.ts';
+import { writeError } from './metadata.ts';
+import type { Metadata } from './metadata.ts';
+
+/** What a volume lends to the change of its size. */
+export interface ResizeHost {
+  readonly layer: Layer;
+  readonly changes: Changes;
+  readonly metadata: Metadata;
+  /** Resolves when `ready` says so. */
+  until(ready: () => boolean): Promise<void>;
+  flushed(): Promise<number>;
+  commit(): Promise<number>;
+  syncFailed(errno: number): void;
+  /** Throws VOLUME_FAILED. */
+  refuseIfFailed(): void;
+}
+
+/** Throws VOLUME_FAILED or METADATA_WRITE_FAILED: then the size is what it was. */
+export async function growVolume(host: ResizeHost, sizeBytes: number): Promise<void> {
+  const { layer, metadata } = host;
+  const before = layer.sizeBytes;
+  setFileSize(layer, before);
+  setFileSize(layer, sizeBytes);
+  const synced = await new Promise<number>((resolve) => layer.file.datasync(resolve));
+  if (synced < 0) host.syncFailed(-synced);
+  host.refuseIfFailed();
+  metadata.append({ kind: 'resized', sizeBytes });
+  markForMirrors(metadata, before / BLOCK_BYTES, (sizeBytes - before) / BLOCK_BYTES);
+  const status = await host.commit();
+  if (status !== Status.OK) {
+    host.refuseIfFailed();
+    metadata.append({ kind: 'resized', sizeBytes: before });
+    throw writeError(layer.file.path, status);
+  }
+  layer.resize(sizeBytes);
+}
+
+/** Drops what is past the new end. Throws as `growVolume`. */
+export async function shrinkVolume(host: ResizeHost, sizeBytes: number): Promise<void> {
+  const { layer, changes, metadata } = host;
+  changes.hold();
+  try {
+    await host.until(() => changes.running === 0);
+    await host.flushed();
+    host.refuseIfFailed();
+    const before = layer.sizeBytes;
+    layer.sizeBytes = sizeBytes;
+    metadata.append({ kind: 'resized', sizeBytes });
+    const status = await host.commit();
+    if (status !== Status.OK) undoShrink(host, before, status);
+    layer.resize(sizeBytes);
+    cutFile(layer, sizeBytes);
+  } finally {
+    changes.release();
+  }
+}
+
+/** The record could not be made durable: the volume keeps its size, and the log learns again what it dropped. */
+function undoShrink(host: ResizeHost, before: number, status: number): never {
+  const { layer, metadata } = host;
+  layer.sizeBytes = before;
+  host.refuseIfFailed();
+  const first = metadata.state.sizeBytes / BLOCK_BYTES;
+  metadata.append({ kind: 'resized', sizeBytes: before });
+  layer.forgetRecords(first);
+  // The mirrors' bits past the cut went with the fold: too many bits are safe, too few are not.
+  markForMirrors(metadata, first, layer.map.blockCount - first);
+  throw writeError(layer.file.path, status);
+}
+
+function markForMirrors(metadata: Metadata, first: number, count: number): void {
+  for (const mirror of metadata.state.mirrors.keys()) {
+    metadata.append({ kind: 'mirror-bits-run', mirror, set: 'dirty', first, count, value: true });
+  }
+}
+
+function setFileSize(layer: Layer, sizeBytes: number): void {
+  try {
+    layer.file.truncateNow(sizeBytes);
+  } catch (thrown) {
+    throw writeError(layer.file.path, errnoOf(thrown));
+  }
+}
+
+/** The new size is durable already: a file that is still too long is cut before it grows, or at the next open. */
+function cutFile(layer: Layer, sizeBytes: number): void {
+  try {
+    layer.file.truncateNow(sizeBytes);
+  } catch {
+    // Only its space is not given back yet.
+  }
+}
