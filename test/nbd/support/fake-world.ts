@@ -17,7 +17,7 @@ import { type ExportSource, NbdServer } from '../../../src/nbd/server.ts';
 import { MemoryDevice } from './memory-device.ts';
 import { CLIENT_FLAGS, go, optionReplies } from './wire.ts';
 
-class FakeClock implements Clock {
+export class FakeClock implements Clock {
   private time = 0;
   private timers: { at: number; callback: () => void }[] = [];
   private soonQueue: (() => void)[] = [];

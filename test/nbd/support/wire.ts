@@ -51,7 +51,27 @@ export const CMD = {
   resize: 8,
 } as const;
 
-export const ERR = { perm: 1, io: 5, inval: 22, nospc: 28, shutdown: 108 } as const;
+export const ERR = {
+  perm: 1,
+  io: 5,
+  inval: 22,
+  nospc: 28,
+  overflow: 75,
+  notsup: 95,
+  shutdown: 108,
+} as const;
+
+export const FLAG = {
+  fua: 0x01,
+  noHole: 0x02,
+  df: 0x04,
+  reqOne: 0x08,
+  fastZero: 0x10,
+  payloadLen: 0x20,
+} as const;
+
+/** All transmission flags that a writable export can have. */
+export const ALL_FLAGS = 0x1ded;
 
 export interface RequestFields {
   readonly flags?: number;
@@ -72,6 +92,27 @@ export const request = (command: number, fields: RequestFields = {}): Buffer => 
     u64(fields.cookie ?? 0),
     u64(fields.offset ?? 0),
     u32(fields.length ?? payload.length),
+    payload,
+  ]);
+};
+
+/**
+ * A request with the 32-byte header. With a payload the flag PAYLOAD_LEN is set and `length` is that of the
+ * payload, unless given.
+ */
+export const extendedRequest = (
+  command: number,
+  fields: Omit<RequestFields, 'length'> & { readonly length?: number | bigint } = {},
+): Buffer => {
+  const payload = fields.payload ?? Buffer.alloc(0);
+  const flag = fields.payload === undefined ? 0 : FLAG.payloadLen;
+  return Buffer.concat([
+    u32(fields.magic ?? 0x21e41c71),
+    u16((fields.flags ?? 0) | flag),
+    u16(command),
+    u64(fields.cookie ?? 0),
+    u64(fields.offset ?? 0),
+    u64(fields.length ?? payload.length),
     payload,
   ]);
 };
