@@ -3,6 +3,7 @@ import type { BlockDevice } from '../io/device.ts';
 import { NBD_PAYLOAD_BYTES_MAX } from '../io/limits.ts';
 import type { TlsPeer } from '../io/network.ts';
 import { NBD_BLOCK_SIZE, NBD_FLAG } from './constants.ts';
+import type { ReplyForm } from './negotiated.ts';
 import type { BlockSizes } from './option-codec.ts';
 
 /** Who asks: what access is decided by. */
@@ -12,6 +13,12 @@ export interface ClientFacts {
   /** Null before STARTTLS. */
   readonly tls: TlsPeer | null;
 }
+
+/**
+ * What a listener wants of its clients. `off`: there is no TLS. `allowed`: clients may start it, and must
+ * for exports that require it. `required`: nothing goes before it.
+ */
+export type TlsMode = 'off' | 'allowed' | 'required';
 
 /** One export as a client that may use it sees it: the same for each of its connections. */
 export interface NbdExport {
@@ -53,7 +60,22 @@ const FLAGS: number =
   NBD_FLAG.SEND_FUA |
   NBD_FLAG.SEND_TRIM |
   NBD_FLAG.SEND_WRITE_ZEROES |
-  NBD_FLAG.CAN_MULTI_CONN;
+  NBD_FLAG.CAN_MULTI_CONN |
+  NBD_FLAG.SEND_CACHE |
+  NBD_FLAG.SEND_FAST_ZERO;
 
-export const transmissionFlagsOf = (exported: NbdExport): number =>
-  exported.readOnly ? FLAGS | NBD_FLAG.READ_ONLY : FLAGS;
+/**
+ * The transmission flags (protocol section 1.6) of an export for a client that negotiated replies of
+ * `form` and, if `filters`, contexts of this export.
+ */
+export function transmissionFlagsOf(
+  exported: NbdExport,
+  form: ReplyForm,
+  filters: boolean,
+): number {
+  let flags = FLAGS;
+  if (exported.readOnly || exported.device.readOnly) flags |= NBD_FLAG.READ_ONLY;
+  if (form !== 'simple') flags |= NBD_FLAG.SEND_DF;
+  if (form === 'extended' && filters) flags |= NBD_FLAG.BLOCK_STATUS_PAYLOAD;
+  return flags;
+}

@@ -1,61 +1,39 @@
 /**
  * The server's side of the fixed newstyle handshake, as a pure machine: bytes in, effects out
- * (protocol section 3).
+ * (protocol sections 3 and 4). This file has the stream of options, its bounds, and TLS; what the options
+ * mean is in `export-options.ts`.
  *
  * Invariants:
  * - The split of the bytes into calls does not matter; options are answered strictly in order.
  * - Every option is consumed whole, also when it is refused. A longer one than
- *   NBD_OPTION_BYTES_MAX, more of them than NBD_OPTIONS_MAX, or replies beyond
- *   NBD_HANDSHAKE_REPLY_BYTES_MAX end the connection; nothing is allocated before that check.
+ *   NBD_OPTION_BYTES_MAX, more of them than allowed, or replies beyond
+ *   NBD_HANDSHAKE_REPLY_BYTES_MAX end the connection; nothing is allocated before that check. TLS does
+ *   not make these counts begin anew.
  * - After `transmit` or `close` the machine takes no more bytes. What follows GO belongs to the
  *   transmission.
+ * - After `start-tls` nothing is kept of what the client said but its flags, and nothing is taken before
+ *   `secured`: clear text behind STARTTLS never counts as said under TLS.
  */
 import assert from 'node:assert';
-import {
-  NBD_HANDSHAKE_REPLY_BYTES_MAX,
-  NBD_OPTIONS_MAX,
-  NBD_OPTION_BYTES_MAX,
-} from '../io/limits.ts';
+import { NBD_OPTION_BYTES_MAX } from '../io/limits.ts';
+import type { TlsPeer } from '../io/network.ts';
 import {
   nameOfOption,
   NBD_CLIENT_FLAG,
   NBD_CLIENT_FLAGS_BYTES,
   NBD_HANDSHAKE_FLAG,
-  NBD_INFO,
   NBD_OPT,
   NBD_OPTION_HEADER_BYTES,
   NBD_OPTION_MAGIC,
   NBD_REP,
-  type NbdOptionReply,
 } from './constants.ts';
-import {
-  BLOCK_SIZES,
-  transmissionFlagsOf,
-  type ClientFacts,
-  type ExportSource,
-  type NbdExport,
-} from './exports.ts';
-import type { Negotiated } from './negotiated.ts';
-import {
-  decodeInfoRequest,
-  decodeString,
-  encodeExportName,
-  encodeGreeting,
-  encodeInfoBlockSize,
-  encodeInfoExport,
-  encodeInfoString,
-  encodeListEntry,
-  encodeOptionError,
-  encodeOptionReply,
-  type InfoRequest,
-} from './option-codec.ts';
+import { ExportOptions } from './export-options.ts';
+import type { ClientFacts, ExportSource, TlsMode } from './exports.ts';
+import { type HandshakeEffect, HandshakeOutput } from './handshake-output.ts';
+import { encodeGreeting } from './option-codec.ts';
+import { UnitReader } from './unit-reader.ts';
 
-export type HandshakeEffect =
-  | { readonly kind: 'send'; readonly bytes: Buffer }
-  /** The client chose. */
-  | { readonly kind: 'transmit'; readonly negotiated: Negotiated }
-  /** Close after what was sent. `fault` is false when the client did nothing wrong. */
-  | { readonly kind: 'close'; readonly reason: string; readonly fault: boolean };
+export type { HandshakeEffect } from './handshake-output.ts';
 
 /** What one `feed` brought; bytes from `consumed` on are not of the handshake. */
 export interface HandshakeStep {
@@ -63,33 +41,51 @@ export interface HandshakeStep {
   readonly consumed: number;
 }
 
-/** What the machine waits for; `over` is after `transmit` or `close`. */
-type State = 'client-flags' | 'option-header' | 'option-data' | 'over';
+export interface HandshakeOptions {
+  readonly source: ExportSource;
+  readonly client: ClientFacts;
+  /** Of the listener that the client came through. */
+  readonly tls: TlsMode;
+  /** Whether the server is shutting down: then no export is given out any more. */
+  readonly stopping: () => boolean;
+  /** Options in this handshake. One more ends it. */
+  readonly maxOptions: number;
+}
+
+/** What the machine waits for; `securing` is for `secured`. */
+type State = 'client-flags' | 'option-header' | 'option-data' | 'securing';
 
 const SERVER_FLAGS: number =
   NBD_HANDSHAKE_FLAG.NBD_FLAG_FIXED_NEWSTYLE | NBD_HANDSHAKE_FLAG.NBD_FLAG_NO_ZEROES;
-const EMPTY = Buffer.alloc(0);
+const DATALESS: ReadonlySet<number> = new Set([
+  NBD_OPT.LIST,
+  NBD_OPT.STARTTLS,
+  NBD_OPT.STRUCTURED_REPLY,
+  NBD_OPT.EXTENDED_HEADERS,
+]);
 
 export class Handshake {
-  private readonly source: ExportSource;
-  private readonly client: ClientFacts;
+  private readonly tls: TlsMode;
   private readonly stopping: () => boolean;
+  private readonly maxOptions: number;
+  private readonly output = new HandshakeOutput();
+  private readonly exports: ExportOptions;
+  private readonly units = new UnitReader();
   private state: State = 'client-flags';
-  /** Bytes of an incomplete unit, from earlier calls. */
-  private pending = EMPTY;
-  private pendingLength = 0;
-  private option = 0;
+  private secure = false;
   private optionLength = 0;
   private optionCount = 0;
-  private replyBytes = 0;
+  private fixedNewstyle = false;
   private zeroes = true;
-  private effects: HandshakeEffect[] = [];
+  /** Bytes of the present call behind the present unit. */
+  private bytesBehind = 0;
 
-  /** `stopping` says whether the server is shutting down: then no export is given out any more. */
-  constructor(source: ExportSource, client: ClientFacts, stopping: () => boolean) {
-    this.source = source;
-    this.client = client;
+  constructor({ source, client, tls, stopping, maxOptions }: HandshakeOptions) {
+    assert(client.tls === null, 'the handshake begins in clear');
+    this.tls = tls;
     this.stopping = stopping;
+    this.maxOptions = maxOptions;
+    this.exports = new ExportOptions(source, client, tls, this.output);
   }
 
   /** The bytes that open the conversation; the server does not wait for the client. */
@@ -100,21 +96,34 @@ export class Handshake {
   /** Takes `bytes`, which are the caller's again when this returns. */
   feed(bytes: Buffer): HandshakeStep {
     let at = 0;
-    this.effects = [];
-    while (this.state !== 'over') {
+    if (this.state === 'securing' && !this.output.over && bytes.length > 0)
+      this.closeForClearText();
+    while (this.state !== 'securing' && !this.output.over) {
       const need = this.unitBytes();
-      const have = this.pendingLength + bytes.length - at;
-      if (have < need) {
-        this.keep(bytes.subarray(at), need);
+      const fresh = this.units.missing(need, bytes.length - at);
+      if (fresh === null) {
+        this.units.keep(bytes.subarray(at), need);
         at = bytes.length;
         break;
       }
-      const fresh = need - this.pendingLength;
-      const unit = this.unit(bytes.subarray(at, at + fresh));
+      const unit = this.units.finish(bytes.subarray(at, at + fresh));
       at += fresh;
+      this.bytesBehind = bytes.length - at;
       this.take(unit);
     }
-    return { effects: this.effects, consumed: at };
+    return { effects: this.output.take(), consumed: at };
+  }
+
+  /**
+   * TLS is in place, as `start-tls` demanded. The client flags still hold; all else that was agreed in
+   * clear is void (CVE-2021-3716).
+   */
+  secured(peer: TlsPeer): void {
+    assert(this.state === 'securing', 'TLS was asked for');
+    assert(!this.output.over);
+    this.secure = true;
+    this.exports.secured(peer);
+    this.state = 'option-header';
   }
 
   private unitBytes(): number {
@@ -123,173 +132,107 @@ export class Handshake {
     return this.optionLength;
   }
 
-  private keep(bytes: Buffer, need: number): void {
-    if (this.pending.length < need) {
-      const larger = Buffer.alloc(need);
-      this.pending.copy(larger, 0, 0, this.pendingLength);
-      this.pending = larger;
-    }
-    this.pendingLength += bytes.copy(this.pending, this.pendingLength);
-  }
-
-  /** The whole unit: in place if it came in one piece. */
-  private unit(fresh: Buffer): Buffer {
-    if (this.pendingLength === 0) return fresh;
-    this.keep(fresh, this.pendingLength + fresh.length);
-    const unit = this.pending.subarray(0, this.pendingLength);
-    this.pending = EMPTY;
-    this.pendingLength = 0;
-    return unit;
-  }
-
   private take(unit: Buffer): void {
-    switch (this.state) {
-      case 'client-flags':
-        return this.takeClientFlags(unit);
-      case 'option-header':
-        return this.takeOptionHeader(unit);
-      case 'option-data':
-        this.state = 'option-header';
-        return this.answer(unit);
-      case 'over':
-        assert.fail('nothing is taken after the end');
-    }
+    if (this.state === 'client-flags') return this.takeClientFlags(unit);
+    if (this.state === 'option-header') return this.takeOptionHeader(unit);
+    assert(this.state === 'option-data');
+    this.state = 'option-header';
+    this.answer(unit);
   }
 
   private takeClientFlags(unit: Buffer): void {
     const flags = unit.readUInt32BE(0);
     const unknown = (flags & ~SERVER_FLAGS) >>> 0;
-    if (unknown !== 0) return this.close(`unknown client flags 0x${unknown.toString(16)}`);
+    if (unknown !== 0) return this.output.close(`unknown client flags 0x${unknown.toString(16)}`);
+    this.fixedNewstyle = (flags & NBD_CLIENT_FLAG.NBD_FLAG_C_FIXED_NEWSTYLE) !== 0;
     this.zeroes = (flags & NBD_CLIENT_FLAG.NBD_FLAG_C_NO_ZEROES) === 0;
     this.state = 'option-header';
   }
 
   private takeOptionHeader(unit: Buffer): void {
+    const { output } = this;
     const magicHigh = unit.readUInt32BE(0);
     const magicLow = unit.readUInt32BE(4);
     if (magicHigh !== NBD_OPTION_MAGIC.high || magicLow !== NBD_OPTION_MAGIC.low) {
-      return this.close('wrong option magic');
+      return output.close('wrong option magic');
     }
-    this.option = unit.readUInt32BE(8);
-    this.optionLength = unit.readUInt32BE(12);
-    if (this.optionLength > NBD_OPTION_BYTES_MAX) {
-      return this.close(`${nameOfOption(this.option)} of ${this.optionLength} bytes is too long`);
+    const option = unit.readUInt32BE(8);
+    const length = unit.readUInt32BE(12);
+    if (length > NBD_OPTION_BYTES_MAX) {
+      return output.close(`${nameOfOption(option)} of ${length} bytes is too long`);
     }
-    if (++this.optionCount > NBD_OPTIONS_MAX) {
-      return this.close(`more than ${NBD_OPTIONS_MAX} options`);
+    if (++this.optionCount > this.maxOptions) {
+      return output.close(`more than ${this.maxOptions} options`);
     }
+    output.option = option;
+    this.optionLength = length;
     this.state = 'option-data';
   }
 
+  /** What comes before the meaning of an option: who may ask at all, and when. */
   private answer(data: Buffer): void {
-    switch (this.option) {
-      case NBD_OPT.ABORT:
-        this.reply(NBD_REP.ACK);
-        return this.leave('client aborted the handshake');
-      case NBD_OPT.EXPORT_NAME:
-        return this.answerExportName(data);
+    const { output } = this;
+    const { option } = output;
+    if (option === NBD_OPT.EXPORT_NAME) return this.answerExportName(data);
+    // Such a client understands no reply to an option.
+    if (!this.fixedNewstyle) return output.close(`${nameOfOption(option)} without fixed newstyle`);
+    if (option === NBD_OPT.ABORT) {
+      output.reply(NBD_REP.ACK);
+      return output.leave('client aborted the handshake');
     }
-    if (this.stopping()) return this.refuse(NBD_REP.ERR_SHUTDOWN, 'server is stopping');
-    switch (this.option) {
+    if (this.tls === 'required' && !this.secure && option !== NBD_OPT.STARTTLS) {
+      return output.refuse(NBD_REP.ERR_TLS_REQD, 'TLS is required here');
+    }
+    if (this.stopping()) return output.refuse(NBD_REP.ERR_SHUTDOWN, 'server is stopping');
+    if (option === NBD_OPT.STARTTLS && this.tls === 'off') {
+      return output.refuse(NBD_REP.ERR_POLICY, 'TLS is switched off here');
+    }
+    if (DATALESS.has(option) && data.length !== 0) {
+      return output.refuse(NBD_REP.ERR_INVALID, `${nameOfOption(option)} takes no data`);
+    }
+    this.dispatch(option, data);
+  }
+
+  private dispatch(option: number, data: Buffer): void {
+    switch (option) {
       case NBD_OPT.LIST:
-        return this.answerList(data);
+        return this.exports.list();
+      case NBD_OPT.STARTTLS:
+        return this.answerStartTls();
       case NBD_OPT.INFO:
       case NBD_OPT.GO:
-        return this.answerInfo(data);
+        return this.exports.info(data);
+      case NBD_OPT.STRUCTURED_REPLY:
+        return this.exports.structuredReply();
+      case NBD_OPT.LIST_META_CONTEXT:
+      case NBD_OPT.SET_META_CONTEXT:
+        return this.exports.metaContext(data);
+      case NBD_OPT.EXTENDED_HEADERS:
+        return this.exports.extendedHeaders();
       default:
-        return this.refuse(NBD_REP.ERR_UNSUP, `${nameOfOption(this.option)} is not supported`);
+        this.output.refuse(NBD_REP.ERR_UNSUP, `${nameOfOption(option)} is not supported`);
     }
   }
 
   private answerExportName(data: Buffer): void {
-    if (this.stopping()) return this.leave('server is stopping');
-    const name = decodeString(data);
-    if (name === null) return this.close('malformed export name');
-    const access = this.source.find(name, this.client);
-    if (access.kind !== 'granted') return this.close(`no export ${JSON.stringify(name)}`);
-    const flags = transmissionFlagsOf(access.export);
-    this.send(encodeExportName(access.export.device.sizeBytes, flags, this.zeroes));
-    this.transmit(access.export, flags);
-  }
-
-  private answerList(data: Buffer): void {
-    if (data.length !== 0) return this.refuse(NBD_REP.ERR_INVALID, 'NBD_OPT_LIST takes no data');
-    const exports = this.source.list(this.client);
-    if (exports === null) return this.refuse(NBD_REP.ERR_POLICY, 'exports are not listed here');
-    for (const { name, device } of exports) {
-      this.reply(NBD_REP.SERVER, encodeListEntry(name, device.description));
-      if (this.state === 'over') return;
+    if (this.stopping()) return this.output.leave('server is stopping');
+    if (this.tls === 'required' && !this.secure) {
+      return this.output.close('NBD_OPT_EXPORT_NAME before TLS');
     }
-    this.reply(NBD_REP.ACK);
+    this.exports.exportName(data, this.zeroes);
   }
 
-  private answerInfo(data: Buffer): void {
-    const request = decodeInfoRequest(data);
-    if (request === null) {
-      return this.refuse(NBD_REP.ERR_INVALID, `malformed ${nameOfOption(this.option)}`);
-    }
-    const access = this.source.find(request.name, this.client);
-    if (access.kind !== 'granted') {
-      return this.refuse(NBD_REP.ERR_UNKNOWN, `no export ${JSON.stringify(request.name)}`);
-    }
-    const flags = transmissionFlagsOf(access.export);
-    this.reply(NBD_REP.INFO, encodeInfoExport(access.export.device.sizeBytes, flags));
-    this.replyInfos(request, access.export);
-    this.reply(NBD_REP.ACK);
-    if (this.option === NBD_OPT.GO) this.transmit(access.export, flags);
+  private answerStartTls(): void {
+    if (this.secure) return this.output.refuse(NBD_REP.ERR_INVALID, 'TLS is on already');
+    if (this.bytesBehind > 0) return this.closeForClearText();
+    this.output.reply(NBD_REP.ACK);
+    if (this.output.over) return;
+    this.state = 'securing';
+    this.output.startTls();
   }
 
-  /** Each info asked for, once; unknown ones are not errors. */
-  private replyInfos(request: InfoRequest, exported: NbdExport): void {
-    const { name, device } = exported;
-    if (request.infos.includes(NBD_INFO.NAME)) {
-      this.reply(NBD_REP.INFO, encodeInfoString(NBD_INFO.NAME, name));
-    }
-    if (request.infos.includes(NBD_INFO.DESCRIPTION) && device.description !== '') {
-      this.reply(NBD_REP.INFO, encodeInfoString(NBD_INFO.DESCRIPTION, device.description));
-    }
-    if (request.infos.includes(NBD_INFO.BLOCK_SIZE)) {
-      this.reply(NBD_REP.INFO, encodeInfoBlockSize(BLOCK_SIZES));
-    }
-  }
-
-  private reply(type: NbdOptionReply, payload: Buffer = EMPTY): void {
-    this.send(encodeOptionReply(this.option, type, payload));
-  }
-
-  private refuse(type: NbdOptionReply, text: string): void {
-    this.send(encodeOptionError(this.option, type, text));
-  }
-
-  private send(bytes: Buffer): void {
-    if (this.state === 'over') return;
-    this.replyBytes += bytes.length;
-    if (this.replyBytes > NBD_HANDSHAKE_REPLY_BYTES_MAX) return this.close('too much was asked');
-    this.effects.push({ kind: 'send', bytes });
-  }
-
-  private transmit({ name, device }: NbdExport, flags: number): void {
-    if (this.state === 'over') return;
-    this.state = 'over';
-    const negotiated: Negotiated = {
-      exportName: name,
-      device,
-      flags,
-      form: 'simple',
-      contexts: [],
-    };
-    this.effects.push({ kind: 'transmit', negotiated });
-  }
-
-  private close(reason: string): void {
-    assert(this.state !== 'over');
-    this.state = 'over';
-    this.effects.push({ kind: 'close', reason, fault: true });
-  }
-
-  private leave(reason: string): void {
-    if (this.state === 'over') return;
-    this.state = 'over';
-    this.effects.push({ kind: 'close', reason, fault: false });
+  /** Somebody on the way may have put it there. */
+  private closeForClearText(): void {
+    this.output.close('clear text after NBD_OPT_STARTTLS');
   }
 }

@@ -3,7 +3,7 @@
  * from a client are checked here before anything is allocated or read by them.
  */
 import assert from 'node:assert';
-import { NBD_STRING_BYTES_MAX } from '../io/limits.ts';
+import { NBD_ECHO_BYTES_MAX, NBD_META_QUERIES_MAX, NBD_STRING_BYTES_MAX } from '../io/limits.ts';
 import {
   NBD_EXPORT_NAME_PAD_BYTES,
   NBD_EXPORT_NAME_REPLY_BYTES,
@@ -90,6 +90,13 @@ export function encodeInfoBlockSize(sizes: BlockSizes): Buffer {
   return payload;
 }
 
+/** One context that LIST_META_CONTEXT found (`id` is 0) or SET_META_CONTEXT chose. */
+export function encodeMetaContext(id: number, name: string): Buffer {
+  const bytes = Buffer.alloc(4);
+  bytes.writeUInt32BE(id, 0);
+  return Buffer.concat([bytes, stringBytes(name)]);
+}
+
 /** One line of LIST: a name and free text. */
 export function encodeListEntry(name: string, description: string): Buffer {
   const nameBytes = stringBytes(name);
@@ -121,6 +128,52 @@ export function decodeInfoRequest(data: Buffer): InfoRequest | null {
   return { name, infos };
 }
 
+export interface MetaRequest {
+  readonly name: string;
+  readonly queries: readonly string[];
+}
+
+const META_FIXED_BYTES = 8;
+
+/**
+ * The data of LIST_META_CONTEXT and SET_META_CONTEXT. `malformed`: the lengths do not fit, or a string is
+ * none. `too-many`: well-formed, with more queries than NBD_META_QUERIES_MAX, which were not looked at.
+ */
+export function decodeMetaRequest(data: Buffer): MetaRequest | 'malformed' | 'too-many' {
+  if (data.length < META_FIXED_BYTES) return 'malformed';
+  const nameLength = data.readUInt32BE(0);
+  if (nameLength > data.length - META_FIXED_BYTES) return 'malformed';
+  const name = decodeString(data.subarray(4, 4 + nameLength));
+  if (name === null) return 'malformed';
+  const parts = cutQueries(data.subarray(4 + nameLength));
+  if (parts === null) return 'malformed';
+  if (parts.length > NBD_META_QUERIES_MAX) return 'too-many';
+  const queries: string[] = [];
+  for (const part of parts) {
+    const query = decodeString(part);
+    if (query === null) return 'malformed';
+    queries.push(query);
+  }
+  return { name, queries };
+}
+
+/** A count and as many strings with their lengths, to the last byte; or null. */
+function cutQueries(data: Buffer): readonly Buffer[] | null {
+  const count = data.readUInt32BE(0);
+  if (count > (data.length - 4) / 4) return null;
+  const parts: Buffer[] = [];
+  let at = 4;
+  while (parts.length < count) {
+    if (data.length - at < 4) return null;
+    const length = data.readUInt32BE(at);
+    at += 4;
+    if (length > data.length - at) return null;
+    parts.push(data.subarray(at, at + length));
+    at += length;
+  }
+  return at === data.length ? parts : null;
+}
+
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
 /** A string of the protocol, or null when it is too long, not UTF-8, or holds a NUL. */
@@ -134,13 +187,19 @@ export function decodeString(bytes: Buffer): string | null {
   }
 }
 
-/** UTF-8 of `text`, cut between characters to the protocol's 4096 bytes. */
-export function stringBytes(text: string): Buffer {
+/** UTF-8 of `text`, cut between characters to at most `bytesMax`. */
+export function stringBytes(text: string, bytesMax: number = NBD_STRING_BYTES_MAX): Buffer {
   const bytes = Buffer.from(text, 'utf8');
-  if (bytes.length <= NBD_STRING_BYTES_MAX) return bytes;
-  let end = NBD_STRING_BYTES_MAX;
+  if (bytes.length <= bytesMax) return bytes;
+  let end = bytesMax;
   while (end > 0 && ((bytes[end] ?? 0) & 0xc0) === 0x80) end--;
   return bytes.subarray(0, end);
+}
+
+/** A client's text in a message or a log line: quoted, and no more than NBD_ECHO_BYTES_MAX of it. */
+export function quoted(text: string): string {
+  const start = stringBytes(text, NBD_ECHO_BYTES_MAX).toString();
+  return start === text ? JSON.stringify(text) : `${JSON.stringify(start)}...`;
 }
 
 function writeSize(bytes: Buffer, size: number, at: number): void {
