@@ -74,6 +74,7 @@ async function timedStart(node: TestNode): Promise<number> {
   const answered = waitUntil(
     'the first GO',
     async () => {
+      if (!node.process.running) return Number.NaN; // then the start fails, and says why
       const socket = await connectIdle(node.nbdSocket, VOLUME);
       const seconds = (performance.now() - began) / 1000;
       socket.destroy();
