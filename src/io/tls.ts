@@ -126,12 +126,14 @@ function loadPair(files: TlsServerFiles, warnings: string[]): Pair | null {
   return { certificate: chain.text, key };
 }
 
+/** In the two forms of PEM. */
+const LOCKED_KEY = /^-----BEGIN ENCRYPTED |^Proc-Type: 4,ENCRYPTED/m;
+
 function parseKey(path: string, text: string): KeyObject {
   try {
     return createPrivateKey(text);
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    const locked = code === 'ERR_MISSING_PASSPHRASE';
+    const locked = LOCKED_KEY.test(text);
     throw invalid(
       path,
       locked ? 'the key has a passphrase' : 'it holds no private key in PEM',
