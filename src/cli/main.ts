@@ -7,6 +7,7 @@ import { VERSION } from '../control/version.ts';
 import { EXIT_FAILED, EXIT_OK, EXIT_USAGE, reportError } from './context.ts';
 import { oneLine } from './format.ts';
 import { addMirrorVerbs } from './mirror-verbs.ts';
+import { addReloadVerb } from './reload.ts';
 import { addServeVerb } from './serve.ts';
 import { addStatusVerbs } from './status-verbs.ts';
 import { addVolumeVerbs } from './volume-verbs.ts';
@@ -50,6 +51,7 @@ export function createProgram(): Command {
   addVolumeVerbs(program);
   addMirrorVerbs(program);
   addStatusVerbs(program);
+  addReloadVerb(program);
   return program;
 }
 

@@ -1,5 +1,5 @@
 /** Status and events as a person reads them. Pure. */
-import type { NodeStatus, VolumeStatus } from '../control/status.ts';
+import type { NodeStatus, VolumeAccess, VolumeStatus } from '../control/status.ts';
 import type { BlockferryEvent, MirrorState, MirrorStatus } from '../replicator/status.ts';
 import { formatBytes, formatSeconds, formatTable, oneLine, paint, type Tone } from './format.ts';
 
@@ -33,6 +33,7 @@ export function renderVolume(volume: VolumeStatus, colour: boolean): string {
     volume.role,
     `${volume.connections} connection${volume.connections === 1 ? '' : 's'}`,
     `position ${volume.position.generation}:${volume.position.epoch}`,
+    ...accessWords(volume.access),
   ];
   let text = `${paint(oneLine(volume.name), 'heading', colour)}  ${facts.join(', ')}\n`;
   if (volume.failure !== null) {
@@ -40,6 +41,15 @@ export function renderVolume(volume: VolumeStatus, colour: boolean): string {
   }
   if (volume.mirrors.length > 0) text += renderMirrors(volume.mirrors, colour);
   return text;
+}
+
+/** What is out of the ordinary. */
+function accessWords({ read_only: readOnly, hidden, tls }: VolumeAccess): string[] {
+  const words: string[] = [];
+  if (readOnly) words.push('read-only');
+  if (hidden) words.push('hidden');
+  if (tls === 'required') words.push('TLS only');
+  return words;
 }
 
 function renderMirrors(mirrors: readonly MirrorStatus[], colour: boolean): string {

@@ -1,15 +1,18 @@
 /** `blockferry serve`: its flags and its page. */
 import { Option, type Command } from 'commander';
 import type { ConfigFlags } from '../control/config.ts';
-import { LOG_LEVELS, NBD_ADDRESS_DEFAULT } from '../control/defaults.ts';
+import { LOG_LEVELS, NBD_ADDRESS_DEFAULT, TLS_MODES } from '../control/defaults.ts';
 
 const HELP = `
 ADDR is host:port or unix:PATH. Clients attach volumes by name, for example with
   nbd-client -N demo 127.0.0.1 10809 /dev/nbd0
   nbdfuse DIR nbd+unix:///demo?socket=PATH
 
-Without encryption an address that other machines can reach is refused, unless --insecure says that
-the network is trusted. What the node makes is open to its user and group only.
+An NBD address that other machines can reach needs --tls required, or --insecure, which says that the
+network is trusted. What the node makes is open to its user and group only.
+
+TLS for NBD clients: a certificate with its key, pre-shared keys (lines of user:hexkey), or both.
+  --tls-certificate cert.pem --tls-key key.pem --tls-client-ca ca.pem --tls required
 
 A configuration file (--config) is TOML with the same words; flags override it:
   name = "alpha"
@@ -18,8 +21,10 @@ A configuration file (--config) is TOML with the same words; flags override it:
   control = "unix:/run/blockferry/control.sock"
   insecure = false
   log_level = "info"
+and with tables for rights of sockets, limits, TLS and each export: docs/reference/configuration.md.
 
-The node logs JSON lines on stderr. SIGTERM and Ctrl-C stop it cleanly.`;
+The node logs JSON lines on stderr. SIGTERM and Ctrl-C stop it cleanly; SIGHUP reloads, like
+blockferry reload. Listening sockets of systemd (LISTEN_FDS) take the place of the default addresses.`;
 
 /** Gathers the values of an option that may be repeated. */
 const collect = (value: string, before: readonly string[] | undefined): string[] => [
@@ -44,7 +49,18 @@ export function addServeVerb(program: Command): void {
       collect,
     )
     .option('--control <addr>', 'take commands here (default: unix:DATA/control.sock)')
-    .option('--insecure', 'allow addresses outside loopback although nothing is encrypted')
+    .option('--insecure', 'allow addresses outside loopback although TLS is not required there')
+    .addOption(
+      new Option(
+        '--tls <mode>',
+        'whether NBD clients encrypt (default: allowed with a certificate or keys, else off)',
+      ).choices(TLS_MODES),
+    )
+    .option('--tls-certificate <file>', 'certificate of the node, with those between it and its CA')
+    .option('--tls-key <file>', 'key of the certificate')
+    .option('--tls-client-ca <file>', 'clients show certificates of this CA')
+    .option('--tls-psk <file>', 'pre-shared keys of clients: lines of user:hexkey')
+    .option('--no-list', 'do not tell clients the names of the exports')
     .addOption(
       new Option('--log-level <level>', 'least severity that is logged (default: info)').choices(
         LOG_LEVELS,

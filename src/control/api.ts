@@ -18,7 +18,7 @@ import {
 } from '../io/limits.ts';
 import type { BlockferryEvent } from '../replicator/status.ts';
 import type { EventLog } from './events.ts';
-import { MIRROR_ACTIONS, type NodeFacts } from './status.ts';
+import { MIRROR_ACTIONS, type NodeFacts, type ReloadReport } from './status.ts';
 import type { VolumeCommands } from './volumes.ts';
 
 const CREATE_BODY = z.strictObject({ name: z.string(), size: z.string() });
@@ -36,12 +36,14 @@ const FLAG = z
 const DELETE_QUERY = z.strictObject({ force: FLAG });
 const EVENTS_QUERY = z.strictObject({ follow: FLAG });
 const NO_QUERY = z.strictObject({});
+const NO_BODY = z.strictObject({});
 
 interface ApiOptions {
   readonly commands: VolumeCommands;
   readonly events: EventLog;
   readonly log: Logger;
   readonly facts: () => NodeFacts;
+  readonly reload: () => ReloadReport;
   /** Requests wait for it: the node is being started. Rejects when that failed. */
   readonly started: Promise<void>;
 }
@@ -71,6 +73,10 @@ export function createApi(options: ApiOptions): FastifyInstance {
   app.get('/v1/node', (request) => {
     check('query', NO_QUERY, request.query);
     return options.facts();
+  });
+  app.post('/v1/reload', (request) => {
+    check('body', NO_BODY, request.body ?? {});
+    return options.reload();
   });
   addVolumeRoutes(app, options.commands);
   addMirrorRoutes(app, options.commands);

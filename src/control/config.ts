@@ -4,35 +4,47 @@
  * Invariants:
  * - Every key has a default; a key that does not exist is an error that names file, line and key.
  * - Paths of the file are relative to the file, paths of flags to the working directory.
- * - No address outside loopback without `insecure`: there is no TLS yet.
+ * - Without `insecure` the control address is on this machine, and so are the NBD addresses unless
+ *   every client has to encrypt.
  */
-import { dirname, join, resolve } from 'node:path';
-import { parse, TomlError } from 'smol-toml';
-import { z } from 'zod';
+import { join } from 'node:path';
 import { formatAddress, isLoopback, parseAddress } from '../io/address.ts';
-import { BlockferryError, errorText } from '../io/errors.ts';
-import { CONFIG_BYTES_MAX, NBD_LISTENERS_MAX } from '../io/limits.ts';
+import { BlockferryError } from '../io/errors.ts';
+import { NBD_LISTENERS_MAX } from '../io/limits.ts';
 import type { Address } from '../io/network.ts';
+import type { NbdLimits } from '../nbd/server-limits.ts';
+import { ConfigFile } from './config-file.ts';
+import { NODE_NAME } from './config-schema.ts';
 import {
   defaultControlAddress,
   defaultDataDirectory,
-  LOG_LEVELS,
   NBD_ADDRESS_DEFAULT,
   type LogLevel,
   type UserSurroundings,
 } from './defaults.ts';
+import { resolveExports, type ExportRules } from './export-rules.ts';
+import { resolveLimits } from './limits-config.ts';
+import { fileAddress, fileListeners, type ListenerConfig } from './listener-config.ts';
+import { resolveTls, type TlsConfig, type TlsFlags } from './tls-config.ts';
+
+export type { ListenerConfig } from './listener-config.ts';
 
 export interface NodeConfig {
   readonly name: string;
   readonly data: string;
-  readonly nbd: readonly Address[];
+  readonly nbd: readonly ListenerConfig[];
+  /** Nobody named `nbd`: sockets that the process inherited take its place. */
+  readonly nbdIsDefault: boolean;
   readonly control: Address;
   readonly insecure: boolean;
   readonly logLevel: LogLevel;
+  readonly tls: TlsConfig;
+  readonly limits: NbdLimits;
+  readonly exports: ExportRules;
 }
 
 /** What the command line said; absent where it said nothing. */
-export interface ConfigFlags {
+export interface ConfigFlags extends TlsFlags {
   readonly config?: string;
   readonly name?: string;
   readonly data?: string;
@@ -40,6 +52,8 @@ export interface ConfigFlags {
   readonly control?: string;
   readonly insecure?: boolean;
   readonly logLevel?: LogLevel;
+  /** False: exports are not listed. True says nothing: it is what the parser of flags puts there. */
+  readonly list?: boolean;
 }
 
 /** What the defaults depend on. */
@@ -48,149 +62,88 @@ export interface Surroundings extends UserSurroundings {
   readFile(path: string): Buffer;
 }
 
-const NODE_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
-
-const FILE_SCHEMA = z.strictObject({
-  name: z.string().regex(NODE_NAME, 'must be 1 to 63 letters, digits, dots, dashes').optional(),
-  data: z.string().min(1).optional(),
-  nbd: z.array(z.string()).min(1).max(NBD_LISTENERS_MAX).optional(),
-  control: z.string().optional(),
-  insecure: z.boolean().optional(),
-  log_level: z.enum(LOG_LEVELS).optional(),
-});
-
-type FileConfig = z.output<typeof FILE_SCHEMA>;
-
 /**
  * The configuration to run with.
  * @throws BlockferryError CONFIG_INVALID, ADDRESS_INVALID, INSECURE_ADDRESS or USAGE
  */
 export function resolveConfig(flags: ConfigFlags, surroundings: Surroundings): NodeConfig {
-  const file = flags.config === undefined ? {} : readConfigFile(flags.config, surroundings);
-  const data = flags.data ?? file.data ?? defaultDataDirectory(surroundings);
-  if (data === '') throw new BlockferryError('USAGE', '--data is empty');
-  const name = flags.name ?? file.name ?? nameOfHost(surroundings.hostname);
-  if (!NODE_NAME.test(name)) {
+  const readFile = (path: string): Buffer => surroundings.readFile(path);
+  const file = new ConfigFile(flags.config, readFile);
+  const { values } = file;
+  const data = dataDirectory(flags, file, surroundings);
+  const named = flagListeners(flags) ?? fileListeners(file, readFile);
+  const tls = resolveTls(flags, file);
+  const config: NodeConfig = {
+    name: nodeName(flags.name ?? values.name ?? nameOfHost(surroundings.hostname)),
+    data,
+    nbd: named ?? defaultListeners(data),
+    nbdIsDefault: named === null,
+    control: controlAddress(flags, file) ?? parseAddress(defaultControlAddress(data)),
+    insecure: flags.insecure ?? values.insecure ?? false,
+    logLevel: flags.logLevel ?? values.log_level ?? 'info',
+    tls,
+    limits: resolveLimits(values.limits ?? {}),
+    exports: resolveExports(file, { list: flags.list !== false && (values.list ?? true), tls }),
+  };
+  for (const { address } of config.nbd) refuseStrangers(config, address);
+  if (!config.insecure && !isLoopback(config.control)) {
     throw new BlockferryError(
-      'USAGE',
-      `--name ${JSON.stringify(name)} must be 1 to 63 letters, digits, dots and dashes`,
+      'INSECURE_ADDRESS',
+      `the control address ${formatAddress(config.control)} is reachable from other machines, ` +
+        'without encryption or passwords',
     );
   }
-  const nbd = flags.nbd ?? file.nbd ?? [NBD_ADDRESS_DEFAULT, `unix:${join(data, 'nbd.sock')}`];
-  if (nbd.length > NBD_LISTENERS_MAX) {
-    throw new BlockferryError('USAGE', `--nbd is given ${nbd.length} times`);
-  }
-  const config: NodeConfig = {
-    name,
-    data,
-    nbd: nbd.map(parseAddress),
-    control: parseAddress(flags.control ?? file.control ?? defaultControlAddress(data)),
-    insecure: flags.insecure ?? file.insecure ?? false,
-    logLevel: flags.logLevel ?? file.log_level ?? 'info',
-  };
-  if (!config.insecure) refuseStrangers(config);
   return config;
 }
 
-/** Without TLS anyone who reaches an address may read and write everything. */
-function refuseStrangers(config: NodeConfig): void {
-  for (const address of [...config.nbd, config.control]) {
-    if (isLoopback(address)) continue;
-    throw new BlockferryError(
-      'INSECURE_ADDRESS',
-      `${formatAddress(address)} is reachable from other machines, without encryption or passwords`,
-    );
+/**
+ * Without TLS anyone who reaches an address may read and write everything.
+ * @throws BlockferryError INSECURE_ADDRESS
+ */
+export function refuseStrangers(config: NodeConfig, address: Address): void {
+  if (config.insecure || config.tls.mode === 'required' || isLoopback(address)) return;
+  throw new BlockferryError(
+    'INSECURE_ADDRESS',
+    `${formatAddress(address)} is reachable from other machines, and TLS is not required there`,
+  );
+}
+
+function dataDirectory(flags: ConfigFlags, file: ConfigFile, surroundings: Surroundings): string {
+  if (flags.data === '') throw new BlockferryError('USAGE', '--data is empty');
+  if (flags.data !== undefined) return flags.data;
+  const { data } = file.values;
+  return data === undefined ? defaultDataDirectory(surroundings) : file.resolve(data);
+}
+
+function flagListeners({ nbd }: ConfigFlags): ListenerConfig[] | null {
+  if (nbd === undefined) return null;
+  if (nbd.length > NBD_LISTENERS_MAX) {
+    throw new BlockferryError('USAGE', `--nbd is given ${nbd.length} times`);
   }
+  return nbd.map((text) => ({ address: parseAddress(text), rights: {} }));
+}
+
+function defaultListeners(data: string): ListenerConfig[] {
+  const addresses = [NBD_ADDRESS_DEFAULT, `unix:${join(data, 'nbd.sock')}`];
+  return addresses.map((text) => ({ address: parseAddress(text), rights: {} }));
+}
+
+function controlAddress(flags: ConfigFlags, file: ConfigFile): Address | null {
+  if (flags.control !== undefined) return parseAddress(flags.control);
+  const { control } = file.values;
+  return control === undefined ? null : fileAddress(file, ['control'], control);
+}
+
+function nodeName(name: string): string {
+  if (NODE_NAME.test(name)) return name;
+  throw new BlockferryError(
+    'USAGE',
+    `--name ${JSON.stringify(name)} must be 1 to 63 letters, digits, dots and dashes`,
+  );
 }
 
 function nameOfHost(hostname: string): string {
   const first = hostname.split('.')[0] ?? '';
   const cleaned = first.replace(/[^A-Za-z0-9_-]/g, '-').replace(/^[^A-Za-z0-9]+/, '');
   return cleaned === '' ? 'blockferry' : cleaned.slice(0, 63);
-}
-
-function readConfigFile(path: string, surroundings: Surroundings): FileConfig {
-  const text = readText(path, surroundings);
-  const parsed = FILE_SCHEMA.safeParse(parseToml(path, text));
-  if (!parsed.success) throw schemaError(path, text, parsed.error);
-  const file = parsed.data;
-  const base = dirname(path);
-  for (const address of [...(file.nbd ?? []), ...(file.control ? [file.control] : [])]) {
-    checkAddress(path, text, address);
-  }
-  return {
-    ...file,
-    ...(file.data === undefined ? {} : { data: resolve(base, file.data) }),
-    ...(file.nbd === undefined ? {} : { nbd: file.nbd.map((text) => rebase(base, text)) }),
-    ...(file.control === undefined ? {} : { control: rebase(base, file.control) }),
-  };
-}
-
-function readText(path: string, surroundings: Surroundings): string {
-  let bytes: Buffer;
-  try {
-    bytes = surroundings.readFile(path);
-  } catch (error) {
-    throw new BlockferryError('CONFIG_INVALID', `cannot read ${path}: ${errorText(error)}`, {
-      cause: error,
-    });
-  }
-  if (bytes.length > CONFIG_BYTES_MAX) {
-    throw new BlockferryError('CONFIG_INVALID', `${path} has more than ${CONFIG_BYTES_MAX} bytes`);
-  }
-  return bytes.toString('utf8');
-}
-
-function parseToml(path: string, text: string): unknown {
-  try {
-    return parse(text);
-  } catch (error) {
-    const where = error instanceof TomlError ? `:${error.line}:${error.column}` : '';
-    // The library draws the line with a caret below its first line of text.
-    const what = errorText(error).split('\n')[0] ?? '';
-    throw new BlockferryError('CONFIG_INVALID', `${path}${where}: ${what}`, { cause: error });
-  }
-}
-
-function schemaError(path: string, text: string, error: z.ZodError): BlockferryError {
-  const issue = error.issues[0];
-  if (issue === undefined) return new BlockferryError('CONFIG_INVALID', `${path} is not usable`);
-  if (issue.code === 'unrecognized_keys') {
-    const key = issue.keys[0] ?? '';
-    const known = Object.keys(FILE_SCHEMA.shape).join(', ');
-    return new BlockferryError(
-      'CONFIG_INVALID',
-      `${path}${lineOf(text, key)}: unknown key ${JSON.stringify(key)}; known are ${known}`,
-    );
-  }
-  const key = String(issue.path[0] ?? '');
-  const inner = issue.path.length > 1 ? `[${issue.path.slice(1).join('.')}]` : '';
-  return new BlockferryError(
-    'CONFIG_INVALID',
-    `${path}${lineOf(text, key)}: ${key}${inner}: ${issue.message}`,
-  );
-}
-
-function checkAddress(path: string, text: string, address: string): void {
-  try {
-    parseAddress(address);
-  } catch (error) {
-    if (!(error instanceof BlockferryError)) throw error;
-    const line = text.split('\n').findIndex((line) => line.includes(address));
-    const where = line === -1 ? '' : `:${line + 1}`;
-    throw new BlockferryError(error.code, `${path}${where}: ${error.message}`, { cause: error });
-  }
-}
-
-function rebase(base: string, address: string): string {
-  const parsed = parseAddress(address);
-  return parsed.kind === 'unix' ? `unix:${resolve(base, parsed.path)}` : address;
-}
-
-/** `:LINE` of a top-level key or table, or nothing when it is written in an unusual way. */
-function lineOf(text: string, key: string): string {
-  const quoted = key.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
-  const pattern = new RegExp(`^\\s*(?:\\[\\[?\\s*)?["']?${quoted}["']?\\s*[=.\\]]`);
-  const index = text.split('\n').findIndex((line) => pattern.test(line));
-  return index === -1 ? '' : `:${index + 1}`;
 }

@@ -4,6 +4,10 @@ import { join } from 'node:path';
 export const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
+/** Whether NBD clients may, or must, encrypt. */
+export const TLS_MODES = ['off', 'allowed', 'required'] as const;
+export type TlsMode = (typeof TLS_MODES)[number];
+
 export const NBD_ADDRESS_DEFAULT = '127.0.0.1:10809';
 
 /** The user who runs the process. */

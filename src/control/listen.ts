@@ -1,20 +1,31 @@
 /** Puts the control API on its address. */
 import type { FastifyInstance } from 'fastify';
-import { formatAddress } from '../io/address.ts';
+import { formatAddress, isLoopback } from '../io/address.ts';
 import { BlockferryError, errorText } from '../io/errors.ts';
+import { inheritedSocket } from '../io/inherited-socket.ts';
 import type { Address, Network } from '../io/network.ts';
+import type { Activation } from './activation.ts';
+
+/** What the control API depends on of the configuration. */
+interface ControlConfig {
+  readonly control: Address;
+  readonly insecure: boolean;
+}
 
 /**
- * Listens; returns the address with the port that the system chose.
- * @throws BlockferryError ADDRESS_IN_USE or ADDRESS_UNAVAILABLE
+ * Listens; returns the address with the port that the system chose. An inherited socket takes the place of the
+ * configured address.
+ * @throws BlockferryError ADDRESS_IN_USE, ADDRESS_UNAVAILABLE, SOCKET_INVALID or INSECURE_ADDRESS
  */
 export async function listenForControl(
   app: FastifyInstance,
-  options: { network: Network; address: Address },
+  options: { network: Network; config: ControlConfig; inherited: Activation },
 ): Promise<Address> {
+  const { config, inherited } = options;
+  if (inherited.control !== null) return adoptForControl(app, inherited.control, config);
   // Taken for a moment in the way of every other listener: it knows a stale socket from a live one, and
   // says what is wrong in the catalogue's words. HTTP needs a server of its own.
-  const taken = await options.network.listen(options.address, (connection) => connection.destroy());
+  const taken = await options.network.listen(config.control, (connection) => connection.destroy());
   await taken.close();
   const { address } = taken;
   try {
@@ -26,4 +37,27 @@ export async function listenForControl(
     throw new BlockferryError('ADDRESS_UNAVAILABLE', message, { cause: error });
   }
   return address;
+}
+
+async function adoptForControl(
+  app: FastifyInstance,
+  descriptor: number,
+  { insecure }: ControlConfig,
+): Promise<Address> {
+  const { path } = inheritedSocket(descriptor);
+  await app.ready();
+  await new Promise<void>((resolve, reject) => {
+    app.server.once('error', reject);
+    app.server.listen({ fd: descriptor }, resolve);
+  });
+  const bound = app.server.address();
+  const address: Address =
+    bound !== null && typeof bound === 'object'
+      ? { kind: 'tcp', host: bound.address, port: bound.port }
+      : { kind: 'unix', path: path ?? `descriptor ${descriptor}` };
+  if (insecure || isLoopback(address)) return address;
+  throw new BlockferryError(
+    'INSECURE_ADDRESS',
+    `the inherited control address ${formatAddress(address)} is reachable from other machines`,
+  );
 }

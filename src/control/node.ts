@@ -4,10 +4,12 @@
  * Invariants:
  * - Parts open in the order of what they stand on and close in reverse, also when a start fails halfway:
  *   control stops, NBD drains, replicators ship what they can and persist, the store closes.
+ * - A reload takes effect whole, or not at all.
  * - A close that fails does not keep the others from closing.
  */
 import type { FastifyInstance } from 'fastify';
 import type { Logger } from 'pino';
+import { isDeepStrictEqual } from 'node:util';
 import { formatAddress } from '../io/address.ts';
 import type { Clock } from '../io/clock.ts';
 import type { Disk } from '../io/disk.ts';
@@ -15,28 +17,43 @@ import { BlockferryError, errorText } from '../io/errors.ts';
 import { CONTROL_DRAIN_MS_MAX } from '../io/limits.ts';
 import type { Address, Network } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
-import { NbdServer } from '../nbd/server.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import { VolumeStore } from '../volume/store.ts';
 import { createExaminer } from '../workers/examiner-pool.ts';
+import type { Activation } from './activation.ts';
 import { createApi } from './api.ts';
 import type { NodeConfig } from './config.ts';
 import { EventLog } from './events.ts';
 import { HeldNetwork } from './held-network.ts';
 import { listenForControl } from './listen.ts';
+import { NbdService } from './nbd-service.ts';
 import { leadsTo } from './own-address.ts';
-import type { NodeFacts } from './status.ts';
+import type { NodeFacts, ReloadReport } from './status.ts';
 import { VERSION } from './version.ts';
 import { VolumeCommands } from './volumes.ts';
 
 export interface NodeParts {
   readonly config: NodeConfig;
+  /** The configuration as it is now, for a reload. Throws what `resolveConfig` does. */
+  readonly reread: () => NodeConfig;
+  /** Sockets that the process was started with. */
+  readonly inherited: Activation;
   readonly log: Logger;
   readonly clock: Clock;
   readonly random: Random;
   readonly disk: Disk;
   readonly network: Network;
 }
+
+/** What only a restart changes, in the words of the file. */
+const FIXED_KEYS = {
+  name: 'name',
+  data: 'data',
+  nbd: 'nbd',
+  control: 'control',
+  logLevel: 'log_level',
+  limits: 'limits',
+} as const satisfies Partial<Record<keyof NodeConfig, string>>;
 
 interface Part {
   readonly name: string;
@@ -45,12 +62,11 @@ interface Part {
 
 export class BlockferryNode {
   readonly events: EventLog;
-  /** Where clients connect, with the ports that the system chose. */
-  readonly nbdAddresses: Address[] = [];
   controlAddress: Address;
   private readonly parts: NodeParts;
   /** What is open, in the order it was opened. */
   private readonly open: Part[] = [];
+  private nbd: NbdService | null = null;
   private stopped: Promise<void> | null = null;
 
   private constructor(parts: NodeParts) {
@@ -61,7 +77,7 @@ export class BlockferryNode {
 
   /**
    * Opens everything; when it resolves, clients are served.
-   * @throws BlockferryError DATA_DIR_*, ADDRESS_*, METADATA_CORRUPT
+   * @throws BlockferryError DATA_DIR_*, ADDRESS_*, SOCKET_INVALID, TLS_INVALID, METADATA_CORRUPT
    */
   static async start(parts: NodeParts): Promise<BlockferryNode> {
     const node = new BlockferryNode(parts);
@@ -72,6 +88,31 @@ export class BlockferryNode {
       throw error;
     }
     return node;
+  }
+
+  /** Where NBD clients connect, with the ports that the system chose. */
+  get nbdAddresses(): readonly Address[] {
+    return this.nbd?.addresses ?? [];
+  }
+
+  /**
+   * Reads the configuration again: certificates, keys and the rules for exports hold for connections that
+   * follow. Other changes wait for a restart, and are named.
+   * @throws BlockferryError CONFIG_INVALID, TLS_INVALID, ...; then everything stays as it was
+   */
+  reload(): ReloadReport {
+    try {
+      if (this.nbd === null) throw new BlockferryError('BUSY', 'the node is still starting');
+      const next = this.parts.reread();
+      this.nbd.apply(next);
+      const waiting = fixedKeysThatChanged(this.parts.config, next);
+      const more = waiting.length === 0 ? '' : `; a restart is needed for: ${waiting.join(', ')}`;
+      this.tell('node-reloaded', `TLS and rules for exports were read again${more}`);
+      return { reloaded: true, restart_needed: waiting };
+    } catch (error) {
+      this.tell('reload-failed', `what was in force stays in force: ${errorText(error)}`);
+      throw error;
+    }
   }
 
   /** Stops in order. Resolves when everything is closed; calling it again waits for the same stop. */
@@ -103,11 +144,12 @@ export class BlockferryNode {
       isOurs: (address) => leadsTo(address, this.nbdAddresses),
     });
     this.opened('volumes', () => commands.close());
-    const server = new NbdServer({ network, clock, exports: commands, log });
-    this.opened('nbd', () => server.close());
-    commands.servedBy(server);
-    for (const address of config.nbd) this.nbdAddresses.push(await server.listen(address));
-    await this.openControl(commands, () => {
+    const nbd = new NbdService({ config, network, clock, log, devices: commands.devices });
+    this.opened('nbd', () => nbd.close());
+    commands.servedBy(nbd);
+    this.nbd = nbd;
+    await nbd.listen(this.parts.inherited);
+    await this.openControl({ commands, nbd }, () => {
       // Only now, with every address ours: a start that fails has touched neither volumes nor mirrors.
       commands.start();
       network.open();
@@ -115,21 +157,25 @@ export class BlockferryNode {
     this.tellStarted(commands, store);
   }
 
-  private async openControl(commands: VolumeCommands, begin: () => void): Promise<void> {
-    const { config, log, network } = this.parts;
+  private async openControl(
+    { commands, nbd }: { commands: VolumeCommands; nbd: NbdService },
+    begin: () => void,
+  ): Promise<void> {
+    const { config, log, network, inherited } = this.parts;
     const start = deferred();
     const app = createApi({
       commands,
       events: this.events,
       log,
-      facts: () => this.facts(),
+      facts: () => this.facts(nbd),
+      reload: () => this.reload(),
       started: start.promise,
     });
     this.opened('control', () => {
       start.reject(new BlockferryError('SHUTTING_DOWN', 'the node did not start'));
       return this.closeControl(app, commands);
     });
-    this.controlAddress = await listenForControl(app, { network, address: config.control });
+    this.controlAddress = await listenForControl(app, { network, config, inherited });
     begin();
     start.resolve();
   }
@@ -144,12 +190,14 @@ export class BlockferryNode {
     timer.cancel();
   }
 
-  private facts(): NodeFacts {
+  private facts(nbd: NbdService): NodeFacts {
     return {
       name: this.parts.config.name,
       version: VERSION,
       pid: process.pid,
-      nbd: this.nbdAddresses.map(formatAddress),
+      nbd: nbd.addresses.map(formatAddress),
+      tls: nbd.tlsMode,
+      clients: nbd.counters,
     };
   }
 
@@ -172,8 +220,8 @@ export class BlockferryNode {
     for (const { id, reason } of store.damaged) {
       this.tell('volume-damaged', `volume directory ${id} was left alone: ${reason}`);
     }
-    const volumes = commands.list().length;
-    const nbd = this.facts().nbd.join(', ');
+    const volumes = commands.devices.size;
+    const nbd = this.nbdAddresses.map(formatAddress).join(', ');
     this.tell(
       'node-started',
       `node ${config.name} serves ${volumes} volume${volumes === 1 ? '' : 's'} of ${config.data} ` +
@@ -184,6 +232,11 @@ export class BlockferryNode {
   private tell(kind: string, message: string): void {
     this.events.emit({ kind, volume: null, mirror: null, message });
   }
+}
+
+function fixedKeysThatChanged(from: NodeConfig, to: NodeConfig): string[] {
+  const keys = Object.keys(FIXED_KEYS) as (keyof typeof FIXED_KEYS)[];
+  return keys.filter((key) => !isDeepStrictEqual(from[key], to[key])).map((key) => FIXED_KEYS[key]);
 }
 
 interface Deferred {

@@ -1,5 +1,15 @@
 /** What a node says about itself, and what may be asked of it: the words of the control API (design section 9). */
+import type { NbdServerCounters } from '../nbd/server.ts';
+import type { TlsMode } from './defaults.ts';
 import type { MirrorStatus, Position } from '../replicator/status.ts';
+
+/** Who may use a volume, and how. Addresses and names that may are the operator's own business. */
+export interface VolumeAccess {
+  readonly read_only: boolean;
+  /** Left out of the list of exports. */
+  readonly hidden: boolean;
+  readonly tls: TlsMode;
+}
 
 export interface VolumeStatus {
   readonly name: string;
@@ -13,6 +23,7 @@ export interface VolumeStatus {
   readonly position: Position;
   /** NBD connections that use the volume now. */
   readonly connections: number;
+  readonly access: VolumeAccess;
   /** Why the volume refuses writes, or null. It says so until the node is restarted. */
   readonly failure: string | null;
   readonly mirrors: readonly MirrorStatus[];
@@ -37,6 +48,16 @@ export interface NodeFacts {
   readonly pid: number;
   /** Where NBD clients connect, as addresses are written. */
   readonly nbd: readonly string[];
+  readonly tls: TlsMode;
+  /** NBD clients, now and since the node started. */
+  readonly clients: NbdServerCounters;
+}
+
+/** What reading the configuration again changed. */
+export interface ReloadReport {
+  readonly reloaded: true;
+  /** Keys that changed in the file and wait for a restart of the node. */
+  readonly restart_needed: readonly string[];
 }
 
 /** What can be done to a mirror that is there; the last part of the path in the control API. */

@@ -1,5 +1,5 @@
 /**
- * The volumes of a node as operators and clients see them: exports, commands, status.
+ * The volumes of a node as operators see them: commands, status.
  *
  * Invariants:
  * - Commands on one volume run one at a time; what they refuse, they refuse before they change anything.
@@ -10,17 +10,17 @@
 import type { BlockDevice } from '../io/device.ts';
 import { BlockferryError, errorText } from '../io/errors.ts';
 import type { Address } from '../io/network.ts';
-import type { ExportAccess, ExportSource, NbdExport } from '../nbd/server.ts';
 import { parseNbdUri } from '../nbd/uri.ts';
 import type { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import type { NewMirror } from '../replicator/mirror-set.ts';
 import type { EventSink } from '../replicator/status.ts';
 import { parseSize, type Volume, type VolumeStore } from '../volume/store.ts';
 import { Serial } from './serial.ts';
-import type { MirrorAction, NodeStatus, VolumeStatus } from './status.ts';
+import type { MirrorAction, NodeStatus, VolumeAccess, VolumeStatus } from './status.ts';
 
-/** Who uses a device now: the NBD server. */
+/** The NBD server: who uses a device now, and who may use a volume. */
 export interface Sessions {
+  accessOf(name: string): VolumeAccess;
   connectionsOf(device: BlockDevice): number;
   closeSessionsOf(device: BlockDevice): Promise<void>;
 }
@@ -35,13 +35,16 @@ interface VolumeCommandsOptions {
   readonly isOurs: (address: Address) => boolean;
 }
 
-export class VolumeCommands implements ExportSource {
+/** Before there is a server. */
+const NOBODY: VolumeAccess = Object.freeze({ read_only: false, hidden: false, tls: 'off' });
+
+export class VolumeCommands {
   private readonly node: string;
   private readonly store: VolumeStore;
   private readonly events: EventSink;
   private readonly replicate: (volume: Volume) => ReplicatedVolume;
   private readonly isOurs: (address: Address) => boolean;
-  private readonly devices = new Map<string, ReplicatedVolume>();
+  private readonly attached = new Map<string, ReplicatedVolume>();
   private readonly serial = new Serial();
   private sessions: Sessions | null = null;
   private started = false;
@@ -56,6 +59,11 @@ export class VolumeCommands implements ExportSource {
     for (const volume of this.store.list()) this.attach(volume);
   }
 
+  /** What there is to export now, by name. */
+  get devices(): ReadonlyMap<string, ReplicatedVolume> {
+    return this.attached;
+  }
+
   /** The server that exports these volumes. */
   servedBy(sessions: Sessions): void {
     this.sessions = sessions;
@@ -67,28 +75,9 @@ export class VolumeCommands implements ExportSource {
     for (const device of this.devices.values()) device.start();
   }
 
-  /** The empty name is the only volume of a node that has one. */
-  find(name: string): ExportAccess {
-    const device = name === '' ? this.onlyDevice() : this.devices.get(name);
-    if (device === undefined) return { kind: 'unknown' };
-    return { kind: 'granted', export: exportOf(device) };
-  }
-
-  list(): NbdExport[] {
-    return this.names().flatMap((name) => {
-      const device = this.devices.get(name);
-      return device === undefined ? [] : [exportOf(device)];
-    });
-  }
-
   /** Sorted. */
   private names(): string[] {
     return [...this.devices.keys()].toSorted();
-  }
-
-  private onlyDevice(): ReplicatedVolume | undefined {
-    const [only, ...others] = this.devices.values();
-    return others.length === 0 ? only : undefined;
   }
 
   status(): NodeStatus {
@@ -114,6 +103,7 @@ export class VolumeCommands implements ExportSource {
       generation: position.generation,
       position,
       connections: this.sessions?.connectionsOf(device) ?? 0,
+      access: this.sessions?.accessOf(name) ?? NOBODY,
       failure: volume.failed ? (volume.failure ?? 'the disk failed') : null,
       mirrors,
     };
@@ -137,7 +127,7 @@ export class VolumeCommands implements ExportSource {
     return this.command(name, async () => {
       const device = this.require(name);
       if (!options.force) this.refuseUsed(name, device);
-      this.devices.delete(name);
+      this.attached.delete(name);
       try {
         await this.sessions?.closeSessionsOf(device);
         await device.close();
@@ -292,17 +282,13 @@ export class VolumeCommands implements ExportSource {
       this.tell('volume-failed', volume.name, message);
     };
     const device = this.replicate(volume);
-    this.devices.set(volume.name, device);
+    this.attached.set(volume.name, device);
     return device;
   }
 
   private tell(kind: string, volume: string, message: string): void {
     this.events.emit({ kind, volume, mirror: null, message });
   }
-}
-
-function exportOf(device: ReplicatedVolume): NbdExport {
-  return { name: device.volume.name, device, readOnly: device.readOnly };
 }
 
 function onlyMirror(name: string, device: ReplicatedVolume): string {

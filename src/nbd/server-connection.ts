@@ -4,32 +4,50 @@
  * Invariants:
  * - Everything is set up before the first byte goes out.
  * - `device.opened` when the transmission begins and `device.closed` when it is gone: each once.
- * - A client that does not finish the handshake in NBD_HANDSHAKE_MS_MAX, or does not take its last
- *   replies within NBD_DRAIN_MS_MAX of the end, is cut off.
+ * - A client that does not finish the handshake, TLS included, in `limits.handshakeMs`, or does not take its
+ *   last replies within NBD_DRAIN_MS_MAX of the end, is cut off.
+ * - What came in clear behind STARTTLS is never read as options: it ends the connection (protocol section 4).
  * - `over` resolves once nothing of this client is left; after `cut`, once its socket is closed,
  *   even if a device still holds requests of it. `gone` is called when they too are answered.
  */
 import assert from 'node:assert';
 import type { Timer } from '../io/clock.ts';
 import type { BlockDevice } from '../io/device.ts';
-import { NBD_DRAIN_MS_MAX, NBD_HANDSHAKE_MS_MAX } from '../io/limits.ts';
-import type { Connection, ConnectionHandler } from '../io/network.ts';
-import type { ExportSource } from './exports.ts';
+import { NBD_DRAIN_MS_MAX } from '../io/limits.ts';
+import type { Connection, ConnectionHandler, TlsPeer, TlsServerContext } from '../io/network.ts';
+import type { ExportSource, TlsMode } from './exports.ts';
 import { Handshake, type HandshakeEffect } from './handshake.ts';
 import type { Negotiated } from './negotiated.ts';
 import type { NbdLog } from './server-log.ts';
 import type { ServerShared } from './server-shared.ts';
 import { Transmission } from './transmission.ts';
 
+/** How a server encrypts. A context is there unless the mode is `off`. */
+export type ServerTls =
+  | { readonly mode: 'off' }
+  | { readonly mode: Exclude<TlsMode, 'off'>; readonly context: TlsServerContext };
+
+/** What its server hears of a client. */
+export interface ServerConnectionEvents {
+  /** Handshake and TLS are behind it. */
+  chose(client: ServerConnection): void;
+  /** Its handshake came to nothing through its own fault, or took too long. */
+  failed(): void;
+  /** An export was refused to it. */
+  denied(): void;
+  /** Called once, last. */
+  gone(client: ServerConnection): void;
+}
+
 export interface ServerConnectionOptions {
   readonly connection: Connection;
   readonly exports: ExportSource;
+  readonly tls: ServerTls;
   readonly shared: ServerShared;
   readonly log: NbdLog;
   /** Whether the server is shutting down. */
   readonly stopping: () => boolean;
-  /** Called once, last. */
-  readonly gone: (client: ServerConnection) => void;
+  readonly events: ServerConnectionEvents;
 }
 
 const ignoreSent = (): void => {};
@@ -41,8 +59,10 @@ export class ServerConnection implements ConnectionHandler {
   private readonly connection: Connection;
   private readonly shared: ServerShared;
   private readonly log: NbdLog;
-  private readonly gone: (client: ServerConnection) => void;
+  private readonly events: ServerConnectionEvents;
+  private readonly tls: ServerTls;
   private readonly handshake: Handshake;
+  private tlsPeer: TlsPeer | null = null;
   private transmission: Transmission | null = null;
   private exportName = '';
   private deadline: Timer | null = null;
@@ -57,12 +77,15 @@ export class ServerConnection implements ConnectionHandler {
     this.connection = options.connection;
     this.shared = options.shared;
     this.log = options.log;
-    this.gone = options.gone;
-    this.handshake = new Handshake(
-      options.exports,
-      { ip: options.connection.remoteIp, tls: null },
-      options.stopping,
-    );
+    this.events = options.events;
+    this.tls = options.tls;
+    this.handshake = new Handshake({
+      source: options.exports,
+      client: { ip: options.connection.remoteIp, tls: null },
+      tls: options.tls.mode,
+      stopping: options.stopping,
+      maxOptions: options.shared.limits.options,
+    });
     this.over = new Promise((resolve) => {
       this.settle = resolve;
     });
@@ -73,8 +96,13 @@ export class ServerConnection implements ConnectionHandler {
     return this.transmission?.device ?? null;
   }
 
+  /** As `Connection.remoteIp`. */
+  get remoteIp(): string | null {
+    return this.connection.remoteIp;
+  }
+
   begin(): void {
-    this.deadline = this.shared.clock.after(NBD_HANDSHAKE_MS_MAX, () => {
+    this.deadline = this.shared.clock.after(this.shared.limits.handshakeMs, () => {
       this.note('handshake timed out', true);
       this.connection.destroy();
     });
@@ -102,7 +130,10 @@ export class ServerConnection implements ConnectionHandler {
     this.connection.cork();
     for (const effect of effects) this.apply(effect);
     this.connection.uncork();
-    if (consumed < length) this.transmissionBytes(buffer, consumed, length);
+    const startsTls = effects.at(-1)?.kind === 'start-tls';
+    if (startsTls && consumed === length) this.startTls();
+    else if (startsTls) this.finish('clear text came behind NBD_OPT_STARTTLS', true);
+    else if (consumed < length) this.transmissionBytes(buffer, consumed, length);
   }
 
   drained(): void {
@@ -129,11 +160,29 @@ export class ServerConnection implements ConnectionHandler {
     switch (effect.kind) {
       case 'send':
         return this.connection.send(effect.bytes, ignoreSent);
+      case 'start-tls':
+        // After everything that goes in clear: see `received`.
+        return;
+      case 'denied':
+        // The client heard of a name that is none.
+        this.events.denied();
+        return this.log.warn(
+          { ...this.who(), export: effect.exportName, reason: effect.reason },
+          'export denied',
+        );
       case 'transmit':
         return this.transmit(effect.negotiated);
       case 'close':
         return this.finish(effect.reason, effect.fault);
     }
+  }
+
+  private startTls(): void {
+    assert(this.tls.mode !== 'off', 'the handshake offers TLS only where there is some');
+    this.connection.startTls(this.tls.context, (peer) => {
+      this.tlsPeer = peer;
+      if (this.reason === null) this.handshake.secured(peer);
+    });
   }
 
   private transmit(negotiated: Negotiated): void {
@@ -152,7 +201,8 @@ export class ServerConnection implements ConnectionHandler {
       },
     });
     device.opened();
-    this.log.info({ peer: this.connection.peer, export: exportName }, 'client connected');
+    this.events.chose(this);
+    this.log.info({ ...this.who(), export: exportName }, 'client connected');
   }
 
   /** What a client sent behind GO without waiting for the answer. */
@@ -175,16 +225,23 @@ export class ServerConnection implements ConnectionHandler {
 
   /** One line for a client that used an export, or that did wrong; a look at the list is no news. */
   private report(): void {
-    const { peer } = this.connection;
     const { reason, fault } = this;
     const used = this.transmission !== null;
-    const fields = used ? { peer, export: this.exportName, reason } : { peer, reason };
+    if (fault && !used) this.events.failed();
+    const fields = { ...this.who(), ...(used ? { export: this.exportName } : {}), reason };
     if (fault) this.log.warn(fields, used ? 'client cut off' : 'handshake failed');
     else if (used) this.log.info(fields, 'client disconnected');
   }
 
+  private who(): { readonly peer: string; readonly tls?: string } {
+    const { peer } = this.connection;
+    if (this.tlsPeer === null) return { peer };
+    const { kind, identity } = this.tlsPeer;
+    return { peer, tls: kind === 'anonymous' ? kind : `${kind}:${identity}` };
+  }
+
   private leave(): void {
     this.settle();
-    this.gone(this);
+    this.events.gone(this);
   }
 }

@@ -2,7 +2,8 @@
  * The NBD server: listeners, and the clients that came through them.
  *
  * Invariants:
- * - At most `limits.connections` clients; one more is closed at accept.
+ * - The limits of server-limits.ts hold (admission.ts).
+ * - A client keeps the TLS context that it came under; a new one is for those who come after it.
  * - A client counts until its socket is closed and no device holds a request of it.
  * - `close` and `closeSessionsOf` end within NBD_DRAIN_MS_MAX and the closing of the sockets, whatever
  *   clients and devices do.
@@ -11,14 +12,20 @@ import assert from 'node:assert';
 import type { Clock } from '../io/clock.ts';
 import type { BlockDevice } from '../io/device.ts';
 import { NBD_DRAIN_MS_MAX, NBD_HANDSHAKE_DRAIN_MS_MAX } from '../io/limits.ts';
-import type { Address, Connection, Listener, Network } from '../io/network.ts';
-import { ServerConnection } from './server-connection.ts';
+import type { Address, Connection, Listener, Network, SocketRights } from '../io/network.ts';
+import { Admission, type ClientCounters } from './admission.ts';
+import {
+  ServerConnection,
+  type ServerConnectionEvents,
+  type ServerTls,
+} from './server-connection.ts';
 import type { ExportSource } from './exports.ts';
 import { type NbdLog, RateLimitedLog } from './server-log.ts';
 import { NBD_LIMITS_DEFAULT, type NbdLimits } from './server-limits.ts';
 import { ServerShared } from './server-shared.ts';
 
-export type { ClientFacts, ExportAccess, ExportSource, NbdExport } from './exports.ts';
+export type { ClientFacts, ExportAccess, ExportSource, NbdExport, TlsMode } from './exports.ts';
+export type { ServerTls } from './server-connection.ts';
 export type { NbdLog } from './server-log.ts';
 
 export interface NbdServerOptions {
@@ -28,6 +35,15 @@ export interface NbdServerOptions {
   readonly log: NbdLog;
   /** NBD_LIMITS_DEFAULT if not given. */
   readonly limits?: NbdLimits;
+  /** Off if not given. */
+  readonly tls?: ServerTls;
+}
+
+/** What a server did since it was made, and who is there now. */
+export interface NbdServerCounters extends Readonly<ClientCounters> {
+  readonly connections: number;
+  /** Of these, still in the handshake. */
+  readonly handshakes: number;
 }
 
 export class NbdServer {
@@ -37,7 +53,15 @@ export class NbdServer {
   private readonly log: RateLimitedLog;
   private readonly shared: ServerShared;
   private readonly listeners: Listener[] = [];
-  private readonly clients = new Set<ServerConnection>();
+  private readonly admission: Admission<ServerConnection>;
+  private readonly counted: ClientCounters = { accepted: 0, refused: 0, failed: 0, denied: 0 };
+  private readonly clientEvents: ServerConnectionEvents = {
+    chose: (client) => this.admission.chose(client),
+    failed: () => this.counted.failed++,
+    denied: () => this.counted.denied++,
+    gone: (client) => this.admission.left(client),
+  };
+  private tls: ServerTls;
   private stopping = false;
   private closing: Promise<void> | null = null;
 
@@ -46,12 +70,20 @@ export class NbdServer {
     this.clock = options.clock;
     this.exports = options.exports;
     this.log = new RateLimitedLog(options.log, options.clock);
-    this.shared = new ServerShared(options.clock, options.limits ?? NBD_LIMITS_DEFAULT);
+    const limits = options.limits ?? NBD_LIMITS_DEFAULT;
+    this.shared = new ServerShared(options.clock, limits);
+    this.admission = new Admission(limits);
+    this.tls = options.tls ?? { mode: 'off' };
   }
 
   /** Clients, those in the handshake included. */
   get connections(): number {
-    return this.clients.size;
+    return this.admission.all.size;
+  }
+
+  get counters(): NbdServerCounters {
+    const { connections, admission, counted } = this;
+    return { connections, handshakes: admission.handshakes, ...counted };
   }
 
   /** Memory in bytes: lent to requests and replies of all clients, and kept for reuse. */
@@ -63,7 +95,7 @@ export class NbdServer {
   /** Clients that use `device`. */
   connectionsOf(device: BlockDevice): number {
     let count = 0;
-    for (const client of this.clients) if (client.device === device) count++;
+    for (const client of this.admission.all) if (client.device === device) count++;
     return count;
   }
 
@@ -71,9 +103,25 @@ export class NbdServer {
    * Accepts clients at `address`; may be called for several. Resolves with the address, with the port
    * that the system chose. Rejects as `Network.listen` does.
    */
-  async listen(address: Address): Promise<Address> {
+  listen(address: Address, rights?: SocketRights): Promise<Address> {
+    return this.begin((accept) => this.network.listen(address, accept, rights));
+  }
+
+  /** Accepts clients at a listening socket that the process inherited; resolves and rejects as `listen`. */
+  adopt(descriptor: number): Promise<Address> {
+    return this.begin((accept) => this.network.adopt(descriptor, accept));
+  }
+
+  /** Clients that come from now on are served so. */
+  setTls(tls: ServerTls): void {
+    this.tls = tls;
+  }
+
+  private async begin(
+    open: (accept: (connection: Connection) => void) => Promise<Listener>,
+  ): Promise<Address> {
     assert(!this.stopping, 'the server is closed');
-    const listener = await this.network.listen(address, (connection) => this.accept(connection));
+    const listener = await open((connection) => this.accept(connection));
     this.listeners.push(listener);
     // Closed while the listener was coming up: close has not seen it.
     if (this.stopping) await listener.close();
@@ -92,18 +140,19 @@ export class NbdServer {
 
   /** Ends the clients of one device in the same way. The caller takes care that no new ones come. */
   closeSessionsOf(device: BlockDevice): Promise<void> {
-    return this.drain([...this.clients].filter((client) => client.device === device));
+    return this.drain([...this.admission.all].filter((client) => client.device === device));
   }
 
   private async stop(): Promise<void> {
     this.stopping = true;
     const closed = this.listeners.map((listener) => listener.close());
-    await Promise.all([...closed, this.drain([...this.clients])]);
+    await Promise.all([...closed, this.drain([...this.admission.all])]);
   }
 
   private async drain(clients: readonly ServerConnection[]): Promise<void> {
     const cut = (those: readonly ServerConnection[]): void => {
-      for (const client of those) if (this.clients.has(client)) client.cut('server is stopping');
+      for (const client of those)
+        if (this.admission.all.has(client)) client.cut('server is stopping');
     };
     const handshakes = this.clock.after(NBD_HANDSHAKE_DRAIN_MS_MAX, () =>
       cut(clients.filter((client) => client.device === null)),
@@ -117,20 +166,24 @@ export class NbdServer {
 
   private accept(connection: Connection): void {
     if (this.stopping) return connection.destroy();
-    const { connections } = this.shared.limits;
-    if (this.clients.size >= connections) {
-      this.log.warn({ peer: connection.peer }, `more than ${connections} connections`);
+    const refusal = this.admission.refusal(connection.remoteIp);
+    if (refusal !== null) {
+      this.counted.refused++;
+      this.log.warn({ peer: connection.peer }, refusal);
       return connection.destroy();
     }
+    this.counted.accepted++;
     const client = new ServerConnection({
       connection,
       exports: this.exports,
+      tls: this.tls,
       shared: this.shared,
       log: this.log,
       stopping: () => this.stopping,
-      gone: (gone) => this.clients.delete(gone),
+      events: this.clientEvents,
     });
-    this.clients.add(client);
+    const oldest = this.admission.enter(client);
+    oldest?.cut(`more than ${this.shared.limits.handshakes} handshakes, and this is the oldest`);
     client.begin();
   }
 }

@@ -6,6 +6,7 @@ import { request, type OutgoingHttpHeaders } from 'node:http';
 import { describe, expect, test } from 'vitest';
 import { ControlClient, volumePath } from '../../src/cli/client.ts';
 import type { NodeFacts, NodeStatus, VolumeStatus } from '../../src/control/status.ts';
+import { formatAddress } from '../../src/io/address.ts';
 import { CONTROL_BODY_BYTES_MAX } from '../../src/io/limits.ts';
 import { testScope } from '../support/tools.ts';
 import { codeOf, startLocalNode, type LocalNode } from './fixture.ts';
@@ -53,7 +54,9 @@ describe('the control API', () => {
     expect(await client.call<NodeFacts>('GET', '/v1/node')).toMatchObject({
       name: 'alpha',
       pid: process.pid,
-      nbd: [`unix:${config.nbd[0]?.kind === 'unix' ? config.nbd[0].path : ''}`],
+      nbd: config.nbd.map(({ address }) => formatAddress(address)),
+      tls: 'off',
+      clients: { connections: 0, handshakes: 0, accepted: 0, refused: 0, failed: 0, denied: 0 },
     });
   });
 
@@ -77,6 +80,7 @@ describe('the control API', () => {
       generation: created.position.generation,
       position: { generation: expect.any(Number) as number, epoch: expect.any(Number) as number },
       connections: 0,
+      access: { read_only: false, hidden: false, tls: 'off' },
       failure: null,
       mirrors: [],
     };
@@ -154,8 +158,8 @@ describe('the control API', () => {
   });
 
   test('listens on TCP too, on a port that the system chooses', async () => {
-    const control = { kind: 'tcp', host: '127.0.0.1', port: 0 } as const;
-    const { node, client } = await startLocalNode(testScope(), { control });
+    const flags = { control: '127.0.0.1:0' };
+    const { node, client } = await startLocalNode(testScope(), { flags });
     expect(node.controlAddress).toMatchObject({ host: '127.0.0.1' });
     expect(node.controlAddress).not.toMatchObject({ port: 0 });
     expect(await client.call<NodeStatus>('GET', '/v1/status')).toMatchObject({ node: 'alpha' });

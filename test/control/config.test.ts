@@ -3,7 +3,9 @@
  */
 import { describe, expect, test } from 'vitest';
 import { resolveConfig, type ConfigFlags, type Surroundings } from '../../src/control/config.ts';
+import { EXPORT_RULE_DEFAULT } from '../../src/control/export-rules.ts';
 import { BlockferryError } from '../../src/io/errors.ts';
+import { NBD_LIMITS_DEFAULT } from '../../src/nbd/server-limits.ts';
 
 function surroundings(text = '', more: Partial<Surroundings> = {}): Surroundings {
   return {
@@ -40,12 +42,19 @@ describe('configuration', () => {
       name: 'host1',
       data: '/home/ann/.local/share/blockferry',
       nbd: [
-        { kind: 'tcp', host: '127.0.0.1', port: 10809 },
-        { kind: 'unix', path: '/home/ann/.local/share/blockferry/nbd.sock' },
+        { address: { kind: 'tcp', host: '127.0.0.1', port: 10809 }, rights: {} },
+        {
+          address: { kind: 'unix', path: '/home/ann/.local/share/blockferry/nbd.sock' },
+          rights: {},
+        },
       ],
+      nbdIsDefault: true,
       control: { kind: 'unix', path: '/home/ann/.local/share/blockferry/control.sock' },
       insecure: false,
       logLevel: 'info',
+      tls: { mode: 'off', files: {} },
+      limits: NBD_LIMITS_DEFAULT,
+      exports: { list: true, named: new Map(), others: EXPORT_RULE_DEFAULT },
     });
     expect(resolveConfig({}, surroundings('', { isRoot: true })).data).toBe('/var/lib/blockferry');
     const moved = surroundings('', { environment: { XDG_DATA_HOME: '/srv/ann' } });
@@ -58,28 +67,37 @@ describe('configuration', () => {
       name: 'beta',
       data: '/etc/bf/vols',
       nbd: [
-        { kind: 'unix', path: '/etc/bf/n.sock' },
-        { kind: 'tcp', host: '127.0.0.1', port: 1 },
+        { address: { kind: 'unix', path: '/etc/bf/n.sock' } },
+        { address: { kind: 'tcp', host: '127.0.0.1', port: 1 } },
       ],
+      nbdIsDefault: false,
       control: { kind: 'unix', path: '/etc/bf/vols/control.sock' },
     });
     expect(fromFile(text, { data: 'mine', nbd: ['127.0.0.1:2'] })).toMatchObject({
       data: 'mine',
-      nbd: [{ kind: 'tcp', host: '127.0.0.1', port: 2 }],
+      nbd: [{ address: { kind: 'tcp', host: '127.0.0.1', port: 2 } }],
       control: { kind: 'unix', path: 'mine/control.sock' },
     });
   });
 
   test.each([
     ['an unknown key', 'name = "a"\n\ncolour = "red"\n', /node\.toml:3: unknown key "colour"/],
-    ['an unknown table', 'name = "a"\n[tls]\ncert = "x"\n', /node\.toml:2: unknown key "tls"/],
+    ['an unknown table', 'name = "a"\n[http]\nport = 1\n', /node\.toml:2: unknown key "http"/],
     ['a wrong type', 'data = "d"\ninsecure = "yes"\n', /node\.toml:2: insecure: .*boolean/],
-    ['a wrong entry', 'nbd = ["127.0.0.1:1", 7]\n', /node\.toml:1: nbd\[1\]: .*string/],
+    [
+      'a wrong entry',
+      'nbd = ["127.0.0.1:1", 7]\n',
+      /node\.toml:1: nbd\[1\]: must be a string ADDR/,
+    ],
     ['a wrong level', 'log_level = "loud"\n', /node\.toml:1: log_level: .*"trace"/],
     ['a wrong name', 'name = "a b"\n', /node\.toml:1: name: must be/],
     ['an empty list', 'nbd = []\n', /node\.toml:1: nbd: /],
     ['no TOML', 'name = "a"\nnbd = [\n', /node\.toml:\d+:\d+: /],
-    ['a wrong address', 'name = "a"\ncontrol = "nowhere"\n', /node\.toml:2: bad address "nowhere"/],
+    [
+      'a wrong address',
+      'name = "a"\ncontrol = "nowhere"\n',
+      /node\.toml:2: control: bad address "nowhere"/,
+    ],
   ])('names file, line and key of %s', (_what, text, line) => {
     const text1 = refusal(() => fromFile(text));
     expect(text1).toMatch(line);

@@ -2,7 +2,13 @@
 import { join } from 'node:path';
 import { pino } from 'pino';
 import { ControlClient } from '../../src/cli/client.ts';
-import type { NodeConfig } from '../../src/control/config.ts';
+import { NO_ACTIVATION, type Activation } from '../../src/control/activation.ts';
+import {
+  resolveConfig,
+  type ConfigFlags,
+  type NodeConfig,
+  type Surroundings,
+} from '../../src/control/config.ts';
 import { BlockferryNode } from '../../src/control/node.ts';
 import { systemClock } from '../../src/io/clock.ts';
 import { BlockferryError } from '../../src/io/errors.ts';
@@ -20,24 +26,34 @@ export interface LocalNode {
   uri(volume: string): string;
 }
 
+const surroundings: Surroundings = {
+  environment: {},
+  home: '/nowhere',
+  hostname: 'test',
+  isRoot: false,
+  readFile: (path) => nodeDisk.readFile(path),
+};
+
 export async function startLocalNode(
   scope: Scope,
-  changes: Partial<NodeConfig> = {},
+  options: { flags?: ConfigFlags; inherited?: Activation } = {},
 ): Promise<LocalNode> {
   const dir = scope.tempDir('bf-node-');
-  const config: NodeConfig = {
+  const flags: ConfigFlags = {
     name: 'alpha',
     data: join(dir, 'data'),
-    nbd: [{ kind: 'unix', path: join(dir, 'nbd.sock') }],
-    control: { kind: 'unix', path: join(dir, 'control.sock') },
-    insecure: false,
-    logLevel: 'info',
-    ...changes,
+    nbd: [`unix:${join(dir, 'nbd.sock')}`],
+    control: `unix:${join(dir, 'control.sock')}`,
+    ...options.flags,
   };
+  const reread = (): NodeConfig => resolveConfig(flags, surroundings);
+  const config = reread();
   const lines: string[] = [];
   const log = pino({ level: 'info' }, { write: (line: string) => void lines.push(line) });
   const node = await BlockferryNode.start({
     config,
+    reread,
+    inherited: options.inherited ?? NO_ACTIVATION,
     log,
     clock: systemClock,
     random: systemRandom,

@@ -16,6 +16,7 @@ const STATUS: NodeStatus = {
       generation: 1,
       position: { generation: 1, epoch: 42 },
       connections: 1,
+      access: { read_only: true, hidden: false, tls: 'required' },
       failure: null,
       mirrors: [
         {
@@ -83,7 +84,7 @@ describe('text for people', () => {
   test('status is a page, without colour where there is none', () => {
     expect(renderStatus(STATUS, false)).toBe(`node alpha
 
-demo  1.0 GiB, 12.0 MiB allocated, primary, 1 connection, position 1:42
+demo  1.0 GiB, 12.0 MiB allocated, primary, 1 connection, position 1:42, read-only, TLS only
   MIRROR                      MODE          STATE  CONSISTENT  STAGED  DIRTY     LAG         ETA  SENT
   nbd://127.0.0.1:10810/demo  sync/degrade  delta  yes         0 B     12.0 KiB  1 min 15 s  -    1023 B
     last error: connection refused

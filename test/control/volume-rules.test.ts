@@ -14,7 +14,7 @@ import { codeOf, startLocalNode, type LocalNode } from './fixture.ts';
 
 /** Negotiates EXPORT_NAME by hand: 18 bytes of greeting, flags and one option, 10 bytes of answer. */
 async function attach(scope: Scope, node: LocalNode, name: string) {
-  const [address] = node.config.nbd;
+  const address = node.config.nbd[0]?.address;
   if (address?.kind !== 'unix') throw new Error('a unix socket');
   const socket = connect(address.path);
   scope.defer('end the client', () => void socket.destroy());
@@ -137,8 +137,8 @@ describe('mirror', () => {
   });
 
   test('may not be an export of the node itself', async () => {
-    const nbd = [{ kind: 'tcp', host: '127.0.0.1', port: 0 }] as const;
-    const { node, client } = await startLocalNode(testScope(), { nbd });
+    const flags = { nbd: ['127.0.0.1:0'] };
+    const { node, client } = await startLocalNode(testScope(), { flags });
     const [address] = node.nbdAddresses;
     const port = address?.kind === 'tcp' ? address.port : 0;
     await client.call('POST', '/v1/volumes', { name: 'a', size: '4M' });
@@ -154,7 +154,7 @@ describe('mirror', () => {
 test('the empty export name is the only volume', async () => {
   const scope = testScope();
   const node = await nodeWithVolume(scope);
-  const [address] = node.config.nbd;
+  const address = node.config.nbd[0]?.address;
   if (address?.kind !== 'unix') throw new Error('a unix socket');
   const beta = await nodeWithVolume(scope);
   const uri = `nbd+unix:///?socket=${address.path}`;

@@ -12,8 +12,10 @@ import type {
   ConnectionHandler,
   Listener,
   Network,
+  TlsPeer,
+  TlsServerContext,
 } from '../../../src/io/network.ts';
-import { type ExportSource, NbdServer } from '../../../src/nbd/server.ts';
+import { type ExportSource, NbdServer, type NbdServerOptions } from '../../../src/nbd/server.ts';
 import { MemoryDevice } from './memory-device.ts';
 import { CLIENT_FLAGS, go, optionReplies } from './wire.ts';
 
@@ -65,7 +67,9 @@ const readBuffer = Buffer.alloc(NBD_READ_BUFFER_BYTES);
 /** Both ends of one connection: what the server calls, and what the test calls. */
 export class FakeConnection implements Connection {
   readonly peer = 'test';
-  readonly remoteIp: string | null = '127.0.0.1';
+  readonly remoteIp: string | null;
+  /** What the server asked to become TLS with; the test says when that is done. */
+  tls: { readonly context: TlsServerContext; secured(peer: TlsPeer): void } | null = null;
   private chunks: Buffer[] = [];
   /** How often the server called `send`. */
   sends = 0;
@@ -85,6 +89,10 @@ export class FakeConnection implements Connection {
   private incoming: Buffer[] = [];
   private inputEnded = false;
   private endTold = false;
+
+  constructor(remoteIp: string | null = '127.0.0.1') {
+    this.remoteIp = remoteIp;
+  }
 
   start(handler: ConnectionHandler): void {
     this.handler = handler;
@@ -117,8 +125,8 @@ export class FakeConnection implements Connection {
     return this.inputEnded ? 'ended' : 'open';
   }
 
-  startTls(): void {
-    throw new Error('this network has no TLS');
+  startTls(context: TlsServerContext, secured: (peer: TlsPeer) => void): void {
+    this.tls = { context, secured };
   }
 
   end(): void {
@@ -225,7 +233,7 @@ export class FakeWorld {
   readonly server: NbdServer;
   private readonly network = new FakeNetwork();
 
-  private constructor(devices: Map<string, MemoryDevice>) {
+  private constructor(devices: Map<string, MemoryDevice>, options: Partial<NbdServerOptions>) {
     this.devices = devices;
     const exports: ExportSource = {
       find: (asked) => {
@@ -245,12 +253,16 @@ export class FakeWorld {
         info: (fields, text) => this.log.push({ level: 'info', fields, text }),
         warn: (fields, text) => this.log.push({ level: 'warn', fields, text }),
       },
+      ...options,
     });
   }
 
   /** A listening server of one device, `vol0`, which is also the default export. */
-  static async create(sizeBytes = 1 << 20): Promise<FakeWorld> {
-    const world = new FakeWorld(new Map([['vol0', new MemoryDevice(sizeBytes)]]));
+  static async create(
+    sizeBytes = 1 << 20,
+    options: Partial<NbdServerOptions> = {},
+  ): Promise<FakeWorld> {
+    const world = new FakeWorld(new Map([['vol0', new MemoryDevice(sizeBytes)]]), options);
     await world.server.listen({ kind: 'tcp', host: '127.0.0.1', port: 1 });
     return world;
   }
@@ -259,16 +271,16 @@ export class FakeWorld {
     return this.devices.get('vol0')!;
   }
 
-  connect(): FakeConnection {
-    const connection = new FakeConnection();
+  connect(remoteIp: string | null = '127.0.0.1'): FakeConnection {
+    const connection = new FakeConnection(remoteIp);
     this.connections.push(connection);
     this.network.accept!(connection);
     return connection;
   }
 
   /** A connection that did GO; what it received so far is taken. */
-  transmit(name = ''): FakeConnection {
-    const connection = this.connect();
+  transmit(name = '', remoteIp: string | null = '127.0.0.1'): FakeConnection {
+    const connection = this.connect(remoteIp);
     connection.write(CLIENT_FLAGS, go(name));
     this.settle();
     const replies = optionReplies(connection.take().subarray(18));
