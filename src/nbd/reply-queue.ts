@@ -127,9 +127,11 @@ export class ReplyQueue {
 
   /**
    * Ends a turn. If the socket was congested when it began, a slab with room left stays here and
-   * gathers more: the send that is under way will fetch it.
+   * gathers more: the send that is under way will fetch it. An empty slab, left by a READ whose place in it
+   * was not used, goes back: an idle connection holds nothing that others may wait for.
    */
   flush(): void {
+    if (this.at === 0) return this.dropSlab();
     if (this.congested && this.outstanding > 0) return;
     this.sendSlab();
   }
@@ -142,11 +144,7 @@ export class ReplyQueue {
   /** The connection is gone: nothing will be sent any more. */
   abandon(): void {
     this.dead = true;
-    if (this.slab === null) return;
-    this.heldBytes -= this.slab.capacity;
-    this.buffers.give(this.slab);
-    this.slab = null;
-    this.at = 0;
+    this.dropSlab();
   }
 
   /** Of a Sender: one of its parts is sent. */
@@ -164,6 +162,15 @@ export class ReplyQueue {
     if (this.dead) return;
     if (this.outstanding === 0) this.sendSlab();
     this.onSent();
+  }
+
+  private dropSlab(): void {
+    const { slab } = this;
+    if (slab === null) return;
+    this.slab = null;
+    this.at = 0;
+    this.heldBytes -= slab.capacity;
+    this.buffers.give(slab);
   }
 
   private sendSlab(): void {
