@@ -66,7 +66,7 @@ export class ReadPlan {
     this.count = 0;
     this.looks = 0;
     while (position < end) {
-      if (this.looks === NBD_READ_LOOKS_MAX) {
+      if (this.looks === NBD_READ_LOOKS_MAX || this.count === NBD_READ_CHUNKS_MAX) {
         this.add(end, false);
         break;
       }
@@ -88,11 +88,7 @@ export class ReadPlan {
       this.ends[this.count++] = end;
     } else if (this.isHole(last) === hole) {
       this.ends[last] = end;
-    } else if (hole) {
-      // With no room for a run more, it is data too.
-      const full = this.count === NBD_READ_CHUNKS_MAX;
-      this.ends[full ? last : this.count++] = end;
-    } else if (this.isShort(last) || this.count === NBD_READ_CHUNKS_MAX) {
+    } else if (!hole && (this.isShort(last) || this.count === NBD_READ_CHUNKS_MAX)) {
       this.fill(end);
     } else {
       this.ends[this.count++] = end;

@@ -89,6 +89,9 @@ export class FakeConnection implements Connection {
   private incoming: Buffer[] = [];
   private inputEnded = false;
   private endTold = false;
+  /** The end of the input is known to the system and not told yet. */
+  withholdsEnd = false;
+  private resetUnread = false;
 
   constructor(remoteIp: string | null = '127.0.0.1') {
     this.remoteIp = remoteIp;
@@ -121,7 +124,7 @@ export class FakeConnection implements Connection {
 
   health(): ConnectionHealth {
     this.healthAsked++;
-    if (this.over) return 'dead';
+    if (this.over || this.resetUnread) return 'dead';
     return this.inputEnded ? 'ended' : 'open';
   }
 
@@ -147,6 +150,11 @@ export class FakeConnection implements Connection {
     this.inputEnded = true;
   }
 
+  /** The client is gone, which the server finds out when it reads. */
+  reset(): void {
+    this.resetUnread = true;
+  }
+
   /** The client is gone. */
   die(error: Error | null): void {
     if (this.over) return;
@@ -168,9 +176,13 @@ export class FakeConnection implements Connection {
   }
 
   private deliver(): boolean {
+    if (this.resetUnread) {
+      this.die(new Error('ECONNRESET'));
+      return true;
+    }
     const next = this.incoming.shift();
     if (next === undefined) {
-      if (!this.inputEnded || this.endTold) return false;
+      if (!this.inputEnded || this.endTold || this.withholdsEnd) return false;
       this.endTold = true;
       this.handler?.ended();
       return true;

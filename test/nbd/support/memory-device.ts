@@ -10,6 +10,7 @@ import {
   type StatusContext,
   Status,
 } from '../../../src/io/device.ts';
+import { BLOCK_BYTES } from '../../../src/io/limits.ts';
 import type { ExportSource, NbdExport } from '../../../src/nbd/exports.ts';
 
 export type Operation = 'read' | 'write' | 'zero' | 'trim' | 'flush' | 'cache';
@@ -47,6 +48,17 @@ export class MapContext implements StatusContext {
     into.flags = found.flags;
   }
 }
+
+/** The map of a device of whole blocks: runs of equal flags end where the flags change, or after `blocksMax`. */
+export const blockMap =
+  (flagsOf: (block: number) => number, blocksMax = 1 << 20): ((offset: number) => Extent) =>
+  (offset) => {
+    const first = Math.floor(offset / BLOCK_BYTES);
+    const flags = flagsOf(first);
+    let end = first + 1;
+    while (end - first < blocksMax && flagsOf(end) === flags) end++;
+    return { end: end * BLOCK_BYTES, flags };
+  };
 
 export class MemoryDevice implements BlockDevice {
   sizeBytes: number;
@@ -154,7 +166,9 @@ export class MemoryDevice implements BlockDevice {
       case 'zero':
       case 'trim':
         // `sizeBytes` may claim more than is there, for requests that are too large to hold.
-        if (offset < this.content.length) this.content.fill(0, offset, offset + length);
+        if (offset < this.content.length) {
+          this.content.fill(0, offset, Math.min(offset + length, this.content.length));
+        }
         break;
       case 'flush':
       case 'cache':
