@@ -63,6 +63,8 @@ export class ServerConnection implements ConnectionHandler {
   private readonly tls: ServerTls;
   private readonly handshake: Handshake;
   private tlsPeer: TlsPeer | null = null;
+  /** STARTTLS was granted, and the client has not proved anything yet. */
+  private securing = false;
   private transmission: Transmission | null = null;
   private exportName = '';
   private deadline: Timer | null = null;
@@ -149,7 +151,8 @@ export class ServerConnection implements ConnectionHandler {
     assert(!this.socketClosed, 'closed is the last call');
     this.socketClosed = true;
     this.deadline?.cancel();
-    this.note(error === null ? 'client closed the connection' : error.message, false);
+    if (error === null) this.note('client closed the connection', false);
+    else this.note(this.securing ? `TLS: ${error.message}` : error.message, this.securing);
     this.report();
     if (this.wasCut) this.settle();
     if (this.transmission === null) this.leave();
@@ -179,7 +182,9 @@ export class ServerConnection implements ConnectionHandler {
 
   private startTls(): void {
     assert(this.tls.mode !== 'off', 'the handshake offers TLS only where there is some');
+    this.securing = true;
     this.connection.startTls(this.tls.context, (peer) => {
+      this.securing = false;
       this.tlsPeer = peer;
       if (this.reason === null) this.handshake.secured(peer);
     });
