@@ -1,15 +1,15 @@
 /**
  * A set of blocks: the sparse bitmap behind layer maps, delta bitmaps and sweeps.
  *
- * Two levels. Each region of BLOCKS_PER_REGION blocks takes one byte (none, all or mixed); only a mixed
- * region has a leaf with one bit a block, so an empty or a full 4 TiB set costs 1 MiB. A count for each
- * group of regions lets a search skip what is empty.
+ * Three levels: groups of GROUP_REGIONS regions of BLOCKS_PER_REGION blocks. A group that is all set or all
+ * clear takes one byte; of another one each region takes a few bytes, and one that is mixed also a leaf with one bit
+ * a block. So an empty or a full set of 16 TiB costs 16 KiB, and whatever is asked of a range takes steps of 1 GiB
+ * where the set is uniform.
  *
  * Invariants:
  * - `count` is the number of set blocks, kept on every change.
- * - A region is `mixed` exactly when 0 < its count < its blocks; only then it has a leaf. The last region
- *   may have fewer than BLOCKS_PER_REGION blocks: it is `all` when those are set.
- * - `occupied[group]` is the number of its regions that are not `none`.
+ * - A region is `mixed` exactly when 0 < its count < its blocks, a group likewise; only a mixed group is in
+ *   `groups`. The last ones may have fewer blocks: they are `all` when those are set.
  * - Bits past the last block are zero in every leaf.
  *
  * Block numbers pass 2^32, so they are divided, never shifted; region numbers and positions inside a region
@@ -18,32 +18,27 @@
 import assert from 'node:assert';
 import { BLOCKS_PER_REGION } from '../io/limits.ts';
 import { LEAF_BYTES, bitOf, changeBits, countBits, scan } from './leaf.ts';
+import { GROUP_REGIONS, RegionGroup, RegionState } from './region-group.ts';
 
-export const RegionState = Object.freeze({ NONE: 0, ALL: 1, MIXED: 2 } as const);
-export type RegionState = (typeof RegionState)[keyof typeof RegionState];
+export { RegionState } from './region-group.ts';
 
-/** Regions that one entry of `occupied` counts. */
-const GROUP_REGIONS = 1024;
-
-interface Leaf {
-  readonly bits: Uint8Array;
-  count: number;
-}
+const GROUP_BLOCKS = GROUP_REGIONS * BLOCKS_PER_REGION;
 
 export class BlockSet {
   private blocks: number;
   private total = 0;
-  private regions: Uint8Array;
-  private occupied: Uint16Array;
-  private readonly leaves = new Map<number, Leaf>();
+  private states: Uint8Array;
+  private readonly groups = new Map<number, RegionGroup>();
+  /** The group looked at last: neighbours follow each other. */
+  private recent: RegionGroup | null = null;
+  private recentIndex = -1;
 
   /** An empty set over blocks `0 .. blockCount - 1`. */
   constructor(blockCount: number) {
     assert(Number.isSafeInteger(blockCount), 'block count is an integer');
     assert(blockCount >= 0, 'block count is not negative');
     this.blocks = blockCount;
-    this.regions = new Uint8Array(Math.ceil(blockCount / BLOCKS_PER_REGION));
-    this.occupied = new Uint16Array(Math.ceil(this.regions.length / GROUP_REGIONS));
+    this.states = new Uint8Array(Math.ceil(blockCount / GROUP_BLOCKS));
   }
 
   get blockCount(): number {
@@ -56,15 +51,20 @@ export class BlockSet {
   }
 
   get regionCount(): number {
-    return this.regions.length;
+    return Math.ceil(this.blocks / BLOCKS_PER_REGION);
   }
 
   has(block: number): boolean {
     const region = Math.floor(block / BLOCKS_PER_REGION);
-    const state = this.regions[region];
-    assert(state !== undefined, 'block is inside the set');
+    const index = Math.floor(region / GROUP_REGIONS);
+    const groupState = this.states[index];
+    assert(groupState !== undefined && block < this.blocks, 'block is inside the set');
+    if (groupState !== RegionState.MIXED) return groupState === RegionState.ALL;
+    const group = this.groupAt(index);
+    const within = region - index * GROUP_REGIONS;
+    const state = group.stateOf(within);
     if (state !== RegionState.MIXED) return state === RegionState.ALL;
-    return bitOf(this.leafAt(region).bits, block - region * BLOCKS_PER_REGION);
+    return bitOf(group.bits, group.bitsAt(within) + (block - region * BLOCKS_PER_REGION));
   }
 
   /** Adds `count` blocks from `first`; says how many were not in the set before. */
@@ -79,27 +79,20 @@ export class BlockSet {
 
   clear(): void {
     if (this.total === 0) return;
-    for (let group = 0; group < this.occupied.length; group += 1) {
-      if (this.occupied[group] === 0) continue;
-      const first = group * GROUP_REGIONS;
-      this.regions.fill(RegionState.NONE, first, first + GROUP_REGIONS);
-    }
-    this.occupied.fill(0);
-    this.leaves.clear();
+    this.setAll(RegionState.NONE);
     this.total = 0;
   }
 
   addAll(): void {
-    this.regions.fill(RegionState.ALL);
-    this.leaves.clear();
+    this.setAll(RegionState.ALL);
     this.total = this.blocks;
-    this.countGroups();
   }
 
   /** Adds every block of `other` that exists here. */
   addSet(other: BlockSet): void {
+    const regions = this.regionCount;
     let region = other.nextRegion(0);
-    while (region >= 0 && region < this.regions.length) {
+    while (region >= 0 && region < regions) {
       this.addRegionOf(other, region);
       region = other.nextRegion(region + 1);
     }
@@ -109,8 +102,8 @@ export class BlockSet {
   nextRun(from: number, maxBlocks: number): { first: number; count: number } | null {
     assert(maxBlocks > 0, 'a run has at least one block');
     if (this.total === 0 || from >= this.blocks) return null;
-    const first = this.firstFrom(from);
-    if (first < 0) return null;
+    const first = this.has(from) ? from : this.runEnd(from, this.blocks);
+    if (first >= this.blocks) return null;
     const end = this.runEnd(first, Math.min(this.blocks, first + maxBlocks));
     return { first, count: end - first };
   }
@@ -122,72 +115,93 @@ export class BlockSet {
     const uniform = wanted ? RegionState.ALL : RegionState.NONE;
     let position = block;
     while (position < limit) {
-      const region = Math.floor(position / BLOCKS_PER_REGION);
-      const base = region * BLOCKS_PER_REGION;
-      if (this.regions[region] === RegionState.MIXED) {
-        const within = scan(this.leafAt(region).bits, position - base, wanted);
-        if (within < BLOCKS_PER_REGION) return Math.min(limit, base + within);
-      } else if (this.regions[region] !== uniform) {
+      const index = Math.floor(position / GROUP_BLOCKS);
+      const state = this.states[index];
+      if (state === uniform) {
+        position = this.groupAfter(index, uniform) * GROUP_BLOCKS;
+      } else if (state === RegionState.MIXED) {
+        const stop = Math.min(limit, (index + 1) * GROUP_BLOCKS);
+        position = this.runEndInGroup(this.groupAt(index), index, position, stop, wanted);
+        if (position < stop) return position;
+      } else {
         return position;
       }
-      position = base + BLOCKS_PER_REGION;
     }
     return limit;
   }
 
   regionState(region: number): RegionState {
-    const state = this.regions[region];
-    assert(state !== undefined, 'region is inside the set');
-    return state as RegionState;
+    const index = Math.floor(region / GROUP_REGIONS);
+    const state = this.states[index];
+    assert(state !== undefined && region < this.regionCount, 'region is inside the set');
+    if (state !== RegionState.MIXED) return state as RegionState;
+    return this.groupAt(index).stateOf(region - index * GROUP_REGIONS);
   }
 
   /** A copy of the region's bits, whatever its state. */
   leafOf(region: number): Uint8Array {
     const bits = new Uint8Array(LEAF_BYTES);
     const state = this.regionState(region);
-    if (state === RegionState.MIXED) bits.set(this.leafAt(region).bits);
-    else if (state === RegionState.ALL) changeBits(bits, 0, this.blocksIn(region), true);
+    if (state === RegionState.MIXED) {
+      const index = Math.floor(region / GROUP_REGIONS);
+      const group = this.groupAt(index);
+      const start = group.bitsAt(region - index * GROUP_REGIONS) / 8;
+      bits.set(group.bits.subarray(start, start + LEAF_BYTES));
+    } else if (state === RegionState.ALL) {
+      changeBits(bits, 0, this.blocksIn(region), true);
+    }
     return bits;
   }
 
   /** Blocks of the set in the region. */
   countIn(region: number): number {
     const state = this.regionState(region);
-    if (state === RegionState.MIXED) return this.leafAt(region).count;
-    return state === RegionState.ALL ? this.blocksIn(region) : 0;
+    if (state === RegionState.NONE) return 0;
+    if (state === RegionState.ALL) return this.blocksIn(region);
+    const index = Math.floor(region / GROUP_REGIONS);
+    return this.groupAt(index).counts[region - index * GROUP_REGIONS] ?? 0;
   }
 
   /** Replaces the region's bits; `leaf` is needed when `state` is mixed. Bits past the last block are dropped. */
   setRegion(region: number, state: RegionState, leaf: Uint8Array | null): void {
-    const base = region * BLOCKS_PER_REGION;
+    assert(region < this.regionCount, 'region is inside the set');
     const blocks = this.blocksIn(region);
     if (state !== RegionState.MIXED) {
-      this.change(base, blocks, state === RegionState.ALL);
+      this.change(region * BLOCKS_PER_REGION, blocks, state === RegionState.ALL);
       return;
     }
     assert(leaf !== null, 'a mixed region has a leaf');
     assert(leaf.length === LEAF_BYTES, 'a leaf has its size');
-    const bits = leaf.slice();
-    changeBits(bits, blocks, BLOCKS_PER_REGION, false);
-    this.total -= this.countIn(region);
-    this.settle(region, { bits, count: countBits(bits) });
-    this.total += this.countIn(region);
+    const index = Math.floor(region / GROUP_REGIONS);
+    const within = region - index * GROUP_REGIONS;
+    const group = this.openGroup(index);
+    group.open(within, blocks);
+    const start = group.bitsAt(within);
+    group.bits.set(leaf, start / 8);
+    changeBits(group.bits, start + blocks, start + BLOCKS_PER_REGION, false);
+    const count = countBits(group.bits, start / 8, start / 8 + LEAF_BYTES);
+    this.total += count - (group.counts[within] ?? 0);
+    group.setCount(within, count);
+    this.settle(group, index, within);
   }
 
   /** The first region at or after `from` that has a set block; -1 when there is none. */
   nextRegion(from: number): number {
-    if (this.total === 0) return -1;
-    const regions = this.regions;
+    const regions = this.regionCount;
     let region = from;
-    while (region < regions.length) {
-      const group = Math.floor(region / GROUP_REGIONS);
-      if (this.occupied[group] !== 0) {
-        const stop = Math.min(regions.length, (group + 1) * GROUP_REGIONS);
-        for (; region < stop; region += 1) {
-          if (regions[region] !== RegionState.NONE) return region;
+    while (region < regions) {
+      const index = Math.floor(region / GROUP_REGIONS);
+      const state = this.states[index];
+      if (state === RegionState.ALL) return region;
+      if (state === RegionState.MIXED) {
+        const group = this.groupAt(index);
+        const end = Math.min(regions, (index + 1) * GROUP_REGIONS);
+        for (; region < end; region += 1) {
+          if (group.stateOf(region - index * GROUP_REGIONS) !== RegionState.NONE) return region;
         }
+      } else {
+        region = this.groupAfter(index, RegionState.NONE) * GROUP_REGIONS;
       }
-      region = (group + 1) * GROUP_REGIONS;
     }
     return -1;
   }
@@ -196,35 +210,26 @@ export class BlockSet {
   resize(blockCount: number): void {
     assert(Number.isSafeInteger(blockCount), 'block count is an integer');
     assert(blockCount >= 0, 'block count is not negative');
-    if (blockCount < this.blocks) this.remove(blockCount, this.blocks - blockCount);
-    const lastBefore = this.regions.length - 1;
-    const lastLeaf = lastBefore >= 0 ? this.leafOf(lastBefore) : null;
+    const shrinks = blockCount < this.blocks;
+    if (shrinks) this.remove(blockCount, this.blocks - blockCount);
+    // The last region that both sizes have may have been all set of fewer blocks, or be so now.
+    const shared = Math.ceil(Math.min(blockCount, this.blocks) / BLOCKS_PER_REGION) - 1;
+    if (shared >= 0 && !shrinks) this.openRegion(shared);
     this.blocks = blockCount;
-    const regions = new Uint8Array(Math.ceil(blockCount / BLOCKS_PER_REGION));
-    regions.set(this.regions.subarray(0, regions.length));
-    this.regions = regions;
-    this.occupied = new Uint16Array(Math.ceil(regions.length / GROUP_REGIONS));
-    this.countGroups();
-    // The block count of two regions may have changed: the one that was last and the one that is.
-    const lastNow = regions.length - 1;
-    if (lastLeaf !== null && lastBefore <= lastNow) {
-      this.settle(lastBefore, { bits: lastLeaf, count: countBits(lastLeaf) });
-    }
-    if (lastNow >= 0 && lastNow < lastBefore) {
-      const leaf = this.leaves.get(lastNow);
-      if (leaf !== undefined) this.settle(lastNow, leaf);
-    }
+    const states = new Uint8Array(Math.ceil(blockCount / GROUP_BLOCKS));
+    states.set(this.states.subarray(0, states.length));
+    this.states = states;
+    for (const index of this.groups.keys()) if (index >= states.length) this.groups.delete(index);
+    this.recent = null;
+    if (shared >= 0) this.settleRegion(shared);
   }
 
   /** A set of the same blocks that shares nothing with this one. */
   clone(): BlockSet {
     const copy = new BlockSet(this.blocks);
-    copy.regions.set(this.regions);
-    copy.occupied.set(this.occupied);
+    copy.states.set(this.states);
     copy.total = this.total;
-    for (const [region, leaf] of this.leaves) {
-      copy.leaves.set(region, { bits: leaf.bits.slice(), count: leaf.count });
-    }
+    for (const [index, group] of this.groups) copy.groups.set(index, group.clone());
     return copy;
   }
 
@@ -232,10 +237,76 @@ export class BlockSet {
     return Math.min(BLOCKS_PER_REGION, this.blocks - region * BLOCKS_PER_REGION);
   }
 
-  private leafAt(region: number): Leaf {
-    const leaf = this.leaves.get(region);
-    assert(leaf, 'a mixed region has a leaf');
-    return leaf;
+  private blocksInGroup(index: number): number {
+    return Math.min(GROUP_BLOCKS, this.blocks - index * GROUP_BLOCKS);
+  }
+
+  /** The first group after `index` that has another state. */
+  private groupAfter(index: number, state: RegionState): number {
+    const { states } = this;
+    let next = index + 1;
+    while (next < states.length && states[next] === state) next += 1;
+    return next;
+  }
+
+  private groupAt(index: number): RegionGroup {
+    if (this.recentIndex === index && this.recent !== null) return this.recent;
+    const group = this.groups.get(index);
+    assert(group, 'a mixed group has its regions');
+    this.recent = group;
+    this.recentIndex = index;
+    return group;
+  }
+
+  /** The regions of a group, whatever its state; `settle` follows. */
+  private openGroup(index: number): RegionGroup {
+    const state = this.states[index];
+    if (state === RegionState.MIXED) return this.groupAt(index);
+    const group = new RegionGroup();
+    if (state === RegionState.ALL) {
+      const regions = Math.ceil(this.blocksInGroup(index) / BLOCKS_PER_REGION);
+      for (let within = 0; within < regions; within += 1) {
+        group.close(within, RegionState.ALL, this.blocksIn(index * GROUP_REGIONS + within));
+      }
+    }
+    this.states[index] = RegionState.MIXED;
+    this.groups.set(index, group);
+    return group;
+  }
+
+  private closeGroup(index: number, state: RegionState): void {
+    this.states[index] = state;
+    this.groups.delete(index);
+    if (this.recentIndex === index) this.recent = null;
+  }
+
+  private openRegion(region: number): void {
+    const index = Math.floor(region / GROUP_REGIONS);
+    this.openGroup(index).open(region - index * GROUP_REGIONS, this.blocksIn(region));
+  }
+
+  private settleRegion(region: number): void {
+    const index = Math.floor(region / GROUP_REGIONS);
+    this.settle(this.openGroup(index), index, region - index * GROUP_REGIONS);
+  }
+
+  /** Gives a region, and its group, the form that their counts ask for. */
+  private settle(group: RegionGroup, index: number, within: number): void {
+    const count = group.counts[within] ?? 0;
+    if (group.stateOf(within) === RegionState.MIXED) {
+      if (count === 0) group.close(within, RegionState.NONE, 0);
+      else if (count === this.blocksIn(index * GROUP_REGIONS + within)) {
+        group.close(within, RegionState.ALL, count);
+      }
+    }
+    if (group.total === 0) this.closeGroup(index, RegionState.NONE);
+    else if (group.total === this.blocksInGroup(index)) this.closeGroup(index, RegionState.ALL);
+  }
+
+  private setAll(state: RegionState): void {
+    this.states.fill(state);
+    this.groups.clear();
+    this.recent = null;
   }
 
   private change(first: number, count: number, value: boolean): number {
@@ -245,87 +316,101 @@ export class BlockSet {
     let changed = 0;
     let position = first;
     while (position < end) {
-      const region = Math.floor(position / BLOCKS_PER_REGION);
-      const base = region * BLOCKS_PER_REGION;
-      const stop = Math.min(end, base + BLOCKS_PER_REGION);
-      changed += this.changeInRegion(region, position - base, stop - base, value);
+      const index = Math.floor(position / GROUP_BLOCKS);
+      const stop = Math.min(end, (index + 1) * GROUP_BLOCKS);
+      changed += this.changeInGroup(index, position, stop, value);
       position = stop;
     }
     this.total += value ? changed : -changed;
     return changed;
   }
 
-  private changeInRegion(region: number, from: number, to: number, value: boolean): number {
-    const state = this.regions[region];
+  private changeInGroup(index: number, first: number, end: number, value: boolean): number {
     const uniform = value ? RegionState.ALL : RegionState.NONE;
+    const state = this.states[index];
     if (state === uniform) return 0;
-    const blocks = this.blocksIn(region);
-    if (from === 0 && to === blocks) {
-      const before = this.countIn(region);
-      this.setState(region, uniform);
-      this.leaves.delete(region);
+    const blocks = this.blocksInGroup(index);
+    if (end - first === blocks) {
+      const before = state === RegionState.MIXED ? this.groupAt(index).total : value ? 0 : blocks;
+      this.closeGroup(index, uniform);
       return value ? blocks - before : before;
     }
-    const leaf =
-      state === RegionState.MIXED
-        ? this.leafAt(region)
-        : { bits: this.leafOf(region), count: this.countIn(region) };
-    const changed = changeBits(leaf.bits, from, to, value);
-    leaf.count += value ? changed : -changed;
-    this.settle(region, leaf);
+    const group = this.openGroup(index);
+    let changed = 0;
+    let position = first;
+    while (position < end) {
+      const region = Math.floor(position / BLOCKS_PER_REGION);
+      const base = region * BLOCKS_PER_REGION;
+      const stop = Math.min(end, base + BLOCKS_PER_REGION);
+      const within = region - index * GROUP_REGIONS;
+      changed += this.changeInRegion(group, within, { base, from: position, to: stop }, value);
+      position = stop;
+    }
+    if (group.total === 0) this.closeGroup(index, RegionState.NONE);
+    else if (group.total === blocks) this.closeGroup(index, RegionState.ALL);
     return changed;
   }
 
-  /** Stores a region's leaf in the form that its count asks for. Leaves `total` alone. */
-  private settle(region: number, leaf: Leaf): void {
-    if (leaf.count === 0 || leaf.count === this.blocksIn(region)) {
-      this.setState(region, leaf.count === 0 ? RegionState.NONE : RegionState.ALL);
-      this.leaves.delete(region);
-      return;
+  private changeInRegion(
+    group: RegionGroup,
+    within: number,
+    range: { base: number; from: number; to: number },
+    value: boolean,
+  ): number {
+    const { base, from, to } = range;
+    const uniform = value ? RegionState.ALL : RegionState.NONE;
+    if (group.stateOf(within) === uniform) return 0;
+    const blocks = Math.min(BLOCKS_PER_REGION, this.blocks - base);
+    const before = group.counts[within] ?? 0;
+    if (to - from === blocks) {
+      group.close(within, uniform, value ? blocks : 0);
+      return value ? blocks - before : before;
     }
-    if (this.regions[region] === RegionState.MIXED && this.leaves.get(region) === leaf) return;
-    this.setState(region, RegionState.MIXED);
-    this.leaves.set(region, leaf);
+    group.open(within, blocks);
+    const start = group.bitsAt(within) - base;
+    const changed = changeBits(group.bits, start + from, start + to, value);
+    const after = value ? before + changed : before - changed;
+    if (after === 0 || after === blocks) group.close(within, uniform, after);
+    else group.setCount(within, after);
+    return changed;
   }
 
-  private setState(region: number, state: RegionState): void {
-    const was = this.regions[region] === RegionState.NONE ? 0 : 1;
-    const is = state === RegionState.NONE ? 0 : 1;
-    const group = Math.floor(region / GROUP_REGIONS);
-    this.occupied[group] = (this.occupied[group] ?? 0) + is - was;
-    this.regions[region] = state;
-  }
-
-  private countGroups(): void {
-    this.occupied.fill(0);
-    this.regions.forEach((state, region) => {
-      if (state === RegionState.NONE) return;
-      const group = Math.floor(region / GROUP_REGIONS);
-      this.occupied[group] = (this.occupied[group] ?? 0) + 1;
-    });
-  }
-
-  /** The first set block at or after `from`, or -1. */
-  private firstFrom(from: number): number {
-    if (this.has(from)) return from;
-    const region = Math.floor(from / BLOCKS_PER_REGION);
-    const rest = Math.min(this.blocks, (region + 1) * BLOCKS_PER_REGION);
-    const here = this.runEnd(from, rest);
-    if (here < rest) return here;
-    const next = this.nextRegion(region + 1);
-    if (next < 0) return -1;
-    const first = next * BLOCKS_PER_REGION;
-    return this.has(first) ? first : this.runEnd(first, this.blocks);
+  /** The end of a run inside a mixed group; `stop` when it goes on there. */
+  private runEndInGroup(
+    group: RegionGroup,
+    index: number,
+    block: number,
+    stop: number,
+    wanted: boolean,
+  ): number {
+    const uniform = wanted ? RegionState.ALL : RegionState.NONE;
+    let position = block;
+    while (position < stop) {
+      const region = Math.floor(position / BLOCKS_PER_REGION);
+      const base = region * BLOCKS_PER_REGION;
+      const within = region - index * GROUP_REGIONS;
+      const state = group.stateOf(within);
+      const end = Math.min(stop, base + BLOCKS_PER_REGION);
+      if (state === RegionState.MIXED) {
+        const start = group.bitsAt(within) - base;
+        const found = scan(group.bits, start + position, start + end, wanted) - start;
+        if (found < end) return found;
+      } else if (state !== uniform) {
+        return position;
+      }
+      position = end;
+    }
+    return stop;
   }
 
   private addRegionOf(other: BlockSet, region: number): void {
     const blocks = Math.min(this.blocksIn(region), other.blocksIn(region));
-    if (other.regions[region] === RegionState.ALL) {
+    if (other.regionState(region) === RegionState.ALL) {
       this.add(region * BLOCKS_PER_REGION, blocks);
       return;
     }
     const bits = this.leafOf(region);
-    const added = other.leafAt(region).bits;
+    const added = other.leafOf(region);
     for (let index = 0; index < LEAF_BYTES; index += 1) {
       bits[index] = (bits[index] ?? 0) | (added[index] ?? 0);
     }

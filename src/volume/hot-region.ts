@@ -43,7 +43,7 @@ export class HotRegion {
   /** The first position after `position` for which `wroteBlock` differs, or BLOCKS_PER_REGION. */
   writtenRunEnd(position: number): number {
     if (this.inFlight > 0) return BLOCKS_PER_REGION;
-    return scan(this.written, position, bitOf(this.written, position));
+    return scan(this.written, position, BLOCKS_PER_REGION, bitOf(this.written, position));
   }
 }
 

@@ -1,7 +1,7 @@
 /**
- * The bits of one region: a leaf of BLOCKS_PER_REGION bits.
+ * Bits of blocks. A leaf holds those of one region, BLOCKS_PER_REGION of them; an array may hold many leaves.
  *
- * Bit n is bit (n & 7) of byte (n >> 3), least significant first. Positions are inside the region.
+ * Bit n is bit (n & 7) of byte (n >> 3), least significant first.
  */
 import { BLOCKS_PER_REGION } from '../io/limits.ts';
 
@@ -18,9 +18,10 @@ export function bitOf(bits: Uint8Array, position: number): boolean {
   return (((bits[position >> 3] ?? 0) >> (position & 7)) & 1) === 1;
 }
 
-export function countBits(bits: Uint8Array): number {
+/** Set bits of the bytes `from .. to - 1`. */
+export function countBits(bits: Uint8Array, from: number, to: number): number {
   let count = 0;
-  for (const byte of bits) count += BITS_IN_BYTE[byte] ?? 0;
+  for (let index = from; index < to; index += 1) count += BITS_IN_BYTE[bits[index] ?? 0] ?? 0;
   return count;
 }
 
@@ -41,11 +42,11 @@ export function changeBits(bits: Uint8Array, from: number, to: number, value: bo
   return changed;
 }
 
-/** The first position at or after `from` whose bit is not `value`, or BLOCKS_PER_REGION. */
-export function scan(bits: Uint8Array, from: number, value: boolean): number {
+/** The first position from `from` on whose bit is not `value`, or `end`. */
+export function scan(bits: Uint8Array, from: number, end: number, value: boolean): number {
   const skipped = value ? 0xff : 0;
   let position = from;
-  while (position < BLOCKS_PER_REGION) {
+  while (position < end) {
     if ((position & 7) === 0 && bits[position >> 3] === skipped) {
       position += 8;
     } else if (bitOf(bits, position) === value) {
@@ -54,5 +55,5 @@ export function scan(bits: Uint8Array, from: number, value: boolean): number {
       return position;
     }
   }
-  return BLOCKS_PER_REGION;
+  return end;
 }

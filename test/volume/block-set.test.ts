@@ -1,6 +1,7 @@
 /**
  * A block set behaves as a plain array of booleans. Method: random operations on both, over sizes that end
- * inside a region, and every question asked after each step.
+ * inside a region, and every question asked after each step; then over several groups of regions, with ranges that
+ * begin and end at, and beside, the edges of regions and groups.
  */
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
@@ -66,6 +67,18 @@ const operation = fc.record({
   first: fc.nat(5000),
   count: fc.oneof(fc.nat(20), fc.nat(3000), fc.constant(REGION)),
 });
+
+/** Blocks of a group: where the set takes its largest steps. */
+const GROUP = 256 * REGION;
+
+/** Near an edge of a region or a group, or anywhere. */
+const place = fc
+  .tuple(
+    fc.nat(3),
+    fc.oneof(fc.constantFrom(0, 1, 255), fc.nat(255)),
+    fc.oneof(fc.constantFrom(-1, 0, 1), fc.nat(REGION)),
+  )
+  .map(([group, region, block]) => Math.max(0, group * GROUP + region * REGION + block));
 
 describe('a block set', () => {
   test('agrees with an array of booleans', () => {
@@ -156,4 +169,111 @@ describe('a block set', () => {
     expect(large.has(2 ** 33 + 5)).toBe(true);
     expect(large.nextRun(0, 100)).toEqual({ first: 2 ** 33 + 5, count: 7 });
   });
+
+  test('agrees with an array of bytes over several groups', () => {
+    const step = fc.record({
+      kind: fc.constantFrom('add', 'remove', 'resize', 'addAll', 'addSet', 'clone', 'leaf'),
+      one: place,
+      other: place,
+    });
+    fc.assert(
+      fc.property(place, fc.array(step, { maxLength: 12 }), (size, steps) => {
+        let set = new BlockSet(size + 1);
+        let model = new Uint8Array(size + 1);
+        for (const { kind, one, other } of steps) {
+          const first = Math.min(one, other) % model.length;
+          const end = Math.min(model.length, Math.max(one, other));
+          const count = Math.max(0, end - first);
+          if (kind === 'add' || kind === 'remove') {
+            const value = kind === 'add' ? 1 : 0;
+            let changes = 0;
+            for (let block = first; block < first + count; block += 1) {
+              if (model[block] !== value) changes += 1;
+            }
+            model.fill(value, first, first + count);
+            expect(set[kind](first, count)).toBe(changes);
+          } else if (kind === 'resize') {
+            const longer = new Uint8Array(one + 1);
+            longer.set(model.subarray(0, one + 1));
+            model = longer;
+            set.resize(one + 1);
+          } else if (kind === 'addAll') {
+            model.fill(1);
+            set.addAll();
+          } else if (kind === 'addSet') {
+            const more = new BlockSet(other + 1);
+            more.add(Math.floor(other / 3), Math.floor(other / 2));
+            set.addSet(more);
+            model.fill(1, Math.floor(other / 3), Math.floor(other / 3) + Math.floor(other / 2));
+          } else if (kind === 'clone') {
+            set = set.clone();
+          } else {
+            const region = Math.floor(first / REGION);
+            const leaf = new Uint8Array(REGION / 8).fill(one % 2 === 0 ? 0x55 : 0xff);
+            set.setRegion(region, RegionState.MIXED, leaf);
+            const stop = Math.min(model.length, (region + 1) * REGION);
+            for (let block = region * REGION; block < stop; block += 1) {
+              model[block] = one % 2 === 0 ? (block + 1) % 2 : 1;
+            }
+          }
+          expectSameAs(set, model);
+        }
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  test('of the largest volume changes and answers in few steps', () => {
+    const blocks = 2 ** 38;
+    const set = new BlockSet(blocks);
+    const before = performance.now();
+    expect(set.runEnd(1, blocks)).toBe(blocks);
+    expect(set.add(1, blocks - 2)).toBe(blocks - 2);
+    expect(set.runEnd(1, blocks)).toBe(blocks - 1);
+    expect(set.nextRun(0, blocks)).toEqual({ first: 1, count: blocks - 2 });
+    expect(set.remove(2, blocks - 4)).toBe(blocks - 4);
+    expect(set.nextRegion(1)).toBe(blocks / REGION - 1);
+    expect(set.clone().count).toBe(2);
+    // A step for each region would take a minute.
+    expect(performance.now() - before).toBeLessThan(2000);
+  });
 });
+
+function expectSameAs(set: BlockSet, model: Uint8Array): void {
+  expect(set.blockCount).toBe(model.length);
+  let count = 0;
+  let block = 0;
+  while (block < model.length) {
+    const value = model[block]!;
+    const end = model.indexOf(1 - value, block);
+    const stop = end < 0 ? model.length : end;
+    if (set.runEnd(block, model.length) !== stop || set.has(block) !== (value === 1)) {
+      throw new Error(`the run from ${block} to ${stop} of ${value} is another one`);
+    }
+    count += value === 1 ? stop - block : 0;
+    block = stop;
+  }
+  expect(set.count).toBe(count);
+  let next = 0;
+  for (let region = 0; region < set.regionCount; region += 1) {
+    const bits = model.subarray(region * REGION, (region + 1) * REGION);
+    let inside = 0;
+    for (const bit of bits) inside += bit;
+    const state =
+      inside === 0
+        ? RegionState.NONE
+        : inside === bits.length
+          ? RegionState.ALL
+          : RegionState.MIXED;
+    const told = { state: set.regionState(region), count: set.countIn(region) };
+    if (told.state !== state || told.count !== inside) {
+      throw new Error(`region ${region}: ${JSON.stringify(told)}, not ${state} and ${inside}`);
+    }
+    if (inside > 0 && region >= next) {
+      if (set.nextRegion(next) !== region)
+        throw new Error(`the region after ${next} is not ${region}`);
+      next = region + 1;
+    }
+  }
+  expect(next >= set.regionCount ? -1 : set.nextRegion(next)).toBe(-1);
+}
