@@ -342,8 +342,7 @@ export class BlockSet {
       const region = Math.floor(position / BLOCKS_PER_REGION);
       const base = region * BLOCKS_PER_REGION;
       const stop = Math.min(end, base + BLOCKS_PER_REGION);
-      const within = region - index * GROUP_REGIONS;
-      changed += this.changeInRegion(group, within, { base, from: position, to: stop }, value);
+      changed += this.changeInRegion(group, region, position - base, stop - base, value);
       position = stop;
     }
     if (group.total === 0) this.closeGroup(index, RegionState.NONE);
@@ -351,23 +350,25 @@ export class BlockSet {
     return changed;
   }
 
+  /** `from` and `to` are positions in the region. */
   private changeInRegion(
     group: RegionGroup,
-    within: number,
-    range: { base: number; from: number; to: number },
+    region: number,
+    from: number,
+    to: number,
     value: boolean,
   ): number {
-    const { base, from, to } = range;
+    const within = region % GROUP_REGIONS;
     const uniform = value ? RegionState.ALL : RegionState.NONE;
     if (group.stateOf(within) === uniform) return 0;
-    const blocks = Math.min(BLOCKS_PER_REGION, this.blocks - base);
+    const blocks = this.blocksIn(region);
     const before = group.counts[within] ?? 0;
     if (to - from === blocks) {
       group.close(within, uniform, value ? blocks : 0);
       return value ? blocks - before : before;
     }
     group.open(within, blocks);
-    const start = group.bitsAt(within) - base;
+    const start = group.bitsAt(within);
     const changed = changeBits(group.bits, start + from, start + to, value);
     const after = value ? before + changed : before - changed;
     if (after === 0 || after === blocks) group.close(within, uniform, after);
