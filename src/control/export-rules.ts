@@ -5,6 +5,7 @@
  * of that name need not exist yet.
  */
 import { errorText } from '../io/errors.ts';
+import { AddressList, SubjectList, type ExportPolicy } from '../nbd/access.ts';
 import { validateVolumeName } from '../volume/store.ts';
 import type { ConfigFile } from './config-file.ts';
 import type { ExportValues } from './config-schema.ts';
@@ -13,34 +14,23 @@ import type { TlsConfig } from './tls-config.ts';
 /** The name that stands for every volume without a rule of its own. */
 export const ALL_OTHERS = '*';
 
-export interface ExportRule {
-  readonly readOnly: boolean;
-  /** Served to who knows the name; neither listed nor the default export. */
-  readonly hidden: boolean;
-  /** Networks and `unix`; null for everyone. */
-  readonly allow: readonly string[] | null;
-  readonly tlsRequired: boolean;
-  /** Subjects of certificates, and `psk:USER`; null for everyone. */
-  readonly subjects: readonly string[] | null;
-}
-
 export interface ExportRules {
   /** Whether clients may ask for the names. */
   readonly list: boolean;
-  readonly named: ReadonlyMap<string, ExportRule>;
-  readonly others: ExportRule;
+  readonly named: ReadonlyMap<string, ExportPolicy>;
+  readonly others: ExportPolicy;
 }
 
 /** Everyone may read and write. */
-export const EXPORT_RULE_DEFAULT: ExportRule = Object.freeze({
+export const EXPORT_POLICY_DEFAULT: ExportPolicy = Object.freeze({
   readOnly: false,
   hidden: false,
+  tls: 'any',
   allow: null,
-  tlsRequired: false,
   subjects: null,
 });
 
-export function ruleOf(rules: ExportRules, name: string): ExportRule {
+export function policyOf(rules: ExportRules, name: string): ExportPolicy {
   return rules.named.get(name) ?? rules.others;
 }
 
@@ -49,26 +39,42 @@ export function resolveExports(
   file: ConfigFile,
   node: { list: boolean; tls: TlsConfig },
 ): ExportRules {
-  const named = new Map<string, ExportRule>();
+  const named = new Map<string, ExportPolicy>();
   for (const [name, values] of file.exports) {
     if (name !== ALL_OTHERS) checkName(file, name);
     checkReachable(file, { name, values, tls: node.tls });
-    named.set(name, ruleFrom(values));
+    named.set(name, policyFrom(file, name, values));
   }
-  const others = named.get(ALL_OTHERS) ?? EXPORT_RULE_DEFAULT;
+  const others = named.get(ALL_OTHERS) ?? EXPORT_POLICY_DEFAULT;
   named.delete(ALL_OTHERS);
   return { list: node.list, named, others };
 }
 
-function ruleFrom(values: ExportValues): ExportRule {
+function policyFrom(file: ConfigFile, name: string, values: ExportValues): ExportPolicy {
+  const { read_only: readOnly, hidden, tls, allow, subjects } = values;
+  const listed = <T>(key: string, texts: readonly string[], parse: Parse<T>): T => {
+    for (const [index, text] of texts.entries()) {
+      try {
+        parse([text]);
+      } catch (error) {
+        throw file.fault(['export', name, key, index], errorText(error));
+      }
+    }
+    return parse(texts);
+  };
   return {
-    readOnly: values.read_only ?? false,
-    hidden: values.hidden ?? false,
-    allow: values.allow ?? null,
-    tlsRequired: values.tls !== undefined,
-    subjects: values.subjects ?? null,
+    readOnly: readOnly ?? false,
+    hidden: hidden ?? false,
+    tls: tls ?? 'any',
+    allow: allow === undefined ? null : listed('allow', allow, (texts) => AddressList.parse(texts)),
+    subjects:
+      subjects === undefined
+        ? null
+        : listed('subjects', subjects, (texts) => SubjectList.parse(texts)),
   };
 }
+
+type Parse<T> = (texts: readonly string[]) => T;
 
 function checkName(file: ConfigFile, name: string): void {
   try {

@@ -8,8 +8,9 @@
  * - New rules are for handshakes that follow: a client that is connected keeps what it was given.
  */
 import type { BlockDevice } from '../io/device.ts';
+import { judgeAccess, needsTls } from '../nbd/access.ts';
 import type { ClientFacts, ExportAccess, ExportSource, NbdExport } from '../nbd/server.ts';
-import { ruleOf, type ExportRule, type ExportRules } from './export-rules.ts';
+import { policyOf, type ExportRules } from './export-rules.ts';
 
 /** The devices that there are now, by name. */
 export type Devices = ReadonlyMap<string, BlockDevice>;
@@ -32,12 +33,12 @@ export class VolumeExports implements ExportSource {
 
   /** What the rules say of a name, whoever asks. */
   describe(name: string): { readOnly: boolean; hidden: boolean; needsTls: boolean } {
-    const { readOnly, hidden, tlsRequired, subjects } = ruleOf(this.rules, name);
+    const policy = policyOf(this.rules, name);
     const device = this.devices.get(name);
     return {
-      readOnly: readOnly || device?.readOnly === true,
-      hidden,
-      needsTls: tlsRequired || subjects !== null,
+      readOnly: policy.readOnly || device?.readOnly === true,
+      hidden: policy.hidden,
+      needsTls: needsTls(policy),
     };
   }
 
@@ -65,28 +66,18 @@ export class VolumeExports implements ExportSource {
     const names = [...this.devices.keys()].toSorted();
     return names.flatMap((name) => {
       const device = this.devices.get(name);
-      if (device === undefined || ruleOf(this.rules, name).hidden) return [];
+      if (device === undefined || policyOf(this.rules, name).hidden) return [];
       const access = this.judge(name, device, client);
       return access.kind === 'denied' ? [] : [access];
     });
   }
 
   private judge(name: string, device: BlockDevice, client: ClientFacts): ExportAccess {
-    const rule = ruleOf(this.rules, name);
-    const verdict = judgeAccess(rule, client);
-    if (verdict.kind !== 'granted') return verdict;
-    const readOnly = rule.readOnly || device.readOnly;
+    const policy = policyOf(this.rules, name);
+    const verdict = judgeAccess(policy, client);
+    if (verdict === 'tls-required') return { kind: verdict };
+    if (verdict !== 'granted') return { kind: 'denied', reason: verdict.denied };
+    const readOnly = policy.readOnly || device.readOnly;
     return { kind: 'granted', export: { name, device, readOnly } };
   }
-}
-
-type Verdict = Exclude<ExportAccess, { kind: 'granted' }> | { readonly kind: 'granted' };
-
-/** Rules by address and identity shut everyone out until they can be judged. */
-function judgeAccess(rule: ExportRule, client: ClientFacts): Verdict {
-  if ((rule.tlsRequired || rule.subjects !== null) && client.tls === null) {
-    return { kind: 'tls-required' };
-  }
-  if (rule.allow === null && rule.subjects === null) return { kind: 'granted' };
-  return { kind: 'denied', reason: 'its rule names addresses or subjects' };
 }

@@ -4,7 +4,7 @@
  */
 import { describe, expect, test } from 'vitest';
 import { resolveConfig, type ConfigFlags, type NodeConfig } from '../../src/control/config.ts';
-import { EXPORT_RULE_DEFAULT } from '../../src/control/export-rules.ts';
+import { EXPORT_POLICY_DEFAULT } from '../../src/control/export-rules.ts';
 import { BlockferryError } from '../../src/io/errors.ts';
 import { NBD_LIMITS_DEFAULT } from '../../src/nbd/server-limits.ts';
 
@@ -230,7 +230,7 @@ read_only = true
     expect([...exports.named.keys()]).toEqual(['my disk.1', 'constructor', '__proto__']);
     expect(exports.named.get('my disk.1')).toMatchObject({ readOnly: true, hidden: false });
     expect(exports.named.get('__proto__')).toMatchObject({ readOnly: true });
-    expect(exports.named.get('constructor')).toEqual(EXPORT_RULE_DEFAULT);
+    expect(exports.named.get('constructor')).toEqual(EXPORT_POLICY_DEFAULT);
   });
 
   test('are listed unless file or flag say no', () => {

@@ -3,7 +3,7 @@
  */
 import { describe, expect, test } from 'vitest';
 import { resolveConfig, type ConfigFlags, type Surroundings } from '../../src/control/config.ts';
-import { EXPORT_RULE_DEFAULT } from '../../src/control/export-rules.ts';
+import { EXPORT_POLICY_DEFAULT } from '../../src/control/export-rules.ts';
 import { BlockferryError } from '../../src/io/errors.ts';
 import { NBD_LIMITS_DEFAULT } from '../../src/nbd/server-limits.ts';
 
@@ -54,7 +54,7 @@ describe('configuration', () => {
       logLevel: 'info',
       tls: { mode: 'off', files: {} },
       limits: NBD_LIMITS_DEFAULT,
-      exports: { list: true, named: new Map(), others: EXPORT_RULE_DEFAULT },
+      exports: { list: true, named: new Map(), others: EXPORT_POLICY_DEFAULT },
     });
     expect(resolveConfig({}, surroundings('', { isRoot: true })).data).toBe('/var/lib/blockferry');
     const moved = surroundings('', { environment: { XDG_DATA_HOME: '/srv/ann' } });
