@@ -86,12 +86,12 @@ def raw(h, command, flags=0, offset=0, length=0, payload=b"", cookie=0x012345678
         fd = h.aio_get_fd()
         header = struct.pack(">IHHQQI", 0x25609513, flags, command, cookie, offset, length)
         write_all(fd, header + payload)
-        return read_reply(fd, cookie)
+        return read_reply(fd, cookie, length if command == READ else 0)
     finally:
         os.set_blocking(h.aio_get_fd(), False)
 
 
-def read_reply(fd, cookie):
+def read_reply(fd, cookie, data_bytes):
     chunks = []
     error = 0
     while True:
@@ -100,6 +100,8 @@ def read_reply(fd, cookie):
             assert not chunks, "a simple reply among chunks"
             error, got = struct.unpack(">IQ", read_exactly(fd, 12))
             assert got == cookie, hex(got)
+            if error == 0:
+                read_exactly(fd, data_bytes)
             return error, chunks
         assert magic == 0x668E33EF, hex(magic)
         flags, kind, got, length = struct.unpack(">HHQI", read_exactly(fd, 16))
