@@ -6,6 +6,7 @@
  */
 import { describe, expect, it } from 'vitest';
 import { conversationOf, repeat, repeatInPieces, type World } from './conversation.ts';
+import { hex } from './encoder.ts';
 import { disk, failingDisk, readOnlyDisk } from './worlds.ts';
 
 /** How every conversation begins. */
@@ -381,6 +382,33 @@ describe('a client that negotiates nothing', () => {
 describe('the same with its bytes in pieces', () => {
   it.each(conversations)('%s', async (_, world, text) => {
     await repeatInPieces(conversationOf(text), world);
+  });
+});
+
+describe('a server that stops', () => {
+  it('says so to options, but for ABORT', async () => {
+    const world = await disk();
+    const connection = world.connect();
+    connection.write(hex('00000003'));
+    world.settle();
+    connection.take();
+    void world.server.close();
+    for (const [client, server] of [
+      ['49484156454f5054 00000003 00000000', '0003e889045565a9 00000003 80000007 00000012'],
+      [
+        '49484156454f5054 00000007 0000000a 00000004 766f6c30 0000',
+        '0003e889045565a9 00000007 80000007 00000012',
+      ],
+    ] as const) {
+      connection.write(hex(client));
+      world.settle();
+      const answer = Buffer.concat([hex(server), Buffer.from('server is stopping')]);
+      expect(connection.take().toString('hex')).toBe(answer.toString('hex'));
+    }
+    connection.write(hex('49484156454f5054 00000002 00000000'));
+    world.settle();
+    expect(connection.take().toString('hex')).toBe('0003e889045565a9000000020000000100000000');
+    expect(connection.over).toBe(true);
   });
 });
 
