@@ -15,7 +15,7 @@ import { run } from '../support/process.ts';
 import type { Scope } from '../support/scope.ts';
 import { requireTools, testScope } from '../support/tools.ts';
 import { waitUntil } from '../support/wait.ts';
-import { MemoryDevice, sourceOf } from './support/memory-device.ts';
+import { blockMap, MemoryDevice, sourceOf } from './support/memory-device.ts';
 
 const MIB = 1024 * 1024;
 
@@ -71,9 +71,10 @@ it('nbdinfo reads what the server promises', async (context) => {
     description: 'eight megabytes',
     'export-size': 8 * MIB,
     is_read_only: false,
-    can_cache: false,
-    can_df: false,
-    can_fast_zero: false,
+    can_cache: true,
+    can_df: true,
+    can_fast_zero: true,
+    contexts: ['base:allocation'],
     can_flush: true,
     can_fua: true,
     can_multi_conn: true,
@@ -108,10 +109,12 @@ for offset in (size, size - 1, 2**32, 2**53, 2**63 - 512):
     fails(errno.ENOSPC, lambda: h.pwrite(b"x" * 512, offset))
     fails(errno.ENOSPC, lambda: h.zero(512, offset))
     fails(errno.EINVAL, lambda: h.trim(512, offset))
-fails(errno.EINVAL, lambda: h.cache(512, 0))
-fails(errno.EINVAL, lambda: h.pread(512, 0, nbd.CMD_FLAG_DF))
-fails(errno.EINVAL, lambda: h.zero(512, 0, nbd.CMD_FLAG_FAST_ZERO))
+    fails(errno.EINVAL, lambda: h.cache(512, offset))
 fails(errno.EINVAL, lambda: h.pwrite(b"x" * 512, 0, nbd.CMD_FLAG_NO_HOLE))
+fails(errno.EINVAL, lambda: h.pread(512, 0, nbd.CMD_FLAG_FAST_ZERO))
+fails(errno.EINVAL, lambda: h.block_status(512, 0, lambda *a: 0))
+h.cache(512, 0)
+h.zero(512, 0, nbd.CMD_FLAG_FAST_ZERO)
 h.pwrite(b"abcdefgh", 1001, nbd.CMD_FLAG_FUA)
 assert h.pread(10, 1000) == b"\\0abcdefgh\\0"
 h.zero(3, 1002, nbd.CMD_FLAG_NO_HOLE)
@@ -127,6 +130,52 @@ h.shutdown()
 assert len(done) == 100, len(done)
 `;
 
+const isData = (block: number): boolean => block % 16 >= 8;
+
+const SPARSE_READS = `
+import nbd, sys
+h = nbd.NBD()
+h.set_strict_mode(0)
+h.add_meta_context("base:allocation")
+h.connect_uri(sys.argv[1])
+assert h.get_structured_replies_negotiated()
+size = h.get_size()
+block = 4096
+def expected(at):
+    return bytes([at // block % 251 + 1]) if at // block % 16 >= 8 else b"\\0"
+def check(offset, length, flags=0):
+    chunks = []
+    def chunk(data, at, kind, error):
+        chunks.append((at, len(data), kind))
+        return 0
+    data = h.pread_structured(length, offset, chunk, flags)
+    at = offset
+    while at < offset + length:
+        end = min(offset + length, at // block * block + block)
+        assert data[at - offset:end - offset] == expected(at) * (end - at), at
+        at = end
+    assert sum(length for _, length, _ in chunks) == length
+    return chunks
+for offset, length in ((0, size), (1, size - 2), (40000, 100000), (3 * block + 7, 100), (9 * block, block)):
+    kinds = [kind for _, _, kind in check(offset, length)]
+    assert all(a != b for a, b in zip(kinds, kinds[1:])), kinds
+    assert [kind for _, _, kind in check(offset, length, nbd.CMD_FLAG_DF)] == [nbd.READ_DATA]
+assert [kind for _, _, kind in check(0, 8 * block)] == [nbd.READ_HOLE]
+found = []
+h.block_status(size, 0, lambda name, offset, entries, error: found.append((name, offset, entries)) or 0)
+runs = [(8 * block, 3), (8 * block, 0)] * (size // block // 16)
+assert found == [("base:allocation", 0, [n for run in runs for n in run])], found
+one = []
+h.block_status(size - 100, 100, lambda name, offset, entries, error: one.append(entries) or 0, nbd.CMD_FLAG_REQ_ONE)
+assert one == [[8 * block - 100, 3]], one
+try:
+    h.block_status(size, 4096, lambda *a: 0)
+    raise AssertionError("no error past the end")
+except nbd.Error as e:
+    assert e.errnum == 22, e.errnum
+h.shutdown()
+`;
+
 describe.each(['now', 'late'] as const)('a device that answers %s', (answers) => {
   it('libnbd gets the right errors for wrong requests, and the right bytes', async (context) => {
     requireTools(context, 'python3-libnbd');
@@ -137,6 +186,16 @@ describe.each(['now', 'late'] as const)('a device that answers %s', (answers) =>
     );
     expect(blocks).toEqual(Array.from({ length: 100 }, (_, index) => index + 1));
     expect(device.openedCount).toBeGreaterThan(0);
+  });
+
+  it('libnbd gets holes as holes, data as data, and the map', async (context) => {
+    requireTools(context, 'python3-libnbd');
+    const { device, uri } = await serve(testScope(), 2 * MIB, answers);
+    device.allocation.map = blockMap((block) => (isData(block) ? 0 : 3));
+    for (let block = 0; block < 512; block++) {
+      device.content.fill(isData(block) ? (block % 251) + 1 : 0, block * 4096, (block + 1) * 4096);
+    }
+    await run('/usr/bin/python3', ['-c', SPARSE_READS, uri]);
   });
 
   it('qemu-io writes, reads and verifies patterns', async (context) => {
