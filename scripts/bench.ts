@@ -66,10 +66,15 @@ async function prepare(
 }
 
 async function noteCiphers(session: Session, contenders: readonly Contender[]): Promise<void> {
+  const ciphers = new Set<string>();
   for (const { name, uri } of contenders) {
     const tls = uri('tls');
-    if (tls !== null) session.notes.push(`TLS with ${name}: ${await cipherOf(tls)}`);
+    if (tls === null) continue;
+    const cipher = await cipherOf(tls);
+    ciphers.add(cipher);
+    session.notes.push(`TLS with ${name}: ${cipher}`);
   }
+  if (ciphers.size > 1) session.notes.push('The ciphers differ, so the TLS row is not equal work.');
 }
 
 /** Runs one table: its contenders live only as long as it does. */
