@@ -12,6 +12,8 @@ export interface Terrain {
   /** The export that this client is to use when it behaves. */
   readonly name: string;
   readonly requests: RequestTerrain;
+  /** Whether STARTTLS leads anywhere. */
+  readonly tls: boolean;
   /** Client bytes of recorded conversations. */
   readonly recordings: readonly Buffer[];
 }
@@ -85,9 +87,24 @@ function disturbance(dice: Dice): Step {
   ])();
 }
 
+/** STARTTLS with its answer awaited, or with something behind it; then TLS, mostly. */
+function upToTls(dice: Dice, terrain: Terrain): Step[] {
+  const maker = new OptionMaker(dice, terrain.names);
+  const odd = Array.from({ length: dice.chance(60) ? 0 : dice.skewed(6) }, () => maker.option());
+  const steps: Step[] = [
+    send([clientFlags(dice), ...odd, { bytes: wire.startTls(), note: 'STARTTLS' }]),
+  ];
+  if (dice.chance(5)) steps.push(send([maker.option()]));
+  steps.push({ do: 'settle' });
+  if (dice.chance(5)) steps.push(send([{ bytes: dice.bytes(dice.skewed(600)), note: 'noise' }]));
+  if (!dice.chance(5)) steps.push({ do: 'tls' });
+  return steps;
+}
+
 function structured(dice: Dice, terrain: Terrain): Step[] {
-  const options = handshake(dice, terrain);
-  const steps = inBatches(dice, options, 12);
+  const before = terrain.tls && dice.chance(80) ? upToTls(dice, terrain) : null;
+  const options = before === null ? handshake(dice, terrain) : handshake(dice, terrain).slice(1);
+  const steps = [...(before ?? []), ...inBatches(dice, options, 12)];
   steps.push(...requests(dice, terrain, isExtended(options)));
   if (dice.chance(25)) steps.splice(dice.below(steps.length + 1), 0, disturbance(dice));
   if (dice.chance(4)) steps.length = dice.below(steps.length + 1);

@@ -55,7 +55,7 @@ interface Option {
 
 export class HandshakeJudge {
   private readonly facts: ServerFacts;
-  private readonly secured: boolean;
+  private secured = false;
   private readonly stopping: () => boolean;
   private state: 'flags' | 'options' = 'flags';
   private zeroes = true;
@@ -73,17 +73,27 @@ export class HandshakeJudge {
   private lastInfo: { readonly data: Buffer; readonly form: Form; readonly text: string } | null =
     null;
 
-  constructor(facts: ServerFacts, secured: boolean, stopping: () => boolean) {
+  constructor(facts: ServerFacts, stopping: () => boolean) {
     this.stopping = stopping;
     this.facts = facts;
-    this.secured = secured;
-    // After STARTTLS the client flags are not sent again.
-    if (secured) this.state = 'options';
+  }
+
+  /** TLS has begun: nothing is left of what was said but the client flags. */
+  secure(): void {
+    this.secured = true;
+    this.form = 'simple';
+    this.selection = null;
+    this.lastInfo = null;
   }
 
   /** More options were sent than a server need take: it may close. */
   get pastLimits(): boolean {
     return this.options > this.facts.optionsMax;
+  }
+
+  /** The client waits for the answer to STARTTLS. */
+  get startsTls(): boolean {
+    return this.current?.number === 5;
   }
 
   /** An option is whole and not answered. */

@@ -34,7 +34,7 @@ export class Judge {
   private readonly options: JudgeOptions;
   private readonly client = new ByteQueue();
   private readonly server = new ByteQueue();
-  private handshake: HandshakeJudge;
+  private readonly handshake: HandshakeJudge;
   private replies: ReplyJudge | null = null;
   /** The client ended its side, or the connection. */
   private clientLeft = false;
@@ -42,12 +42,13 @@ export class Judge {
 
   constructor(options: JudgeOptions) {
     this.options = options;
-    this.handshake = new HandshakeJudge(options.facts, false, options.stopping);
+    this.handshake = new HandshakeJudge(options.facts, options.stopping);
   }
 
   /** The client's bytes, in the order in which they are sent. */
   sent(bytes: Buffer): void {
-    if (this.phase === 'over') return;
+    if (this.phase === 'over' || bytes.length === 0) return;
+    if (this.phase === 'tls') return this.end('clear text where TLS was to begin');
     this.client.append(bytes);
     this.advance();
   }
@@ -61,7 +62,7 @@ export class Judge {
   secured(): void {
     demand(this.phase === 'tls', 'TLS without STARTTLS');
     this.phase = 'options';
-    this.handshake = new HandshakeJudge(this.options.facts, true, this.options.stopping);
+    this.handshake.secure();
   }
 
   /** The client sends no more. The server may close at any time. */
@@ -77,9 +78,17 @@ export class Judge {
   /** The server closed the connection. */
   closed(): void {
     this.replies?.abandon();
-    const limits = this.phase === 'options' && this.handshake.pastLimits;
+    const inOptions = this.phase === 'options';
+    const limits = inOptions && this.handshake.pastLimits;
+    // Clear text behind STARTTLS, whether the server saw it before it answered or after.
+    const behindTls = inOptions && this.handshake.startsTls && this.client.length > 0;
     const allowed =
-      this.over !== '' || this.clientLeft || this.excused || limits || this.options.stopping();
+      this.over !== '' ||
+      this.clientLeft ||
+      this.excused ||
+      limits ||
+      behindTls ||
+      this.options.stopping();
     demand(allowed, `closed the connection in phase ${this.phase} without a reason`);
   }
 
@@ -132,11 +141,16 @@ export class Judge {
     if (this.phase === 'options') {
       const verdict = this.handshake.advance(this.client, this.server);
       if (verdict.kind === 'over') this.end(verdict.why);
-      else if (verdict.kind === 'tls') this.phase = 'tls';
+      else if (verdict.kind === 'tls') this.startTls();
       else if (verdict.kind === 'session') this.begin(verdict.session);
     }
     if (this.phase === 'requests') while (this.takeRequest());
     this.replies?.advance(this.server);
+  }
+
+  private startTls(): void {
+    this.phase = 'tls';
+    if (this.client.length > 0) this.end('clear text behind STARTTLS');
   }
 
   private begin(session: JudgedSession): void {

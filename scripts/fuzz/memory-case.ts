@@ -80,6 +80,11 @@ export function memoryCase(
     [20, 2],
     [10, 3],
   ]);
+  const tls = dice.weighted<ServerFacts['tls']>([
+    [80, 'none'],
+    [14, 'allowed'],
+    [6, 'required'],
+  ]);
   for (const name of NAMES.slice(0, clients > 1 ? clients : dice.between(1, 3))) {
     const sizeBytes = dice.pick(SIZES);
     const readOnly = dice.chance(10);
@@ -91,7 +96,7 @@ export function memoryCase(
       description: 'for the fuzzer',
       contexts: ['base:allocation', 'x-test:even'],
       badRanges: bad,
-      tlsOnly: false,
+      tlsOnly: tls === 'allowed' && dice.chance(30),
     });
     devices.set(name, {
       sizeBytes,
@@ -104,7 +109,7 @@ export function memoryCase(
   const facts: ServerFacts = {
     exports,
     defaultName: clients === 1 && dice.chance(80) ? 'disk0' : null,
-    tls: 'none',
+    tls,
     listing: dice.chance(90),
     optionsMax: NBD_LIMITS_DEFAULT.options,
   };
@@ -114,7 +119,13 @@ export function memoryCase(
     const renamed = recordings.map((bytes) =>
       Buffer.from(bytes.toString('latin1').replaceAll('disk0', name), 'latin1'),
     );
-    return clientScript(dice, { names, name, requests, recordings: renamed });
+    return clientScript(dice, {
+      names,
+      name,
+      requests,
+      recordings: renamed,
+      tls: tls !== 'none',
+    });
   });
   const stopAt = dice.chance(4) ? dice.below(30) : -1;
   return { facts, devices, limits: limits(dice), clients: scripts, stopAt, seed: dice.u32() };

@@ -75,6 +75,9 @@ class FuzzClient {
         connection.die(new Error('read ECONNRESET'));
         break;
       case 'tls':
+        if (judge.phase !== 'tls' || connection.tls === null || connection.over) break;
+        judge.secured();
+        connection.tls.secured({ kind: 'anonymous', identity: '' });
         break;
     }
   }
@@ -137,13 +140,18 @@ class GoodClient {
     this.world = world;
     this.connection = connection;
     this.dice = dice;
-    connection.write(wire.clientFlags(), wire.go('good'));
+    connection.write(wire.clientFlags());
+    if (world.facts.tls === 'required') {
+      connection.write(wire.startTls());
+      world.settle();
+      connection.tls?.secured({ kind: 'anonymous', identity: '' });
+    }
     world.settle();
-    const answer = connection.take();
-    demand(
-      answer.length === 18 + 32 + 20,
-      `the good client's GO is answered with ${answer.length} bytes`,
-    );
+    connection.take();
+    connection.write(wire.go('good'));
+    world.settle();
+    const { length } = connection.take();
+    demand(length === 32 + 20, `the good client's GO is answered with ${length} bytes`);
   }
 
   work(): void {

@@ -4,7 +4,7 @@
  */
 import type { Clock, Timer } from '../../src/io/clock.ts';
 import type { Connection, Listener, Network } from '../../src/io/network.ts';
-import type { ExportAccess, ExportSource } from '../../src/nbd/exports.ts';
+import type { ClientFacts, ExportAccess, ExportSource } from '../../src/nbd/exports.ts';
 import { NbdServer } from '../../src/nbd/server.ts';
 import type { NbdLimits } from '../../src/nbd/server-limits.ts';
 import { FakeConnection } from '../../test/nbd/support/fake-world.ts';
@@ -86,12 +86,14 @@ export class MemoryWorld {
   constructor(facts: ServerFacts, devices: ReadonlyMap<string, FuzzDevice>, limits: NbdLimits) {
     this.facts = facts;
     this.devices = devices;
+    const context = { kind: 'tls-server-context' } as const;
     this.server = new NbdServer({
       network: this.network,
       clock: this.clock,
       exports: this.source(),
       log: { info: silent, warn: silent },
       limits,
+      tls: facts.tls === 'none' ? { mode: 'off' } : { mode: facts.tls, context },
     });
   }
 
@@ -140,18 +142,20 @@ export class MemoryWorld {
   }
 
   private source(): ExportSource {
-    const access = (asked: string): ExportAccess => {
+    const access = (asked: string, client: ClientFacts): ExportAccess => {
       const name = asked === '' ? this.facts.defaultName : asked;
       const device = name === null ? undefined : this.devices.get(name);
       if (name === null || device === undefined) return { kind: 'unknown' };
+      const tlsOnly = this.facts.exports.some((each) => each.name === name && each.tlsOnly);
+      if (tlsOnly && client.tls === null) return { kind: 'tls-required' };
       return { kind: 'granted', export: { name, device, readOnly: device.readOnly } };
     };
     return {
-      find: (name) => access(name),
-      list: () => {
+      find: access,
+      list: (client) => {
         if (!this.facts.listing) return null;
         return this.facts.exports.flatMap(({ name }) => {
-          const found = access(name);
+          const found = access(name, client);
           return found.kind === 'granted' ? [found.export] : [];
         });
       },
