@@ -51,5 +51,7 @@ export const TOOLS: readonly Tool[] = [
   tool('fusermount3', 'fuse3', 'fusermount3 --version'),
   tool('losetup', 'mount', 'losetup --version'),
   tool('fstrim', 'util-linux', 'fstrim --version'),
+  tool('fallocate', 'util-linux', 'fallocate --version'),
+  tool('setpriv', 'util-linux', 'setpriv --version'),
   tool('sqlite3', 'sqlite3', 'sqlite3 --version'),
 ];

@@ -20,6 +20,8 @@ export interface NodeOptions {
   readonly dir?: string;
   /** Further addresses beside the unix socket: `127.0.0.1:PORT`. */
   readonly nbd?: readonly string[];
+  /** No `--nbd` at all: a configuration file or a parent process says where. */
+  readonly nbdElsewhere?: boolean;
   /** More flags for `serve`. */
   readonly flags?: readonly string[];
   /** Words before the command: `ip netns exec NAME`. */
@@ -81,6 +83,7 @@ export class TestNode {
 
   /** Starts the process and waits until it answers on its control socket. */
   async start(): Promise<void> {
+    const nbd = [`unix:${this.nbdSocket}`, ...(this.#options.nbd ?? [])];
     const command = [
       ...(this.#options.prefix ?? []),
       ...(this.#options.runtime ?? [process.execPath]),
@@ -90,7 +93,7 @@ export class TestNode {
       this.name,
       '--data',
       this.data,
-      ...[`unix:${this.nbdSocket}`, ...(this.#options.nbd ?? [])].flatMap((a) => ['--nbd', a]),
+      ...(this.#options.nbdElsewhere === true ? [] : nbd.flatMap((a) => ['--nbd', a])),
       '--control',
       `unix:${this.controlSocket}`,
       ...(this.#options.flags ?? []),
