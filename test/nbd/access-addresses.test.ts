@@ -106,47 +106,47 @@ describe('what is no entry', () => {
   });
 });
 
+const bitsOf = (bytes: readonly number[]): string =>
+  bytes.map((byte) => byte.toString(2).padStart(8, '0')).join('');
+const bytesOf = (bits: string): number[] =>
+  (bits.match(/.{8}/g) ?? []).map((byte) => Number.parseInt(byte, 2));
+
+const asIpv4 = (bits: string): string => bytesOf(bits).join('.');
+const asIpv6 = (bits: string): string =>
+  (bits.match(/.{16}/g) ?? []).map((group) => Number.parseInt(group, 2).toString(16)).join(':');
+/** The longest run of zero groups, shortened; the groups in capitals and with leading zeroes. */
+const asIpv6Otherwise = (bits: string): string =>
+  asIpv6(bits)
+    .split(':')
+    .map((group) => group.toUpperCase().padStart(4, '0'))
+    .join(':')
+    .replace(/(^|:)0000(:0000)*(:|$)/, '::');
+
+const network = (bytes: number): fc.Arbitrary<{ host: string; prefix: number }> =>
+  fc.record({
+    host: fc.array(fc.nat(255), { minLength: bytes, maxLength: bytes }).map(bitsOf),
+    prefix: fc.nat(8 * bytes),
+  });
+
+const check = (
+  bytes: number,
+  write: (bits: string) => string,
+  writeHost: (bits: string) => string,
+): void => {
+  const total = 8 * bytes;
+  fc.assert(
+    fc.property(network(bytes), fc.nat(total - 1), ({ host, prefix }, flipped) => {
+      const first = host.slice(0, prefix).padEnd(total, '0');
+      const list = AddressList.parse([`${write(first)}/${prefix}`]);
+      const other =
+        host.slice(0, flipped) + (host[flipped] === '0' ? '1' : '0') + host.slice(flipped + 1);
+      expect(list.has(writeHost(host))).toBe(true);
+      expect(list.has(writeHost(other))).toBe(flipped >= prefix);
+    }),
+  );
+};
+
 describe('at random', () => {
-  const bitsOf = (bytes: readonly number[]): string =>
-    bytes.map((byte) => byte.toString(2).padStart(8, '0')).join('');
-  const bytesOf = (bits: string): number[] =>
-    (bits.match(/.{8}/g) ?? []).map((byte) => Number.parseInt(byte, 2));
-
-  const asIpv4 = (bits: string): string => bytesOf(bits).join('.');
-  const asIpv6 = (bits: string): string =>
-    (bits.match(/.{16}/g) ?? []).map((group) => Number.parseInt(group, 2).toString(16)).join(':');
-  /** The longest run of zero groups, shortened; the groups in capitals and with leading zeroes. */
-  const asIpv6Otherwise = (bits: string): string =>
-    asIpv6(bits)
-      .split(':')
-      .map((group) => group.toUpperCase().padStart(4, '0'))
-      .join(':')
-      .replace(/(^|:)0000(:0000)*(:|$)/, '::');
-
-  const network = (bytes: number): fc.Arbitrary<{ host: string; prefix: number }> =>
-    fc.record({
-      host: fc.array(fc.nat(255), { minLength: bytes, maxLength: bytes }).map(bitsOf),
-      prefix: fc.nat(8 * bytes),
-    });
-
-  const check = (
-    bytes: number,
-    write: (bits: string) => string,
-    writeHost: (bits: string) => string,
-  ): void => {
-    const total = 8 * bytes;
-    fc.assert(
-      fc.property(network(bytes), fc.nat(total - 1), ({ host, prefix }, flipped) => {
-        const first = host.slice(0, prefix).padEnd(total, '0');
-        const list = AddressList.parse([`${write(first)}/${prefix}`]);
-        const other =
-          host.slice(0, flipped) + (host[flipped] === '0' ? '1' : '0') + host.slice(flipped + 1);
-        expect(list.has(writeHost(host))).toBe(true);
-        expect(list.has(writeHost(other))).toBe(flipped >= prefix);
-      }),
-    );
-  };
-
   it('IPv4 networks hold what begins as they do', () => {
     check(4, asIpv4, asIpv4);
     check(4, asIpv4, (bits) => `::ffff:${asIpv4(bits)}`);

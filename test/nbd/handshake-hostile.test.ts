@@ -5,7 +5,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 
 import {
-  NBD_CONNECTIONS_MAX,
   NBD_HANDSHAKE_MS_MAX,
   NBD_HANDSHAKE_REPLY_BYTES_MAX,
   NBD_OPTION_BYTES_MAX,
@@ -110,15 +109,6 @@ describe('a client that stalls', () => {
     world.clock.advance(100 * NBD_HANDSHAKE_MS_MAX);
     expect(client.over).toBe(false);
   });
-});
-
-it('closes a connection too many at accept', () => {
-  for (let count = 0; count < NBD_CONNECTIONS_MAX; count++) world.connect();
-  const extra = world.connect();
-  expect(extra.over).toBe(true);
-  expect(extra.sends).toBe(0);
-  world.connections[0]?.die(null);
-  expect(world.connect().over).toBe(false);
 });
 
 it('does not let strangers fill the log', () => {

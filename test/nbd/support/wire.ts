@@ -25,16 +25,44 @@ export const infoData = (name: string | Buffer, infos: readonly number[] = []): 
   return Buffer.concat([u32(bytes.length), bytes, u16(infos.length), ...infos.map(u16)]);
 };
 
-export const OPT = { exportName: 1, abort: 2, list: 3, starttls: 5, info: 6, go: 7 } as const;
+export const OPT = {
+  exportName: 1,
+  abort: 2,
+  list: 3,
+  starttls: 5,
+  info: 6,
+  go: 7,
+  structuredReply: 8,
+  listMetaContext: 9,
+  setMetaContext: 10,
+  extendedHeaders: 11,
+} as const;
 export const REP = {
   ack: 1,
   server: 2,
   info: 3,
+  metaContext: 4,
   unsup: 0x80000001,
+  policy: 0x80000002,
   invalid: 0x80000003,
+  tlsRequired: 0x80000005,
   unknown: 0x80000006,
   shutdown: 0x80000007,
+  tooBig: 0x80000009,
+  extendedRequired: 0x8000000a,
 } as const;
+
+/** The data of LIST_META_CONTEXT and SET_META_CONTEXT. */
+export const metaData = (
+  name: string | Buffer,
+  queries: readonly (string | Buffer)[] = [],
+): Buffer => {
+  const withLength = (text: string | Buffer): Buffer => {
+    const bytes = typeof text === 'string' ? Buffer.from(text) : text;
+    return Buffer.concat([u32(bytes.length), bytes]);
+  };
+  return Buffer.concat([withLength(name), u32(queries.length), ...queries.map(withLength)]);
+};
 
 export const go = (name = '', infos: readonly number[] = []): Buffer =>
   option(OPT.go, infoData(name, infos));
