@@ -71,7 +71,9 @@ export function resolveConfig(flags: ConfigFlags, surroundings: Surroundings): N
   const file = new ConfigFile(flags.config, readFile);
   const { values } = file;
   const data = dataDirectory(flags, file, surroundings);
-  const named = flagListeners(flags) ?? fileListeners(file, readFile);
+  // Of the file first: what is wrong there is told also where a flag overrides it.
+  const inFile = fileListeners(file, readFile);
+  const named = flagListeners(flags) ?? inFile;
   const tls = resolveTls(flags, file);
   const config: NodeConfig = {
     name: nodeName(flags.name ?? values.name ?? nameOfHost(surroundings.hostname)),
@@ -129,9 +131,9 @@ function defaultListeners(data: string): ListenerConfig[] {
 }
 
 function controlAddress(flags: ConfigFlags, file: ConfigFile): Address | null {
-  if (flags.control !== undefined) return parseAddress(flags.control);
   const { control } = file.values;
-  return control === undefined ? null : fileAddress(file, ['control'], control);
+  const inFile = control === undefined ? null : fileAddress(file, ['control'], control);
+  return flags.control === undefined ? inFile : parseAddress(flags.control);
 }
 
 function nodeName(name: string): string {

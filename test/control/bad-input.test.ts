@@ -117,6 +117,21 @@ test.each<[string, readonly string[], RegExp]>([
   ['an unknown mode', ['mirror', 'add', 'a', 'b', '--mode', 'fast'], /Allowed choices are async/],
   ['an unknown log level', ['serve', '--log-level', 'loud'], /Allowed choices are trace/],
   ['a node name with spaces', ['serve', '--name', 'a b'], /\[USAGE\]/],
+  [
+    'an unknown TLS mode',
+    ['serve', '--tls', 'forced'],
+    /Allowed choices are off, allowed, required/,
+  ],
+  [
+    'TLS without certificate or keys',
+    ['serve', '--tls', 'required'],
+    /needs a certificate.*\[USAGE\]/,
+  ],
+  ['a certificate without key', ['serve', '--tls-certificate', 'c'], /needs its key.*\[USAGE\]/],
+  ['a key without certificate', ['serve', '--tls-key', 'k'], /needs its certificate.*\[USAGE\]/],
+  ['a CA without certificate', ['serve', '--tls-client-ca', 'c'], /are missing.*\[USAGE\]/],
+  ['a value for --no-list', ['serve', '--no-list=yes'], /unknown option|argument/],
+  ['an argument to reload', ['reload', 'tls'], /too many arguments/],
 ])('usage: %s', async (_what, args, line) => {
   expectRefused(await blockferry(args), 2, line);
 });
@@ -195,6 +210,44 @@ test.each<[string, (dir: string) => readonly string[], RegExp]>([
       return ['--config', join(dir, 'bf.toml')];
     },
     /bf\.toml:2: unknown key "compression".*\[CONFIG_INVALID\]/,
+  ],
+  [
+    'a wrong value in a table of the configuration',
+    (dir) => {
+      writeFileSync(join(dir, 'bf.toml'), '[export.demo]\nallow = ["10.0.0.1/8"]\n');
+      return ['--config', join(dir, 'bf.toml')];
+    },
+    /bf\.toml:2: export\.demo\.allow\[0\]: .*10\.0\.0\.0\/8.*\[CONFIG_INVALID\]/,
+  ],
+  [
+    'a socket for a user who is not there',
+    (dir) => {
+      const nbd = `nbd = [{ address = "unix:n.sock", owner = "nobody-of-that-name" }]\n`;
+      writeFileSync(join(dir, 'bf.toml'), nbd);
+      return ['--config', join(dir, 'bf.toml'), '--data', join(dir, 'data')];
+    },
+    /bf\.toml:1: nbd\[0\]\.owner: there is no user "nobody-of-that-name".*\[CONFIG_INVALID\]/,
+  ],
+  [
+    'a certificate that is not there',
+    (dir) => ['--data', join(dir, 'data'), '--tls-certificate', join(dir, 'c'), '--tls-key', 'k'],
+    /cannot use .*: there is no such file.*\[TLS_INVALID\]/,
+  ],
+  [
+    'a file of keys that is none',
+    (dir) => {
+      writeFileSync(join(dir, 'psk'), 'ann=c0ffee\n');
+      return ['--data', join(dir, 'data'), '--tls-psk', join(dir, 'psk')];
+    },
+    /cannot use .*psk for TLS: .*\[TLS_INVALID\]/,
+  ],
+  [
+    'an address for strangers where TLS is only allowed',
+    (dir) => {
+      writeFileSync(join(dir, 'psk'), `ann:${'c0ffee'.repeat(8)}\n`);
+      return ['--data', join(dir, 'data'), '--tls-psk', join(dir, 'psk'), '--nbd', '0.0.0.0:0'];
+    },
+    /TLS is not required there.*\[INSECURE_ADDRESS\]/,
   ],
   [
     'a configuration that is not there',

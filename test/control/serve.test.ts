@@ -23,6 +23,34 @@ describe('a node', () => {
     expect([node.nbdSocket, node.controlSocket].filter((path) => existsSync(path))).toEqual([]);
   });
 
+  test('reloads on SIGHUP and when told to, and says when it cannot', async () => {
+    const scope = testScope();
+    const file = join(scope.tempDir('bf-conf-'), 'node.toml');
+    writeFileSync(file, '');
+    const node = await startNode(scope, { name: 'alpha', flags: ['--config', file] });
+    await node.createVolume('demo', '4M');
+    const readOnly = async (): Promise<boolean> => (await node.volume('demo')).access.read_only;
+    writeFileSync(file, '[export.demo]\nread_only = true\n');
+    node.process.signal('SIGHUP');
+    await waitUntil('the new rule', readOnly);
+    writeFileSync(file, '[limits]\nconnections = 9\n');
+    const { stdout } = await node.cli(['reload']);
+    expect(stdout).toMatch(/^reloaded: .*\n.*restart.*: limits\n$/);
+    expect(await readOnly()).toBe(false);
+    const json = await node.cli(['reload', '--json']);
+    expect(JSON.parse(json.stdout)).toEqual({ reloaded: true, restart_needed: ['limits'] });
+    writeFileSync(file, 'nonsense = 1\n');
+    const refused = await node.cli(['reload'], { allowFailure: true });
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toMatch(/node\.toml:1: unknown key "nonsense".*\[CONFIG_INVALID\]\n$/);
+    node.process.signal('SIGHUP');
+    await waitUntil(
+      'a failed reload by signal',
+      () => node.log.split('"reload-failed"').length > 2,
+    );
+    expect(node.process.running).toBe(true);
+  });
+
   test('takes a signal that arrives twice for one', async () => {
     const node = await startNode(testScope(), { name: 'alpha' });
     node.process.signal('SIGINT');

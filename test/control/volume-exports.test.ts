@@ -1,0 +1,148 @@
+/**
+ * Which volumes a client finds, sees in the list, and gets as the default export: by name, address and
+ * identity, and without learning of what it may not have. Pure: devices are names.
+ */
+import { beforeEach, describe, expect, test } from 'vitest';
+import { resolveConfig } from '../../src/control/config.ts';
+import type { ExportRules } from '../../src/control/export-rules.ts';
+import { VolumeExports } from '../../src/control/volume-exports.ts';
+import type { BlockDevice } from '../../src/io/device.ts';
+import type { ClientFacts } from '../../src/nbd/server.ts';
+
+const LOCAL: ClientFacts = { ip: null, tls: null };
+const NEAR: ClientFacts = { ip: '10.1.2.3', tls: null };
+const FAR: ClientFacts = { ip: '203.0.113.1', tls: null };
+const ANN: ClientFacts = { ip: '10.1.2.3', tls: { kind: 'psk', identity: 'ann' } };
+const EVE: ClientFacts = { ip: '10.1.2.3', tls: { kind: 'psk', identity: 'eve' } };
+
+const devices = new Map<string, BlockDevice>();
+
+beforeEach(() => {
+  devices.clear();
+});
+
+function rules(text: string): ExportRules {
+  const surroundings = { environment: {}, home: '/', hostname: 'h', isRoot: false };
+  const file = `${text}\n[tls]\npsk_file = "p"\n`;
+  const readFile = (): Buffer => Buffer.from(file);
+  return resolveConfig({ config: 'node.toml' }, { ...surroundings, readFile }).exports;
+}
+
+function exportsOf(names: readonly string[], text = ''): VolumeExports {
+  for (const name of names) devices.set(name, { readOnly: false } as BlockDevice);
+  return new VolumeExports(devices, rules(text));
+}
+
+/** What `find` said: the name of what was granted, or the kind of refusal. */
+function found(exports: VolumeExports, name: string, client: ClientFacts): string {
+  const access = exports.find(name, client);
+  return access.kind === 'granted' ? access.export.name : access.kind;
+}
+
+function listed(exports: VolumeExports, client: ClientFacts): string[] | null {
+  return exports.list(client)?.map(({ name }) => name) ?? null;
+}
+
+describe('without rules', () => {
+  test('every volume is there for everyone, sorted, as long as it exists', () => {
+    const exports = exportsOf(['b', 'a', 'toString']);
+    expect(listed(exports, FAR)).toEqual(['a', 'b', 'toString']);
+    expect(found(exports, 'toString', LOCAL)).toBe('toString');
+    expect(found(exports, 'constructor', LOCAL)).toBe('unknown');
+    devices.delete('a');
+    expect(listed(exports, FAR)).toEqual(['b', 'toString']);
+    expect(found(exports, 'a', LOCAL)).toBe('unknown');
+  });
+
+  test('the default export is the only volume', () => {
+    const exports = exportsOf(['a']);
+    expect(found(exports, '', LOCAL)).toBe('a');
+    devices.set('b', { readOnly: false } as BlockDevice);
+    expect(found(exports, '', LOCAL)).toBe('unknown');
+    devices.clear();
+    expect(found(exports, '', LOCAL)).toBe('unknown');
+  });
+});
+
+describe('rules', () => {
+  test('for all others hold where a volume has none of its own', () => {
+    const exports = exportsOf(
+      ['a', 'b'],
+      '[export."*"]\nread_only = true\n[export.a]\nhidden = true',
+    );
+    const readOnly = (name: string): boolean | null => {
+      const access = exports.find(name, LOCAL);
+      return access.kind === 'granted' ? access.export.readOnly : null;
+    };
+    expect([readOnly('a'), readOnly('b')]).toEqual([false, true]);
+    expect(exports.describe('a')).toEqual({ readOnly: false, hidden: true, needsTls: false });
+    expect(exports.describe('b')).toEqual({ readOnly: true, hidden: false, needsTls: false });
+  });
+
+  test('never make a device writable that is not', () => {
+    const exports = exportsOf(['a']);
+    devices.set('a', { readOnly: true } as BlockDevice);
+    expect(exports.find('a', LOCAL)).toMatchObject({ export: { readOnly: true } });
+  });
+
+  test('by address keep others out, and say so to nobody but the log', () => {
+    const exports = exportsOf(['a', 'b'], '[export.a]\nallow = ["10.0.0.0/8", "unix"]');
+    expect([LOCAL, NEAR, FAR].map((client) => found(exports, 'a', client))).toEqual([
+      'a',
+      'a',
+      'denied',
+    ]);
+    expect(listed(exports, FAR)).toEqual(['b']);
+    expect(found(exports, '', FAR)).toBe('b');
+    expect(found(exports, '', NEAR)).toBe('unknown');
+  });
+
+  test('that want TLS ask for it, by name and as default, and leave the volume out of the list', () => {
+    const exports = exportsOf(['a'], '[export.a]\ntls = "required"');
+    expect(found(exports, 'a', NEAR)).toBe('tls-required');
+    expect(found(exports, '', NEAR)).toBe('tls-required');
+    expect(listed(exports, NEAR)).toEqual([]);
+    expect([found(exports, 'a', EVE), found(exports, '', EVE)]).toEqual(['a', 'a']);
+    expect(listed(exports, EVE)).toEqual(['a']);
+    expect(exports.describe('a')).toMatchObject({ needsTls: true });
+  });
+
+  test('by subject let in who is named', () => {
+    const exports = exportsOf(['a', 'b'], '[export.a]\nsubjects = ["psk:ann"]');
+    expect(found(exports, 'a', NEAR)).toBe('tls-required');
+    expect([found(exports, 'a', ANN), found(exports, 'a', EVE)]).toEqual(['a', 'denied']);
+    expect(listed(exports, EVE)).toEqual(['b']);
+    expect(found(exports, '', EVE)).toBe('b');
+    expect(found(exports, '', ANN)).toBe('unknown');
+  });
+});
+
+describe('what is not shown', () => {
+  test('is served by name, but is no default export: its name would be told', () => {
+    const exports = exportsOf(['secret'], '[export.secret]\nhidden = true');
+    expect(listed(exports, LOCAL)).toEqual([]);
+    expect(found(exports, 'secret', LOCAL)).toBe('secret');
+    expect(found(exports, '', LOCAL)).toBe('unknown');
+  });
+
+  test('does not count beside the only one that is', () => {
+    const exports = exportsOf(['plain', 'secret'], '[export.secret]\nhidden = true');
+    expect(listed(exports, LOCAL)).toEqual(['plain']);
+    expect(found(exports, '', LOCAL)).toBe('plain');
+  });
+
+  test('is everything when listing is off', () => {
+    const exports = exportsOf(['a'], 'list = false');
+    expect(listed(exports, LOCAL)).toBeNull();
+    expect(found(exports, 'a', LOCAL)).toBe('a');
+    expect(found(exports, '', LOCAL)).toBe('unknown');
+  });
+});
+
+test('new rules are in force at once', () => {
+  const exports = exportsOf(['a']);
+  exports.setRules(rules('[export.a]\nallow = ["unix"]'));
+  expect(found(exports, 'a', NEAR)).toBe('denied');
+  exports.setRules(rules(''));
+  expect(found(exports, 'a', NEAR)).toBe('a');
+});
