@@ -52,8 +52,8 @@ function named(descriptor: number, name: Buffer): InheritedSocket {
 
 function pathOf(bytes: Buffer): string {
   if (bytes.length === 0) return '';
-  // An abstract name may hold any bytes, zeroes too; only its first one is no part of it.
-  if (bytes[0] === 0) return `@${bytes.toString('utf8', 1)}`;
+  // An abstract name begins with a zero; some programs fill it up with more of them.
+  if (bytes[0] === 0) return `@${bytes.toString('utf8', 1).replace(/\0+$/, '')}`;
   const end = bytes.indexOf(0);
   return bytes.toString('utf8', 0, end === -1 ? bytes.length : end);
 }

@@ -165,12 +165,6 @@ describe('loading', () => {
 });
 
 describe('a file of pre-shared keys', () => {
-  const keysOf = (text: string): [string, string][] => {
-    const outcome = parsePskFile(text);
-    if (typeof outcome === 'string') throw new Error(outcome);
-    return [...outcome.keys].map(([user, key]) => [user, key.toString('hex')]);
-  };
-
   it('is read line by line, comments and carriage returns aside', () => {
     expect(
       keysOf(`# people: of the house\r\n\r\na:${KEY}\r\nwith:colon:${KEY}\n  \n b : ${KEY} \n`),
@@ -210,4 +204,10 @@ function locked({ directory, key }: Certificates): string {
 function torn({ certificate }: Certificates): string {
   const lines = readFileSync(certificate, 'utf8').split('\n');
   return file([...lines.slice(0, 3), ...lines.slice(-2)].join('\n'));
+}
+
+function keysOf(text: string): [string, string][] {
+  const outcome = parsePskFile(text);
+  if (typeof outcome === 'string') throw new Error(outcome);
+  return [...outcome.keys].map(([user, key]) => [user, key.toString('hex')]);
 }
