@@ -6,7 +6,7 @@
  * - `device.opened` when the transmission begins and `device.closed` when it is gone: each once.
  * - A client that does not finish the handshake, TLS included, in `limits.handshakeMs`, or does not take its
  *   last replies within NBD_DRAIN_MS_MAX of the end, is cut off.
- * - What came in clear behind STARTTLS is never read as options: it ends the connection (protocol section 4).
+ * - TLS begins when all that goes in clear was sent, and no byte that came in clear is left.
  * - `over` resolves once nothing of this client is left; after `cut`, once its socket is closed,
  *   even if a device still holds requests of it. `gone` is called when they too are answered.
  */
@@ -132,10 +132,14 @@ export class ServerConnection implements ConnectionHandler {
     this.connection.cork();
     for (const effect of effects) this.apply(effect);
     this.connection.uncork();
-    const startsTls = effects.at(-1)?.kind === 'start-tls';
-    if (startsTls && consumed === length) this.startTls();
-    else if (startsTls) this.finish('clear text came behind NBD_OPT_STARTTLS', true);
-    else if (consumed < length) this.transmissionBytes(buffer, consumed, length);
+    if (effects.at(-1)?.kind === 'start-tls') {
+      assert(consumed === length, 'the handshake grants STARTTLS only when nothing is behind it');
+      this.startTls();
+    } else if (consumed < length) this.transmissionBytes(buffer, consumed, length);
+  }
+
+  landing(): Buffer | null {
+    return this.transmission?.landing() ?? null;
   }
 
   drained(): void {
