@@ -98,7 +98,7 @@ function writeChunkHead(
 /** A safe integer as 64 bits. */
 export function writeUint64(view: DataView, at: number, value: number): void {
   view.setUint32(at, Math.floor(value / 2 ** 32));
-  view.setUint32(at + 4, value % 2 ** 32);
+  view.setUint32(at + 4, value >>> 0);
 }
 
 /** Success without data; always the last chunk. */
