@@ -127,9 +127,9 @@ export function makePskFile(path: string, keys: Readonly<Record<string, string>>
 
 /** `command` is cut at its spaces; what may hold spaces goes into `more`. */
 function openssl(directory: string, command: string, more: readonly string[] = []): void {
-  const options = { cwd: directory, stdio: ['ignore', 'pipe', 'pipe'] } as const;
+  const args = [...command.split(' '), ...more];
   try {
-    execFileSync('openssl', [...command.split(' '), ...more], options);
+    execFileSync('openssl', args, { cwd: directory, stdio: ['ignore', 'pipe', 'pipe'] });
   } catch (error) {
     const { stderr } = error as { stderr?: Buffer };
     const why = stderr?.toString() ?? String(error);
