@@ -74,6 +74,8 @@ export const NBD_STATUS_LOOKS_MAX = 8192;
 /** NBD: what counts as one request more of NBD_REQUESTS_PER_TURN_MAX: looks at maps, or bytes described. */
 export const NBD_LOOKS_PER_REQUEST = 16;
 export const NBD_STATUS_BYTES_PER_REQUEST: number = 64 * 1024 * MIB;
+/** NBD: what is missing of a payload that is at least this long is read into its place, past the shared buffer. */
+export const NBD_LANDING_BYTES_MIN: number = 64 * KIB;
 /** NBD: how long a stopping server waits for requests in flight. Then connections are cut. */
 export const NBD_DRAIN_MS_MAX = 10_000;
 /** NBD: the strings of the protocol (names, messages). Longer ones are refused or cut. */
@@ -115,6 +117,8 @@ export const TLS_FILE_BYTES_MAX: number = MIB;
 /** TLS: bytes of a pre-shared key, and of the name of its user. More is refused. */
 export const PSK_KEY_BYTES_MAX = 256;
 export const PSK_USER_BYTES_MAX = 255;
+/** Sockets: what the system may hold of our bytes for the reader of a unix socket. */
+export const UNIX_SEND_BUFFER_BYTES: number = MIB;
 /** Sockets: whoever takes this long to answer on a unix socket that we want counts as alive. */
 export const UNIX_PROBE_MS_MAX = 1_000;
 

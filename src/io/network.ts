@@ -13,6 +13,13 @@ export interface ConnectionHandler {
    * all connections of the thread), and all of them must be consumed or copied in it.
    */
   received(buffer: Buffer, length: number): void;
+  /**
+   * Where the next bytes should go instead of the shared buffer, so that a large payload lands in its place.
+   * Asked after each `received`, which then gets this very buffer; null goes back to the shared one. The
+   * memory is the connection's until it asks again or says `closed`. Where that cannot be had the bytes
+   * come in the shared buffer all the same.
+   */
+  landing?(): Buffer | null;
   /** The backlog of unsent bytes fell to zero. */
   drained(): void;
   /** The peer will send no more. Sending is still possible. */
@@ -42,7 +49,7 @@ export interface Connection {
   readonly peer: string;
   /** IP address of the peer without port or scope, IPv4-mapped IPv6 as IPv4; null on a unix socket. */
   readonly remoteIp: string | null;
-  /** Bytes handed to `send` and not yet given to the kernel. */
+  /** Bytes handed to `send` and not yet given to the kernel. At 0 all buffers that were sent are free again. */
   readonly backlogBytes: number;
   /** Begins reading; called once. */
   start(handler: ConnectionHandler): void;

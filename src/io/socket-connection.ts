@@ -13,7 +13,12 @@
 import assert from 'node:assert';
 import * as net from 'node:net';
 
-import { CONNECTION_KEEP_ALIVE_MS, CONNECTION_LINGER_MS, NBD_READ_BUFFER_BYTES } from './limits.ts';
+import {
+  CONNECTION_KEEP_ALIVE_MS,
+  CONNECTION_LINGER_MS,
+  NBD_READ_BUFFER_BYTES,
+  UNIX_SEND_BUFFER_BYTES,
+} from './limits.ts';
 import type {
   Connection,
   ConnectionHandler,
@@ -33,6 +38,7 @@ export interface RemoteEnd {
 
 interface Receiver {
   received(buffer: Buffer, length: number): void;
+  landing(): Buffer | null;
 }
 
 /** A socket that reads into the shared buffer, and where to say who gets the bytes. */
@@ -42,7 +48,7 @@ export interface ReceivingSocket {
 }
 
 /** For a socket whose bytes are TLS' business. */
-const deaf: Receiver = { received() {} };
+const deaf: Receiver = { received() {}, landing: () => null };
 
 /** Shared by all connections of this thread. Nobody is shown more than the bytes that were just read. */
 let sharedReadBuffer: Buffer | null = null;
@@ -50,22 +56,33 @@ let sharedReadBuffer: Buffer | null = null;
 /** A socket, not reading yet, over the system's `handle` or still to be connected. */
 export function createReceivingSocket(handle?: object): ReceivingSocket {
   sharedReadBuffer ??= Buffer.allocUnsafeSlow(NBD_READ_BUFFER_BYTES);
-  const buffer = sharedReadBuffer;
+  const shared = sharedReadBuffer;
+  let current: Buffer | null = null;
+  // Node asks before the first read and after each one; it keeps the buffer that it has when told nothing.
+  const nextBuffer = (): Buffer | null => {
+    const wanted = receiving?.receiver?.landing() ?? shared;
+    if (wanted === current) return null;
+    current = wanted;
+    return wanted;
+  };
   const options = {
     handle,
     allowHalfOpen: true,
     // Any byte left after `write` counts as a backlog, so that 'drain' tells when it fell to zero.
     writableHighWaterMark: 0,
     onread: {
-      buffer,
+      buffer: nextBuffer as () => Buffer,
       callback(length: number): boolean {
-        assert(receiving.receiver !== null, 'bytes came to a connection that was not started');
-        receiving.receiver.received(buffer, length);
+        assert(receiving?.receiver, 'bytes came to a connection that was not started');
+        assert(current !== null, 'bytes come into a buffer');
+        receiving.receiver.received(current, length);
         return true;
       },
     },
   };
-  const receiving: ReceivingSocket = { socket: new net.Socket(options), receiver: null };
+  // Node asks for the first buffer while it makes the socket.
+  let receiving: ReceivingSocket | null = null;
+  receiving = { socket: new net.Socket(options), receiver: null };
   receiving.socket.pause();
   return receiving;
 }
@@ -85,6 +102,15 @@ export function adoptAccepted(socket: net.Socket, remote: RemoteEnd): SocketConn
 /** What Node does not document. The descriptor is -1 once the handle is closed. */
 interface HandleOwner {
   _handle?: { readonly fd?: number } | null;
+}
+
+/**
+ * The system's default for a unix socket holds less than one large reply: server and client would take turns.
+ * TCP sizes its buffers by itself.
+ */
+function widenSendBuffer(socket: net.Socket): void {
+  const descriptor = (socket as unknown as HandleOwner)._handle?.fd ?? -1;
+  if (descriptor >= 0) loadSyscalls()?.setSendBuffer?.(descriptor, UNIX_SEND_BUFFER_BYTES);
 }
 
 let peerState: Syscalls['peerState'] | undefined;
@@ -115,6 +141,7 @@ export class SocketConnection implements Connection, Receiver {
     this.raw = socket;
     this.socket = socket;
     this.receiving = receiving;
+    if (remote.ip === null) widenSendBuffer(socket);
     socket.setNoDelay(true);
     socket.setKeepAlive(true, CONNECTION_KEEP_ALIVE_MS);
     if (receiving !== null) receiving.receiver = this;
@@ -212,6 +239,11 @@ export class SocketConnection implements Connection, Receiver {
     if (this.leaving) return;
     assert(this.handler !== null, 'bytes came to a connection that was not started');
     this.handler.received(buffer, length);
+  }
+
+  /** The handler's memory stays in use until `closed` once it is asked no more. */
+  landing(): Buffer | null {
+    return this.leaving ? null : (this.handler?.landing?.() ?? null);
   }
 
   /** Events of a socket that has another one over it are heard no more, but for its errors. */

@@ -52,6 +52,7 @@ const POLLRDHUP = 0x2000;
 /** No process can have this many. */
 const NO_DESCRIPTOR: number = 2 ** 31 - 1;
 
+const SO_SNDBUF = 7;
 const SOL_SOCKET = 1;
 const SO_ACCEPTCONN = 30;
 /** struct sockaddr_storage. */
@@ -92,6 +93,8 @@ export interface Syscalls {
   readonly accepts: ((fd: number) => number) | null;
   /** getsockname: the `struct sockaddr` of a socket's own end, or a negative errno. */
   readonly socketName: ((fd: number) => Buffer | number) | null;
+  /** setsockopt of SO_SNDBUF, which the system cuts to what it allows. */
+  readonly setSendBuffer: ((fd: number, bytes: number) => number) | null;
   /** Where the bytes of a buffer begin, valid as long as the caller holds the buffer and it is not detached. */
   readonly addressOf: (buffer: Buffer) => number;
 }
@@ -134,6 +137,7 @@ interface Bound {
   readonly peerState: NonNullable<Syscalls['peerState']>;
   readonly accepts: NonNullable<Syscalls['accepts']>;
   readonly socketName: NonNullable<Syscalls['socketName']>;
+  readonly setSendBuffer: NonNullable<Syscalls['setSendBuffer']>;
 }
 
 function bind(koffi: Koffi): Bound {
@@ -238,9 +242,12 @@ function bindSocketFacts(
   library: koffiTypes.LibraryHandle,
   addressOf: Syscalls['addressOf'],
   statusOf: (result: number) => number,
-): Pick<Bound, 'accepts' | 'socketName'> {
+): Pick<Bound, 'accepts' | 'socketName' | 'setSendBuffer'> {
   const getsockopt = library.func(
     'int getsockopt(int fd, int level, int name, uintptr_t value, uintptr_t length)',
+  );
+  const setsockopt = library.func(
+    'int setsockopt(int fd, int level, int name, uintptr_t value, uint32_t length)',
   );
   const getsockname = library.func('int getsockname(int fd, uintptr_t name, uintptr_t length)');
   const length = Buffer.from(new ArrayBuffer(4));
@@ -256,6 +263,10 @@ function bindSocketFacts(
         getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, valueAddress, lengthAddress),
       );
       return status < 0 ? status : (valueWord[0] ?? 0);
+    },
+    setSendBuffer(fd, bytes) {
+      valueWord[0] = bytes;
+      return statusOf(setsockopt(fd, SOL_SOCKET, SO_SNDBUF, valueAddress, 4));
     },
     socketName(fd) {
       lengthWord[0] = SOCKET_NAME_BYTES_MAX;
@@ -319,6 +330,7 @@ function probe(bound: Bound, parent: string): Syscalls | null {
       peerState: peerStateWorks(bound, first) ? bound.peerState : null,
       accepts: bound.accepts(first) === -ENOTSOCK ? bound.accepts : null,
       socketName: bound.socketName(first) === -ENOTSOCK ? bound.socketName : null,
+      setSendBuffer: bound.setSendBuffer(first, 1) === -ENOTSOCK ? bound.setSendBuffer : null,
       // Last: it may take the data away.
       allocate: allocateWorks(bound, first) ? bound.allocate : null,
     };

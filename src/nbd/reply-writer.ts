@@ -121,7 +121,9 @@ export class ReplyWriter {
       return;
     }
     request.owned = null;
-    queue.sendPart(queue.lend(owned), 0, total);
+    const sender = queue.lend(owned);
+    queue.sendPart(sender, 0, total);
+    queue.settle(sender);
   }
 
   private sparseData(request: NbdRequest): void {

@@ -112,10 +112,16 @@ export class Transmission implements RequestSink, MemoryWaiter {
     this.lastReceived = now;
     let at = start;
     if (!(old && this.isDoubtful()) && this.will !== 'doubtful' && this.stash.length === 0) {
-      at = this.reader.read(buffer, this.shared.viewOf(buffer), start, end);
+      at = this.reader.read(buffer, this.reader.viewOf(buffer), start, end);
     }
     if (at < end && this.phase === 'open') this.keep(buffer, at, end);
     this.endTurn();
+  }
+
+  /** As `ConnectionHandler.landing`. Bytes that go to the stash come in the shared buffer. */
+  landing(): Buffer | null {
+    const landing = this.reader.landing();
+    return this.stash.length === 0 && this.will === 'assumed' ? landing : null;
   }
 
   private keep(buffer: Buffer, start: number, end: number): void {
@@ -145,6 +151,7 @@ export class Transmission implements RequestSink, MemoryWaiter {
     assert(this.phase !== 'dead', 'closed once');
     this.phase = 'dead';
     this.stopReading();
+    this.reader.closed();
     this.queue.abandon();
     this.dropDone();
   }
