@@ -4,7 +4,8 @@
  * earned, and the bytes that the device holds.
  *
  * What a device holds is followed request by request, in the order in which they were sent: overlapping
- * requests are applied in that order, whatever the order of the answers.
+ * changes are applied in that order, whatever the order of the answers. A READ among changes that are not
+ * answered may see them or not, unless the device is known to keep the order there too.
  */
 import {
   type ByteQueue,
@@ -28,7 +29,7 @@ interface Waiting {
   readonly request: JudgedRequest;
   readonly verdict: Verdict;
   /** What a READ must bring. */
-  readonly expected: { readonly bytes: Buffer; readonly mask: Buffer | null } | null;
+  readonly expected: { readonly bytes: Buffer; mask: Buffer | null } | null;
   /** Parts of a READ that came, as [start, end) from the start of the request. */
   readonly covered: (readonly [number, number])[];
   readonly statuses: Set<number>;
@@ -47,10 +48,23 @@ const nameOf = ({ command, flags, cookie, offset, length }: JudgedRequest): stri
 const changesContent = ({ command }: JudgedRequest): boolean =>
   command === 1 || command === 4 || command === 6;
 
+/** What the READ brings where the change is, nobody knows. */
+function blur({ request, expected }: Waiting, change: JudgedRequest): void {
+  if (expected === null) return;
+  const end = request.offset + request.length;
+  const changeEnd = change.offset + change.length;
+  if (change.offset >= end || changeEnd <= request.offset) return;
+  expected.mask ??= Buffer.alloc(expected.bytes.length);
+  const from = change.offset > request.offset ? Number(change.offset - request.offset) : 0;
+  const to = changeEnd < end ? Number(changeEnd - request.offset) : expected.bytes.length;
+  expected.mask.fill(1, from, to);
+}
+
 export class ReplyJudge {
   private readonly session: JudgedSession;
   private readonly content: Content;
   private readonly stopping: () => boolean;
+  private readonly readsInOrder: boolean;
   private readonly waiting = new Map<bigint, Waiting[]>();
   /** Requests so far that change the content, and those of them that are not answered. */
   private changes = 0;
@@ -58,10 +72,15 @@ export class ReplyJudge {
   /** The stream cannot be taken apart any more, by the client's own fault. */
   private blind = false;
 
-  constructor(session: JudgedSession, content: Content, stopping: () => boolean) {
+  constructor(
+    session: JudgedSession,
+    content: Content,
+    options: { readonly stopping: () => boolean; readonly readsInOrder: boolean },
+  ) {
     this.session = session;
     this.content = content;
-    this.stopping = stopping;
+    this.stopping = options.stopping;
+    this.readsInOrder = options.readsInOrder;
   }
 
   /** What the client sent may mean several things: nothing more can be judged. */
@@ -92,11 +111,24 @@ export class ReplyJudge {
       changes: this.changesWaiting === 0 ? this.changes : -1,
       ambiguous: false,
     };
+    if (!this.readsInOrder) this.meet(entry);
     this.follow(request, verdict);
     const same = this.waiting.get(request.cookie) ?? [];
     same.push(entry);
     if (same.length > 1) this.confused(same);
     this.waiting.set(request.cookie, same);
+  }
+
+  /** Where a READ and a change are on their way together, either may come first. */
+  private meet(entry: Waiting): void {
+    const changes = changesContent(entry.request);
+    if (entry.expected === null && !changes) return;
+    for (const same of this.waiting.values()) {
+      for (const other of same) {
+        if (changes) blur(other, entry.request);
+        else if (changesContent(other.request)) blur(entry, other.request);
+      }
+    }
   }
 
   /** Which of them a reply is for cannot be told; nor, in the simple form, how much data follows it. */

@@ -24,6 +24,8 @@ export interface JudgeOptions {
   readonly contentOf: (name: string) => Content;
   /** The server was told to stop. */
   readonly stopping: () => boolean;
+  /** Whether a READ sees all changes that were sent before it, and none sent later. */
+  readonly readsInOrder: boolean;
 }
 
 export class Judge {
@@ -103,6 +105,12 @@ export class Judge {
     demand(understood, `${this.server.length} bytes that answer nothing`);
   }
 
+  /** The client said more than was answered when the handshake was cut: what came of it is not known. */
+  get isLost(): boolean {
+    const shaking = this.phase === 'greeting' || this.phase === 'options';
+    return shaking && this.client.length > 0;
+  }
+
   get unanswered(): string | null {
     return this.phase === 'options'
       ? this.handshake.unanswered
@@ -156,7 +164,7 @@ export class Judge {
   private begin(session: JudgedSession): void {
     this.session = session;
     const content = this.options.contentOf(session.exported.name);
-    this.replies = new ReplyJudge(session, content, this.options.stopping);
+    this.replies = new ReplyJudge(session, content, this.options);
     this.phase = 'requests';
   }
 

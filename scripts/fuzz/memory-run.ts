@@ -218,7 +218,7 @@ export async function runMemoryCase(plan: MemoryCase): Promise<void> {
   };
   const good = new GoodClient(world, world.connect() ?? never(), new Dice(plan.seed, 99));
   const clients = plan.clients.map((script) => {
-    const judge = new Judge({ facts: world.facts, contentOf, stopping });
+    const judge = new Judge({ facts: world.facts, contentOf, stopping, readsInOrder: true });
     const client = new FuzzClient(world, judge, world.connect() ?? never(), script);
     return { client, script, next: 0 };
   });

@@ -1,8 +1,12 @@
 /** Every target by name, and what the short names stand for. */
 import type { TargetChoice } from './loop.ts';
 import { serverMemory } from './server-memory.ts';
+import { serverProcess } from './server-process.ts';
 
-const SERVER: readonly TargetChoice[] = [{ name: 'server-memory', weight: 1, start: serverMemory }];
+const SERVER: readonly TargetChoice[] = [
+  { name: 'server-memory', weight: 1, start: serverMemory },
+  { name: 'server-process', weight: 2, start: serverProcess },
+];
 const CLIENT: readonly TargetChoice[] = [];
 
 /** The targets behind a name: `server`, `client`, `all`, or that of one. Null when there is none. */
