@@ -45,7 +45,7 @@ export const ERROR_CATALOGUE = {
   INSECURE_ADDRESS: entry(
     'operator',
     400,
-    'listen on loopback or a unix socket, or add --insecure',
+    'require TLS (NBD only), listen on loopback or a unix socket, or add --insecure',
   ),
   INTERNAL: entry('environment', 500, 'see the log of the node; this is a bug worth reporting'),
   MIRROR_EXISTS: entry('operator', 409, 'remove it first, or name another URI'),
