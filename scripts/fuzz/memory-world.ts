@@ -15,7 +15,7 @@ const silent = (): void => {};
 
 const TURNS_MAX = 1_000_000;
 
-class ManualClock implements Clock {
+export class ManualClock implements Clock {
   timers: { readonly at: number; readonly callback: () => void }[] = [];
   private time = 0;
   private queue: (() => void)[] = [];
