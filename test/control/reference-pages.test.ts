@@ -35,7 +35,8 @@ function written(name: string, value: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB'];
   let [scaled, unit] = [value, 0];
   // Nobody calls a name of 4096 bytes one of 4 KiB.
-  while (value > 4096 && scaled % 1024 === 0) [scaled, unit] = [scaled / 1024, unit + 1];
+  if (value <= 4096) return `${value} B`;
+  while (scaled % 1024 === 0) [scaled, unit] = [scaled / 1024, unit + 1];
   return `${scaled} ${units[unit] ?? ''}`;
 }
 
@@ -72,9 +73,10 @@ describe('the reference', () => {
     for (const key of Object.keys(FILE.shape)) {
       expect([...rows.keys(), ...tables], key).toContain(key);
     }
-    for (const table of tables) for (const key of knownKeys([table])) {
-      expect([...rows.keys()], `${table}.${key}`).toContain(key);
-    }
+    for (const table of tables)
+      for (const key of knownKeys([table])) {
+        expect([...rows.keys()], `${table}.${key}`).toContain(key);
+      }
     expect(knownKeys(['export'])).toEqual(Object.keys(EXPORT.shape));
     for (const mode of TLS_MODES) expect(rows.get('mode')?.join(' ')).toContain(`\`${mode}\``);
   });
@@ -86,7 +88,9 @@ describe('the reference', () => {
       if (!/^NBD_(?!CLIENT_|PREPARED_)/.test(name) || typeof value !== 'number') continue;
       expect(rows.get(name)?.[0], name).toBe(written(name, value));
     }
-    const keys = [...rows.values()].flatMap(([, key]) => (key?.startsWith('`') ? [key.slice(1, -1)] : []));
+    const keys = [...rows.values()].flatMap(([, key]) =>
+      key?.startsWith('`') ? [key.slice(1, -1)] : [],
+    );
     for (const key of knownKeys(['limits'])) expect(keys).toContain(key);
   });
 

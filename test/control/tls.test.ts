@@ -185,12 +185,18 @@ describe('a reload', () => {
   test.each<[string, (ground: Ground) => void, string]>([
     [
       'a broken certificate',
-      ({ certificates }) => writeFileSync(certificates.certificate, ''),
+      (place) => {
+        place.configure('allowed');
+        writeFileSync(place.certificates.certificate, '');
+      },
       'TLS_INVALID',
     ],
     [
       'a wrong key',
-      ({ certificates }) => copyFileSync(certificates.clientKey, certificates.key),
+      (place) => {
+        place.configure('allowed');
+        copyFileSync(place.certificates.clientKey, place.certificates.key);
+      },
       'TLS_INVALID',
     ],
     ['a file that is no TOML', ({ toml }) => writeFileSync(toml, '='), 'CONFIG_INVALID'],
