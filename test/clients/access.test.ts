@@ -7,6 +7,7 @@
 import { chmodSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
+import { listed, sizeOf } from '../support/nbdinfo.ts';
 import { startNode, type NodeOptions, type TestNode } from '../support/node.ts';
 import { run } from '../support/process.ts';
 import { qemuIo } from '../support/qemu-io.ts';
@@ -35,17 +36,6 @@ async function uris(node: TestNode, name: string): Promise<Record<string, string
     ipv6: `nbd://${await node.tcpAddress('[::1]')}/${name}`,
     unix: node.uri(name),
   };
-}
-
-async function sizeOf(uri: string): Promise<number | null> {
-  const { code, stdout } = await run('nbdinfo', ['--size', uri], { allowFailure: true });
-  return code === 0 ? Number(stdout) : null;
-}
-
-async function listed(uri: string): Promise<string[]> {
-  const { stdout } = await run('nbdinfo', ['--list', '--json', uri]);
-  const { exports } = JSON.parse(stdout) as { exports: { 'export-name': string }[] };
-  return exports.map((entry) => entry['export-name']);
 }
 
 it('a read-only export is read, never written', async (context) => {
@@ -150,6 +140,13 @@ it('addresses decide who may have an export, as addresses and not as text', asyn
   expect(node.log).toContain('is not among its addresses');
 });
 
+/** Exit code of nbdinfo as the user nobody. */
+async function asked(socket: string, ...groups: readonly string[]): Promise<number | null> {
+  const who = ['--reuid=65534', '--regid=65534', ...groups];
+  const uri = `nbd+unix:///disk?socket=${socket}`;
+  return (await run('setpriv', [...who, 'nbdinfo', '--size', uri], { allowFailure: true })).code;
+}
+
 it('a unix socket has the rights that it was given', async (context) => {
   requireTools(context, 'nbdinfo', 'setpriv');
   requireRoot(context, 'other users');
@@ -167,11 +164,6 @@ it('a unix socket has the rights that it was given', async (context) => {
   const diskGroup = (await run('getent', ['group', 'disk'])).stdout.split(':')[2];
   expect([statSync(shut).uid, statSync(shut).gid]).toEqual([0, Number(diskGroup)]);
 
-  const asked = async (socket: string, ...groups: readonly string[]): Promise<number | null> => {
-    const who = ['--reuid=65534', '--regid=65534', ...groups];
-    const uri = `nbd+unix:///disk?socket=${socket}`;
-    return (await run('setpriv', [...who, 'nbdinfo', '--size', uri], { allowFailure: true })).code;
-  };
   expect(await asked(open, '--clear-groups')).toBe(0);
   expect(await asked(shut, '--clear-groups')).not.toBe(0);
   expect(await asked(shut, `--groups=${diskGroup}`)).toBe(0);

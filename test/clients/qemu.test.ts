@@ -163,10 +163,8 @@ it('goes through the benchmark of qemu-img with flushes between the writes', asy
   const common = ['bench', '-f', 'raw', '-t', 'none', '-d', '32'];
   const uri = node.uri('disk');
   await run('qemu-img', [...common, '-c', '3000', '-s', '4096', '-w', uri]);
-  await run('qemu-img', [
-    ...[...common, '-c', '300', '-s', '65536', '-w'],
-    ...['--flush-interval=32', '--pattern=90', '--no-drain', uri],
-  ]);
+  const flushing = ['-w', '--flush-interval=32', '--pattern=90', '--no-drain'];
+  await run('qemu-img', [...common, '-c', '300', '-s', '65536', ...flushing, uri]);
   await run('qemu-img', [...common, '-c', '3000', '-s', '4096', uri]);
   await qemuIo(uri, ['read -P 90 0 16M']);
   await node.stop();

@@ -13,6 +13,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { issue, makeCertificates, type Certificates } from '../support/certificates.ts';
 import { fio } from '../support/fio.ts';
 import { nbdinfoMap } from '../support/maps.ts';
+import { listed, sizeOf } from '../support/nbdinfo.ts';
 import { startNode, type TestNode } from '../support/node.ts';
 import { run, start } from '../support/process.ts';
 import { qemuIo } from '../support/qemu-io.ts';
@@ -183,6 +184,11 @@ describe('TLS that is required', () => {
   });
 });
 
+function uriOf(target: TlsTarget, directory: string | null, name: string): string {
+  if (directory === null) return `nbd://${target.address}/${encodeURIComponent(name)}`;
+  return x509Uri({ ...target, export: name }, directory);
+}
+
 describe('certificates of clients', () => {
   it('open the exports that name their subjects, and no others', async (context) => {
     requireTools(context, 'nbdinfo', 'qemu-img', 'openssl');
@@ -208,13 +214,6 @@ describe('certificates of clients', () => {
     copyFileSync(strangers.clientCertificate, join(stranger, 'client-cert.pem'));
     copyFileSync(strangers.clientKey, join(stranger, 'client-key.pem'));
 
-    const opens = async (directory: string | null, name: string): Promise<boolean> => {
-      const named = { ...target, export: name };
-      const clear = `nbd://${target.address}/${encodeURIComponent(name)}`;
-      const uri = directory === null ? clear : x509Uri(named, directory);
-      const { code } = await run('nbdinfo', ['--size', uri], { allowFailure: true });
-      return code === 0;
-    };
     const table: Record<string, boolean[]> = {};
     for (const [who, directory] of [
       ['clear', null],
@@ -225,7 +224,7 @@ describe('certificates of clients', () => {
     ] as const) {
       const row: boolean[] = [];
       for (const name of ['disk', 'secret', 'for host1', 'nobody']) {
-        row.push(await opens(directory, name));
+        row.push((await sizeOf(uriOf(target, directory, name))) !== null);
       }
       table[who] = row;
     }
@@ -237,11 +236,6 @@ describe('certificates of clients', () => {
       stranger: [false, false, false, false],
     });
 
-    const listed = async (uri: string): Promise<string[]> => {
-      const { stdout } = await run('nbdinfo', ['--list', '--json', uri]);
-      const { exports } = JSON.parse(stdout) as { exports: { 'export-name': string }[] };
-      return exports.map((entry) => entry['export-name']).toSorted();
-    };
     const any = { ...target, export: '' };
     expect(await listed(`nbd://${target.address}`)).toEqual(['disk']);
     expect(await listed(x509Uri(any, ours.anonymous))).toEqual(['disk', 'secret']);
@@ -293,7 +287,7 @@ it('new certificates are in force after a reload, and connections live on', asyn
   install(strangers);
   node.process.signal('SIGHUP');
   await waitUntil('the new certificate', async () => {
-    return (await run('nbdinfo', ['--size', later], { allowFailure: true })).code === 0;
+    return (await sizeOf(later)) !== null;
   });
   await refused('nbdinfo', '--size', uri);
   expect(living.running).toBe(true);

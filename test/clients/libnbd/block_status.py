@@ -115,7 +115,7 @@ def check_read(model, offset, length, flags):
 rng = random.Random(seed)
 model = bytearray(span)
 holes = 0
-for step in range(1200):
+for step in range(600):
     length = rng.choice((1, 511, 512, BLOCK, 3 * BLOCK + 7, 65536, 65536, 1 << 20, 5 << 20))
     offset = rng.randrange(span - length)
     if rng.random() < 0.6:
@@ -144,7 +144,7 @@ for step in range(1200):
     else:
         flags = nbd.CMD_FLAG_DF if length <= 65536 and rng.random() < 0.4 else 0
         holes += check_read(model, offset, length, flags)
-assert holes > 20, "sparse reads told %d holes" % holes
+assert holes > 10, "sparse reads told %d holes" % holes
 
 # A large unfragmented read is served or refused as too long, never in parts.
 got = outcome(lambda: check_read(model, 0, 16 << 20, nbd.CMD_FLAG_DF))

@@ -1,5 +1,6 @@
-"""cut_proxy.py HOST PORT TARGET_HOST TARGET_PORT: passes bytes both ways, and resets the oldest living
-connection at both ends on each SIGUSR1. Bytes on their way are lost then, as with a cable pulled."""
+"""cut_proxy.py HOST PORT TARGET_HOST TARGET_PORT: passes bytes both ways, until SIGUSR1 comes: then the first
+connection that brings requests again is reset at both ends. Bytes on their way are lost, as with a cable
+that is pulled."""
 
 import asyncio
 import signal
@@ -8,6 +9,7 @@ import struct
 import sys
 
 BLOCK = 256 * 1024
+BYTES_BEFORE_CUT = 16 * 1024
 RESET = struct.pack("ii", 1, 0)  # close sends RST
 
 
@@ -16,38 +18,51 @@ def reset(writer):
     writer.transport.abort()
 
 
-async def pump(reader, writer):
-    try:
+class Proxy:
+    def __init__(self, target):
+        self.target = target
+        self.links = 0
+        self.armed = False
+
+    def arm(self):
+        self.armed = True
+
+    async def accept(self, reader, writer):
+        there, thither = await asyncio.open_connection(*self.target)
+        self.links += 1
+        ends = (writer, thither)
+        try:
+            await asyncio.gather(self.requests(reader, thither, ends), self.replies(there, writer))
+        except OSError:
+            pass
+        self.links -= 1
+        for end in ends:
+            end.close()
+
+    async def requests(self, reader, writer, ends):
+        seen = 0
         while data := await reader.read(BLOCK):
             writer.write(data)
             await writer.drain()
+            seen = seen + len(data) if self.armed else 0
+            if seen >= BYTES_BEFORE_CUT:
+                self.armed = False
+                for end in ends:
+                    reset(end)
+                print("cut, left", self.links - 1, flush=True)
+                return
         writer.write_eof()
-    except OSError:
-        pass
+
+    async def replies(self, reader, writer):
+        while data := await reader.read(BLOCK):
+            writer.write(data)
+            await writer.drain()
 
 
-async def main(host, port, target_host, target_port):
-    links = []
-
-    async def accept(reader, writer):
-        there, thither = await asyncio.open_connection(target_host, target_port)
-        link = (writer, thither)
-        links.append(link)
-        print("open", len(links), flush=True)
-        await asyncio.gather(pump(reader, thither), pump(there, writer))
-        if link in links:
-            links.remove(link)
-            for end in link:
-                end.close()
-
-    def cut():
-        link = links.pop(0)
-        for end in link:
-            reset(end)
-        print("cut, left", len(links), flush=True)
-
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, cut)
-    server = await asyncio.start_server(accept, host, port)
+async def main(host, port, *target):
+    proxy = Proxy(target)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, proxy.arm)
+    server = await asyncio.start_server(proxy.accept, host, port)
     print("ready", flush=True)
     await server.serve_forever()
 
