@@ -83,6 +83,8 @@ export class FakeConnection implements Connection {
   ending = false;
   backlogBytes = 0;
   private handler: ConnectionHandler | null = null;
+  /** Where the handler wants the next bytes; the shared buffer if null. */
+  landing: Buffer | null = null;
   private backlog: { bytes: Buffer; sent: () => void }[] = [];
   /** Of sends that came too late; they are told later, like all. */
   private unsent: (() => void)[] = [];
@@ -187,11 +189,18 @@ export class FakeConnection implements Connection {
       this.handler?.ended();
       return true;
     }
-    const length = next.copy(readBuffer);
+    const target = this.landing ?? readBuffer;
+    const length = next.copy(target);
     if (length < next.length) this.incoming.unshift(next.subarray(length));
-    this.handler?.received(readBuffer, length);
-    readBuffer.fill(0xee, 0, length);
+    this.handler?.received(target, length);
+    if (target === readBuffer) readBuffer.fill(0xee, 0, length);
+    this.landing = this.handler?.landing?.() ?? null;
     return true;
+  }
+
+  /** The system writes into memory that it was lent until it is told of another. */
+  scribble(): void {
+    this.landing?.fill(0xdd);
   }
 
   private transmit(): boolean {

@@ -1,0 +1,112 @@
+/**
+ * Large payloads are read into the memory of their request. Shown on the fake network, whose connections
+ * read into the buffer that the server names, as sockets do: the content is right whatever the cuts, small
+ * requests in between are found, and memory that was lent to the system is nobody else's until the system
+ * has let go of it. The fake writes 0xdd into lent memory at the worst moment.
+ */
+import { describe, expect, it } from 'vitest';
+import { NBD_LANDING_BYTES_MIN } from '../../src/io/limits.ts';
+import { FakeWorld, NOTHING_LEFT } from './support/fake-world.ts';
+import { request } from './support/wire.ts';
+
+const LARGE = 4 * NBD_LANDING_BYTES_MIN;
+const WRITE = 1;
+const READ = 0;
+
+const pattern = (length: number, seed: number): Buffer =>
+  Buffer.from(Array.from({ length }, (_, index) => (index * 31 + seed) & 0xff));
+
+const write = (cookie: number, offset: number, payload: Buffer): Buffer =>
+  request(WRITE, { cookie, offset, payload });
+
+describe('a large payload', () => {
+  for (const cut of [997, 4096, 65_536, LARGE - 1, LARGE, LARGE + 27, LARGE + 28]) {
+    it(`is whole when it comes in pieces of ${cut} bytes, with small requests around it`, async () => {
+      const world = await FakeWorld.create(4 << 20);
+      const client = world.transmit();
+      const first = pattern(LARGE, 1);
+      const second = pattern(LARGE, 2);
+      const stream = Buffer.concat([
+        write(1, 0, first),
+        write(2, LARGE, second),
+        write(3, 2 * LARGE, pattern(512, 3)),
+        request(READ, { cookie: 4, offset: 2 * LARGE, length: 512 }),
+        write(5, 3 * LARGE, first),
+      ]);
+      for (let at = 0; at < stream.length; at += cut) {
+        client.write(Buffer.from(stream.subarray(at, at + cut)));
+        world.settle();
+      }
+      world.settle();
+      const { content } = world.device;
+      expect(content.subarray(0, LARGE).equals(first)).toBe(true);
+      expect(content.subarray(LARGE, 2 * LARGE).equals(second)).toBe(true);
+      expect(content.subarray(3 * LARGE, 4 * LARGE).equals(first)).toBe(true);
+      expect(client.take().length).toBe(5 * 16 + 512);
+      client.die(null);
+      world.settle();
+      expect(world.leftovers()).toEqual(NOTHING_LEFT);
+    });
+  }
+
+  it('lands past the shared buffer, and the header of the next one comes alone', async () => {
+    const world = await FakeWorld.create(4 << 20);
+    const client = world.transmit();
+    const stream = write(1, 0, pattern(LARGE, 1));
+    client.write(stream.subarray(0, 100));
+    world.settle();
+    expect(client.landing?.length).toBe(LARGE - 72);
+    client.write(stream.subarray(100));
+    world.settle();
+    expect(client.landing?.length).toBe(28);
+    client.write(request(READ, { cookie: 2, offset: 0, length: 512 }));
+    world.settle();
+    expect(client.landing).toBe(null);
+  });
+});
+
+describe('memory that the system may still write to', () => {
+  it('is not given to anybody else when the server stops in the middle of a payload', async () => {
+    const world = await FakeWorld.create(4 << 20);
+    const leaving = world.transmit();
+    const other = world.transmit();
+    const stream = write(1, 0, pattern(LARGE, 1));
+    leaving.write(stream.subarray(0, 5000));
+    world.settle();
+    expect(leaving.landing).not.toBe(null);
+    const stopped = world.server.close();
+    world.settle();
+    // What another client of the same pool writes now must not share that memory.
+    leaving.scribble();
+    other.die(null);
+    leaving.die(null);
+    world.settle();
+    await stopped;
+    expect(world.device.content.every((byte) => byte === 0)).toBe(true);
+    expect(world.leftovers()).toEqual(NOTHING_LEFT);
+  });
+
+  it("holds no part of another client's write after its own client sent garbage", async () => {
+    const world = await FakeWorld.create(4 << 20);
+    const dying = world.transmit();
+    const good = world.transmit();
+    dying.write(write(1, 0, pattern(LARGE, 1)).subarray(0, 5000));
+    world.settle();
+    const lent = dying.landing;
+    expect(lent).not.toBe(null);
+    dying.endInput();
+    world.settle();
+    const payload = pattern(LARGE, 9);
+    const stream = write(1, LARGE, payload);
+    good.write(stream.subarray(0, 5000));
+    world.settle();
+    lent?.fill(0xdd);
+    good.write(stream.subarray(5000));
+    world.settle();
+    expect(world.device.content.subarray(LARGE, 2 * LARGE).equals(payload)).toBe(true);
+    dying.die(null);
+    good.die(null);
+    world.settle();
+    expect(world.leftovers()).toEqual(NOTHING_LEFT);
+  });
+});
