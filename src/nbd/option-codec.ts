@@ -160,7 +160,6 @@ export function decodeMetaRequest(data: Buffer): MetaRequest | 'malformed' | 'to
 /** A count and as many strings with their lengths, to the last byte; or null. */
 function cutQueries(data: Buffer): readonly Buffer[] | null {
   const count = data.readUInt32BE(0);
-  if (count > (data.length - 4) / 4) return null;
   const parts: Buffer[] = [];
   let at = 4;
   while (parts.length < count) {
