@@ -36,6 +36,11 @@ export class MemoryLimit {
     return this.buffers.lentBytes >= this.limitBytes;
   }
 
+  /** How many wait. */
+  get waiting(): number {
+    return this.waiters.size;
+  }
+
   /** To be called when more memory than now is needed. Who waits already keeps its place. */
   wait(waiter: MemoryWaiter): void {
     this.waiters.add(waiter);

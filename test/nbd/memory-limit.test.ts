@@ -95,30 +95,36 @@ it('counts what clients do not take, and what a payload will need', () => {
 it('wakes those that wait in the order in which they came, one after the other', () => {
   const sessions = new Sessions(MIB, { inFlightBytesTotal: TOTAL });
   holding(sessions);
+  const half = 512 * KIB;
   const greedy = sessions.open({ form: 'simple' });
-  reads(greedy, 20, MIB);
+  reads(greedy, TOTAL / half, half);
   sessions.settle();
-  const others = Array.from({ length: 6 }, () => sessions.open({ form: 'simple' }));
-  // Each begins one and waits with the others.
-  for (const other of others) {
-    reads(other, 20, 512 * KIB);
+  // Each begins one request, by its offset its own, and waits with the others.
+  const others = [1, 2, 3, 4].map((mark) => {
+    const other = sessions.open({ form: 'structured' });
+    for (let cookie = 1; cookie <= 3; cookie++) {
+      other.connection.write(other.request(CMD.read, { cookie, offset: mark, length: half }));
+    }
     sessions.settle();
-  }
-  const started = (): number[] => others.map((other) => other.connection.healthAsked);
-  expect(sessions.device.heldCount).toBe(10);
-  const before = started();
-  // Two of the greedy client's: room for less than two of the others'.
+    return other;
+  });
+  expect(sessions.shared.memory.waiting).toBe(others.length);
+  const { calls } = sessions.device;
+  calls.length = 0;
+  // The client that had its answers wants no more; what the others hold is not answered.
   sessions.device.release([0, 1, 2, 3]);
   sessions.settle();
-  // What was freed went to some, in line; nobody got a second while another had none.
-  const turns = started().map((count, index) => count - before[index]!);
-  expect(Math.max(...turns) - Math.min(...turns)).toBeLessThanOrEqual(1);
-  for (let rounds = 0; sessions.device.heldCount > 0 && rounds < 1000; rounds++) {
+  for (let count = 4; count < TOTAL / half; count++) {
+    expect(calls.map(({ offset }) => offset)).toEqual([1, 2, 3, 4].slice(0, count - 4));
     sessions.device.release([0]);
     sessions.settle();
   }
-  expect(greedy.take(() => MIB)).toHaveLength(20);
-  for (const other of others) expect(other.take(() => 512 * KIB)).toHaveLength(20);
+  expect(calls.map(({ offset }) => offset)).toEqual([1, 2, 3, 4]);
+  expect(sessions.shared.memory.waiting).toBe(others.length);
+  sessions.device.mode = 'now';
+  sessions.device.release();
+  for (const other of others) expect(other.take()).toHaveLength(3);
+  expect(sessions.shared.memory.waiting).toBe(0);
 });
 
 it.each(['dies', 'leaves', 'sends garbage'] as const)(
@@ -141,6 +147,8 @@ it.each(['dies', 'leaves', 'sends garbage'] as const)(
     if (how === 'leaves') first.connection.endInput();
     if (how === 'sends garbage') first.connection.write(Buffer.alloc(100, 1));
     sessions.settle();
+    // A client that is not read shows that it left when its turn comes.
+    expect(sessions.shared.memory.waiting).toBe(how === 'dies' ? 2 : 3);
     sessions.device.mode = 'now';
     for (let rounds = 0; sessions.device.heldCount > 0 && rounds < 100; rounds++) {
       sessions.device.release([0]);

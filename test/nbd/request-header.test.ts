@@ -4,9 +4,10 @@ import { expect, it } from 'vitest';
 import {
   COMPACT_REQUESTS,
   decodeRequestHeader,
+  EXTENDED_REQUESTS,
   newRequestHeader,
 } from '../../src/nbd/request-header.ts';
-import { request } from './support/wire.ts';
+import { extendedRequest, request } from './support/wire.ts';
 
 const decode = (bytes: Buffer, at = 0): ReturnType<typeof newRequestHeader> => {
   const header = newRequestHeader();
@@ -44,3 +45,27 @@ it.each([0n, 2n ** 31n, 2n ** 32n - 1n, 2n ** 32n, 2n ** 50n, 2n ** 53n - 2n])(
     expect(BigInt(decode(request(0, { offset })).offset)).toBe(offset);
   },
 );
+
+it.each([
+  [0n, 0],
+  [2n ** 32n, 2 ** 32],
+  [2n ** 53n - 1n, Number.MAX_SAFE_INTEGER],
+  [2n ** 53n, Number.MAX_SAFE_INTEGER],
+  [2n ** 64n - 1n, Number.MAX_SAFE_INTEGER],
+])('reads an extended header, a length of %s as %i', (length, expected) => {
+  const bytes = extendedRequest(7, { flags: 0x18, cookie: 5, offset: 2n ** 63n + 9n, length });
+  const header = newRequestHeader();
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+  decodeRequestHeader(EXTENDED_REQUESTS, view, 0, header);
+  expect(header).toEqual({
+    magic: 0x21e41c71,
+    flags: 0x18,
+    command: 7,
+    cookieHigh: 0,
+    cookieLow: 5,
+    offsetHigh: 0x80000000,
+    offsetLow: 9,
+    offset: Number.MAX_SAFE_INTEGER,
+    length: expected,
+  });
+});
