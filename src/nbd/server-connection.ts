@@ -190,7 +190,7 @@ export class ServerConnection implements ConnectionHandler {
     this.connection.startTls(this.tls.context, (peer) => {
       this.securing = false;
       this.tlsPeer = peer;
-      if (this.reason === null) this.handshake.secured(peer);
+      this.handshake.secured(peer);
     });
   }
 
