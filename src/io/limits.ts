@@ -114,6 +114,8 @@ export const CONNECTION_KEEP_ALIVE_MS = 30_000;
 export const CONNECTION_LINGER_MS = 2_000;
 /** TLS: bytes of a file of certificates or keys. A longer one is refused. */
 export const TLS_FILE_BYTES_MAX: number = MIB;
+/** TLS: bytes that are copied together to be encrypted at once. Larger pieces are encrypted one by one. */
+export const TLS_GATHER_BYTES_MAX: number = 64 * KIB;
 /** TLS: bytes of a pre-shared key, and of the name of its user. More is refused. */
 export const PSK_KEY_BYTES_MAX = 256;
 export const PSK_USER_BYTES_MAX = 255;
@@ -201,6 +203,10 @@ export const WRITE_POOL_MS_MAX = 2_000;
 /** Volume: bytes of zeroes written, or of a hole punched, by one call to the disk. */
 export const ZERO_WRITE_BYTES_MAX: number = MIB;
 export const ZERO_PUNCH_BYTES_MAX: number = 1024 * MIB;
+/** Volume: how long one such call should take: the file is locked meanwhile. Pieces are cut by what was measured. */
+export const ZERO_PIECE_MS = 8;
+/** Volume: runs of blocks that one such call may touch, however fast the disk is. */
+export const ZERO_PIECE_RUNS_MAX = 4096;
 
 /** Volume: a piece of what CACHE asks for; one is read into memory at a time. */
 export const READ_AHEAD_PIECE_BYTES: number = 4 * MIB;

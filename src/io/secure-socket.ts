@@ -12,6 +12,7 @@ import type * as net from 'node:net';
 import * as tls from 'node:tls';
 
 import { errorText } from './errors.ts';
+import { TLS_GATHER_BYTES_MAX } from './limits.ts';
 import type { TlsPeer } from './network.ts';
 import type { LoadedTlsContext } from './tls.ts';
 
@@ -49,6 +50,7 @@ export function openSecureSocket(
     };
   }
   const secure = new tls.TLSSocket(raw, options);
+  writeLargeAlone(secure);
   let done = false;
   let failed = false;
   const fail = (cause: unknown): void => {
@@ -70,6 +72,31 @@ export function openSecureSocket(
     if (!done) fail(new Error('the client left'));
   });
   return secure;
+}
+
+/**
+ * Node gathers what waits to be encrypted by copying it into one buffer. That pays for small pieces; a large
+ * one is written alone, so that it is not copied and the client can begin with it while the next is encrypted.
+ */
+function writeLargeAlone(secure: tls.TLSSocket): void {
+  const gather = secure._writev?.bind(secure);
+  if (gather === undefined) return;
+  secure._writev = (pieces: { chunk: Buffer; encoding: BufferEncoding }[], done) => {
+    let next = 0;
+    const step = (error?: Error | null): void => {
+      const first = pieces[next];
+      if (error || first === undefined) return done(error);
+      const start = next;
+      let bytes = 0;
+      do {
+        bytes += pieces[next]?.chunk.length ?? 0;
+        next += 1;
+      } while (bytes + (pieces[next]?.chunk.length ?? Infinity) <= TLS_GATHER_BYTES_MAX);
+      if (next - start === 1) secure._write(first.chunk, first.encoding, step);
+      else gather(pieces.slice(start, next), step);
+    };
+    step();
+  };
 }
 
 function keyOf(keys: ReadonlyMap<string, Buffer>, user: string): Buffer | null {

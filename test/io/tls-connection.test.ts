@@ -216,6 +216,28 @@ describe('a secured connection', () => {
     expect(digest(client.chunks)).toBe(expected.digest('hex'));
   });
 
+  it('sends small and large pieces in the order in which they came, corked or not', async () => {
+    const { client, server } = await secured();
+    const sizes = [1, 50, 70_000, 4096, 4096, 300_000, 65_535, 2, 65_536, 65_537, 16, 1_000_000];
+    const pieces = [...sizes, ...sizes.toReversed(), ...sizes].map((size) => randomBytes(size));
+    for (const corked of [true, false]) {
+      const order: number[] = [];
+      client.chunks.length = 0;
+      if (corked) server.connection.cork();
+      for (const [index, piece] of pieces.entries()) {
+        server.connection.send(piece, () => order.push(index));
+      }
+      if (corked) server.connection.uncork();
+      await until(() => order.length === pieces.length, 'the sends');
+      await until(
+        () => bytesOf(client) === pieces.reduce((sum, { length }) => sum + length, 0),
+        'all',
+      );
+      expect(digest(client.chunks)).toBe(digest(pieces));
+      expect(order).toEqual([...pieces.keys()]);
+    }
+  });
+
   it('reports every buffer of a connection that is destroyed, in order, before closed', async () => {
     const { client, server } = await secured();
     client.socket.pause();
