@@ -30,6 +30,7 @@ export async function fio(job: FioJob): Promise<FioResult> {
       `--uri=${job.uri}`,
       '--thread=1',
       '--group_reporting=1',
+      '--verify_state_save=0', // it would leave files in the working directory
       '--output-format=json',
       ...job.options.map((option) => `--${option}`),
     ],

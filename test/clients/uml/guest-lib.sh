@@ -5,6 +5,7 @@
 #   BF_GUEST, BF_PREFIX, BF_HOST   addresses of guest and server
 #   BF_PORT, BF_EXPORT             where the export is
 #   BF_CONNECTIONS                 nbd-client -C
+#   BF_CA                          if given: encrypt, with a server whose certificate is of this CA
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/tmp LANG=C
 
 exec >"$BF_DIR/guest.log" 2>&1
@@ -32,8 +33,11 @@ run() {
 
 # attach DEVICE TIMEOUT_SECONDS: returns when the kernel knows the size.
 attach() {
+  local tls=
+  [ -n "$BF_CA" ] && tls="-enable-tls -cacertfile $BF_CA -tlshostname localhost"
+  # shellcheck disable=SC2086 # the words of tls are words
   run "attach $1" nbd-client -N "$BF_EXPORT" "$BF_HOST" "$BF_PORT" "/dev/$1" \
-    -C "$BF_CONNECTIONS" -nonetlink -persist -timeout "$2"
+    -C "$BF_CONNECTIONS" -nonetlink -persist -timeout "$2" $tls
   for _ in $(seq 100); do
     [ "$(cat "/sys/block/$1/size")" != 0 ] && return
     sleep 0.05

@@ -11,7 +11,7 @@ for flag in read_only queue/fua queue/write_cache queue/discard_max_bytes queue/
 done
 
 run mkfs mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/nbd0
-run mount mount -o discard /dev/nbd0 /mnt/fs
+run mount mount /dev/nbd0 /mnt/fs
 
 # Random writes of mixed sizes, synced now and then; every block carries a checksum that fio reads back.
 run fio fio --name=verify --directory=/mnt/fs --size="${BF_FIO_MIB}m" --rw=randwrite \
@@ -27,10 +27,13 @@ run fsck e2fsck -fn /dev/nbd0
 # After detach and attach all comes from the server, nothing from this kernel's cache.
 detach nbd0
 attach nbd1 30
-run remount mount /dev/nbd1 /mnt/fs
+run remount mount -o discard /dev/nbd1 /mnt/fs # trims at each commit
 run reread fio --name=verify --directory=/mnt/fs --filename=verify.0.0 --size="${BF_FIO_MIB}m" \
   --rw=randwrite --bssplit=4k/60:16k/20:64k/15:256k/5 --ioengine=psync --direct=1 \
   --verify=crc32c --verify_fatal=1 --verify_only --output="$BF_DIR/fio-reread.log"
+run copy dd if=/mnt/fs/verify.0.0 of=/mnt/fs/copy bs=64k count=64 status=none conv=fsync
+run delete rm /mnt/fs/copy
+run commit sync -f /mnt/fs
 run unmount umount /mnt/fs
 run fsck e2fsck -fn /dev/nbd1
 detach nbd1
