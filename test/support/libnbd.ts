@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { run, type RunOptions } from './process.ts';
 import { ROOT } from './root.ts';
 
-const SCRIPTS = join(ROOT, 'test', 'clients', 'libnbd');
+export const LIBNBD_SCRIPTS: string = join(ROOT, 'test', 'clients', 'libnbd');
 
 /** Runs a script to its end and returns what it printed; throws, with its traceback, when it fails. */
 export async function libnbd(
@@ -11,7 +11,7 @@ export async function libnbd(
   args: readonly string[],
   options: RunOptions = {},
 ): Promise<string> {
-  const { stdout } = await run('/usr/bin/python3', ['-B', join(SCRIPTS, script), ...args], {
+  const { stdout } = await run('/usr/bin/python3', ['-B', join(LIBNBD_SCRIPTS, script), ...args], {
     ...options,
     env: { ...options.env, PYTHONFAULTHANDLER: '1' },
   });
