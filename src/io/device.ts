@@ -50,6 +50,8 @@ export abstract class DeviceRequest {
   noHole = false;
   /** Zeroes: answer ENOTSUP at once, with nothing changed, unless this is faster than a write of the range. */
   fastZero = false;
+  /** Zeroes: the space is to be given back, also where writing zeroes would be cheaper. Set by the device. */
+  free = false;
   /** For a layer between protocol and disk: the epoch that the request waits for. */
   epoch = 0;
 

@@ -146,6 +146,9 @@ export const EPOCH_ZERO_RANGES_MAX = 64;
 /** Staging: closed epochs waiting. At the limit the policy leaves stream. */
 export const EPOCHS_MAX = 4096;
 
+/** Replicator: a larger range is zeroed in parts of this size, each a change of its own. */
+export const ZERO_PART_BYTES: number = 256 * MIB;
+
 /** Activity log: regions hot at one time. At the limit the coldest are retired first. */
 export const HOT_REGIONS_MAX = 1024;
 /**

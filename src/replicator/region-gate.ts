@@ -7,6 +7,7 @@
  *   what a power cut takes from the primary) and on every mirror in stream, and when what the others lack is in
  *   their delta bitmaps; or when it is suspect in the log for every mirror, which says as much as hot
  *   (`parked`). So no write waits for a mirror.
+ * - Changes that overlap pass in the order in which they came (arrivals.ts).
  * - Waiting requests are bounded by the in-flight limits of the sessions that sent them.
  */
 import type { Clock } from '../io/clock.ts';
@@ -21,19 +22,14 @@ import {
 import { ActivityLog, type HotRegion } from '../volume/activity-log.ts';
 import { RegionTable } from '../volume/hot-region.ts';
 import type { Volume } from '../volume/volume.ts';
+import { Arrivals, type Claim } from './arrivals.ts';
 import { syncLocally } from './local-sync.ts';
 import type { Mirror } from './mirror.ts';
-
-interface Waiting {
-  readonly request: DeviceRequest;
-  /** Applies the request; returns its status or PENDING. */
-  readonly apply: (request: DeviceRequest) => number;
-}
 
 export class RegionGate {
   /** Regions recorded cold early, by number; never hot at the same time. */
   readonly parked: RegionTable;
-  private waiting: Waiting[] = [];
+  private readonly arrivals = new Arrivals();
   private recording = false;
   /** Changes up to this number are durable on the local disk. */
   private synced = 0;
@@ -60,17 +56,41 @@ export class RegionGate {
     });
   }
 
-  isOpen(offset: number, length: number): boolean {
-    return this.log.isHot(offset, length);
+  /** Whether the change may be applied now; `claim`: what it is a part of. */
+  isOpen(request: DeviceRequest, claim: Claim | null): boolean {
+    const { offset, length } = request;
+    if (!this.log.isHot(offset, length)) return false;
+    return this.arrivals.clear || !this.arrivals.holds(offset, offset + length, claim?.ticket);
   }
 
-  /** Keeps the request until its regions are hot, then applies and completes it. */
-  wait(request: DeviceRequest, apply: (request: DeviceRequest) => number): number {
+  /** Keeps the request until it may be applied, then applies and completes it. */
+  wait(
+    request: DeviceRequest,
+    apply: (request: DeviceRequest) => number,
+    claim: Claim | null,
+  ): number {
     if (!this.fits(request)) return Status.ENOSPC;
     request.retain();
-    this.waiting.push({ request, apply });
+    this.arrivals.add(request, apply, claim);
     this.record();
     return PENDING;
+  }
+
+  /** Later changes to the range wait until it is given back. */
+  claim(offset: number, end: number): Claim {
+    return this.arrivals.claim(offset, end);
+  }
+
+  giveBack(claim: Claim): void {
+    this.arrivals.giveBack(claim);
+    this.letGo();
+    // The regions of who waited for it may have turned cold meanwhile.
+    this.record();
+  }
+
+  /** Whether an earlier change to the range waits, or has parts to come. */
+  holds(offset: number, end: number): boolean {
+    return !this.arrivals.clear && this.arrivals.holds(offset, end);
   }
 
   /** A write was handed to the volume and is not applied yet. */
@@ -112,7 +132,7 @@ export class RegionGate {
 
   /** Some mirror has more than before: regions may be let go for those that wait. */
   progressed(): void {
-    if (this.waiting.length === 0) return;
+    if (this.arrivals.waitingCount === 0) return;
     if (this.parked.size >= PARKED_REGIONS_MAX) this.settleParked();
     this.record();
   }
@@ -130,9 +150,9 @@ export class RegionGate {
     this.sizeBytes = this.volume.sizeBytes;
     this.log.resize(this.sizeBytes);
     this.parked.resize(this.sizeBytes);
-    const waiting = this.waiting;
-    this.waiting = waiting.filter(({ request }) => this.fits(request));
-    for (const { request } of waiting) if (!this.fits(request)) request.complete(Status.ENOSPC);
+    const past = this.arrivals.remove((request) => !this.fits(request));
+    for (const { request } of past) request.complete(Status.ENOSPC);
+    if (past.length > 0) this.letGo();
   }
 
   /** There are no mirrors any more: nothing is to be covered. */
@@ -189,31 +209,29 @@ export class RegionGate {
   private activated(batch: readonly number[]): void {
     this.log.activated(batch, this.clock.now(), this.parked);
     for (const region of batch) this.parked.delete(region);
-    const waiting = this.waiting;
-    this.waiting = [];
-    for (const entry of waiting) {
-      const { request, apply } = entry;
-      if (!this.log.isHot(request.offset, request.length)) {
-        this.waiting.push(entry);
-        continue;
-      }
-      const status = apply(request);
-      if (status !== PENDING) request.complete(status);
-    }
+    this.letGo();
+  }
+
+  private letGo(): void {
+    this.arrivals.letGo(
+      ({ offset, length }) => this.log.isHot(offset, length),
+      ({ request, apply }) => {
+        const status = apply(request);
+        if (status !== PENDING) request.complete(status);
+      },
+    );
   }
 
   private abandoned(batch: readonly number[], status: number): void {
     this.log.abandoned(batch);
     // The records may become durable with a later commit; nothing was written under them.
     this.volume.metadata.append({ kind: 'regions-cold', regions: batch });
-    const waiting = this.waiting;
-    this.waiting = [];
     const told = status === Status.ENOSPC ? Status.ENOSPC : Status.EIO;
-    for (const { request } of waiting) request.complete(told);
+    for (const { request } of this.arrivals.remove(() => true)) request.complete(told);
   }
 
   private admitWaiting(): void {
-    for (const { request } of this.waiting) {
+    for (const { request } of this.arrivals.waiting) {
       if (this.log.admit(request.offset, request.length)) continue;
       this.makeRoom();
       if (!this.log.admit(request.offset, request.length)) return;

@@ -19,24 +19,31 @@ import {
   type DeviceRequest,
   type StatusContext,
 } from '../io/device.ts';
-import { BLOCK_BYTES, REPLICATOR_TICK_MS, SYNC_DEADLINE_MS } from '../io/limits.ts';
+import {
+  BLOCK_BYTES,
+  REPLICATOR_TICK_MS,
+  SYNC_DEADLINE_MS,
+  ZERO_PART_BYTES,
+} from '../io/limits.ts';
 import type { Network } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { Examiner } from '../workers/examiner.ts';
+import type { Claim } from './arrivals.ts';
 import { DirtyContext } from './dirty-context.ts';
 import type { ParkedRegions } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import type { LinkSurroundings } from './mirror-link.ts';
 import { MirrorSet, type NewMirror } from './mirror-set.ts';
 import type { Mirror } from './mirror.ts';
+import { Piecewise, type PiecewiseHost } from './piecewise.ts';
 import { RegionGate } from './region-gate.ts';
 import { Stager } from './stager.ts';
 import { StagingQueue } from './staging-queue.ts';
 import type { EventSink, MirrorStatus, Position } from './status.ts';
 import { SyncWaiters, type SyncLevel } from './sync-waiters.ts';
 
-export class ReplicatedVolume implements BlockDevice, MirrorHost {
+export class ReplicatedVolume implements BlockDevice, MirrorHost, PiecewiseHost {
   readonly volume: Volume;
   readonly queue: StagingQueue;
   readonly surroundings: LinkSurroundings;
@@ -48,7 +55,7 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost {
   private readonly events: EventSink;
   private readonly mirrorSet: MirrorSet;
   private readonly mirrors: readonly Mirror[];
-  private readonly gate: RegionGate;
+  readonly gate: RegionGate;
   private readonly stager: Stager;
   private readonly waiters = new SyncWaiters();
   private readonly dirtyContexts = new Map<Mirror, DirtyContext>();
@@ -179,14 +186,13 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost {
 
   write(request: DeviceRequest): number {
     if (!this.mirrored) return this.applyUngated(request, this.ungatedDone, false);
-    if (this.gate.isOpen(request.offset, request.length)) return this.applyWrite(request);
-    return this.gate.wait(request, this.applyWrite);
+    if (this.gate.isOpen(request, null)) return this.applyWrite(request);
+    return this.gate.wait(request, this.applyWrite, null);
   }
 
   zero(request: DeviceRequest): number {
-    if (!this.mirrored) return this.applyUngated(request, this.ungatedDone, true);
-    if (this.gate.isOpen(request.offset, request.length)) return this.applyZero(request);
-    return this.gate.wait(request, this.applyZero);
+    request.free = false;
+    return this.zeroOrTrim(request);
   }
 
   trim(request: DeviceRequest): number {
@@ -197,7 +203,8 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost {
     request.length = end - first;
     request.noHole = false;
     request.fastZero = false;
-    return this.zero(request);
+    request.free = true;
+    return this.zeroOrTrim(request);
   }
 
   flush(request: DeviceRequest): number {
@@ -235,6 +242,33 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost {
   }
 
   // --- the way of a change ---
+
+  private zeroOrTrim(request: DeviceRequest): number {
+    if (this.mirrored && this.changesNothing(request)) {
+      return this.applyUngated(request, this.ungatedDone, true);
+    }
+    if (!this.mirrored || request.length <= ZERO_PART_BYTES) return this.zeroPart(request, null);
+    return new Piecewise(this, request).begin();
+  }
+
+  zeroPart(request: DeviceRequest, claim: Claim | null): number {
+    if (!this.mirrored) return this.applyUngated(request, this.ungatedDone, true);
+    if (this.gate.isOpen(request, claim)) return this.applyZero(request);
+    return this.gate.wait(request, this.applyZero, claim);
+  }
+
+  /** What reads as zeroes by the map, and will not be written meanwhile, is the same on every mirror afterwards. */
+  private changesNothing(request: DeviceRequest): boolean {
+    const end = request.offset + request.length;
+    if (request.fua || end > this.volume.sizeBytes || end === request.offset) return false;
+    return (
+      this.volume.dataFrom(request.offset, end) === end && !this.gate.holds(request.offset, end)
+    );
+  }
+
+  soon(callback: () => void): void {
+    this.clock.soon(callback);
+  }
 
   private applyUngated(request: DeviceRequest, done: Completer, zeroes: boolean): number {
     request.push(done);

@@ -16,6 +16,8 @@ import type { RegionGate } from './region-gate.ts';
 import type { StagingQueue } from './staging-queue.ts';
 
 const READ_BACK_BYTES = 256 * 1024;
+/** A failed change of more than this is not read back: that would hold up everything else. */
+const READ_BACK_DOUBTFUL_MAX = 4 * 1024 * 1024;
 
 export class Stager {
   private readBackBuffer: Buffer | null = null;
@@ -48,9 +50,21 @@ export class Stager {
 
   /** Bytes were written. Returns the epoch that a synchronous reply waits for. */
   wrote(offset: number, buffer: Buffer, start: number, length: number): number {
-    if (offset % BLOCK_BYTES !== 0 || length % BLOCK_BYTES !== 0) {
-      return this.readBack(offset, length);
+    if (offset % BLOCK_BYTES === 0 && length % BLOCK_BYTES === 0) {
+      return this.wroteBlocks(offset, buffer, start, length);
     }
+    const end = offset + length;
+    const first = Math.min(end, Math.ceil(offset / BLOCK_BYTES) * BLOCK_BYTES);
+    const last = Math.max(first, Math.floor(end / BLOCK_BYTES) * BLOCK_BYTES);
+    let epoch = 0;
+    if (offset < first) epoch = this.readBack(offset, first - offset);
+    if (first < last)
+      epoch = this.wroteBlocks(first, buffer, start + (first - offset), last - first);
+    if (last < end) epoch = this.readBack(last, end - last);
+    return epoch;
+  }
+
+  private wroteBlocks(offset: number, buffer: Buffer, start: number, length: number): number {
     let epoch = 0;
     if (this.queue.active) {
       const wasEmpty = this.queue.openIsEmpty;
@@ -77,7 +91,14 @@ export class Stager {
   doubtful(offset: number, length: number): void {
     // A request may have been refused because the volume became smaller under it.
     const inside = Math.min(length, this.volume.sizeBytes - offset);
-    if (inside > 0) this.readBack(offset, inside);
+    if (inside > READ_BACK_DOUBTFUL_MAX) this.unstaged(offset, inside);
+    else if (inside > 0) this.readBack(offset, inside);
+  }
+
+  /** Too much to be read here and now: every mirror leaves the stream, and it is marked. */
+  private unstaged(offset: number, length: number): void {
+    for (const mirror of this.mirrors) mirror.outrun(`a change of ${length} bytes failed halfway`);
+    this.mark(offset, length, 0);
   }
 
   private zeroedBlocks(offset: number, length: number): number {

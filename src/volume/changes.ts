@@ -18,6 +18,7 @@ import type { Metadata } from './metadata.ts';
 import { OperationQueue } from './operation-queue.ts';
 import type { Operation } from './operation-queue.ts';
 import { WritePace } from './write-pace.ts';
+import { ZeroPace } from './zero-pace.ts';
 import { ZEROES, isTooSlow, isZero, nextPiece, probePiece } from './zeroing.ts';
 import type { ZeroAbilities } from './zeroing.ts';
 
@@ -31,6 +32,8 @@ const Care = Object.freeze({
   SLOW: 4,
   /** The volume failed, or is closing. */
   REFUSED: 8,
+  /** The disk works on a hole, and has locked the file for it: a write would wait on this thread. */
+  LOCKED: 16,
 } as const);
 
 export class Changes {
@@ -45,6 +48,9 @@ export class Changes {
   private readonly pace = new WritePace();
   private readonly canZero: ZeroAbilities = { punch: 'unknown', provision: 'unknown' };
   private care = 0;
+  private readonly zeroPace = new ZeroPace();
+  /** Pieces of zeroes, other than written ones, that the disk works on. */
+  private locking = 0;
   private refusal: number = Status.OK;
   private arming = false;
 
@@ -69,6 +75,11 @@ export class Changes {
   /** Changes that the disk is working on. */
   get running(): number {
     return this.queue.runningCount;
+  }
+
+  /** Whether a change to the range is on the pool or waiting. */
+  overlap(offset: number, end: number): boolean {
+    return (this.care & Care.QUEUED) !== 0 && this.queue.overlaps(offset, end);
   }
 
   /** Times that writes became so slow that they went to the pool for a while. */
@@ -136,7 +147,7 @@ export class Changes {
 
   private mayChangeNow(request: DeviceRequest): boolean {
     const { care } = this;
-    if ((care & (Care.REFUSED | Care.UNARMED)) !== 0) return false;
+    if ((care & (Care.REFUSED | Care.UNARMED | Care.LOCKED)) !== 0) return false;
     if ((care & Care.QUEUED) !== 0) {
       if (this.queue.overlaps(request.offset, request.offset + request.length)) return false;
     }
@@ -202,14 +213,31 @@ export class Changes {
   }
 
   private startPiece(operation: Operation): boolean {
-    const { layer, canZero } = this;
-    if (!probePiece(operation, canZero) && !nextPiece(operation, layer, canZero)) return false;
+    const { layer, canZero, zeroPace } = this;
+    if (!probePiece(operation, canZero) && !nextPiece(operation, layer, canZero, zeroPace)) {
+      return false;
+    }
     const { pieceStart, pieceEnd, done } = operation;
     const length = pieceEnd - pieceStart;
+    if (operation.piece === 'write') {
+      layer.file.write(ZEROES, 0, length, pieceStart, done);
+      return true;
+    }
+    this.locking += 1;
+    this.care |= Care.LOCKED;
+    operation.startedAt = this.clock.now();
     if (operation.piece === 'punch') layer.file.punchHole(pieceStart, length, done);
-    else if (operation.piece === 'provision') layer.file.provisionZeroes(pieceStart, length, done);
-    else layer.file.write(ZEROES, 0, length, pieceStart, done);
+    else layer.file.provisionZeroes(pieceStart, length, done);
     return true;
+  }
+
+  /** The disk let go of the file again. */
+  private unlocked(operation: Operation): void {
+    this.locking -= 1;
+    if (this.locking === 0) this.care &= ~Care.LOCKED;
+    const ms = this.clock.now() - operation.startedAt;
+    if (operation.piece === 'punch') this.zeroPace.punched(operation.runs, ms);
+    else this.zeroPace.took(operation.runs, ms);
   }
 
   private diskDone(operation: Operation, result: number): void {
@@ -223,6 +251,7 @@ export class Changes {
 
   private pieceDone(operation: Operation, result: number): void {
     const { piece, request } = operation;
+    if (piece !== 'write') this.unlocked(operation);
     if (piece !== 'write' && result === -Status.ENOTSUP) {
       // While this was unknown, it was the first thing that was tried for the request: nothing is changed.
       const untouched = this.canZero[piece] === 'unknown';

@@ -24,6 +24,9 @@ export class Operation {
   pieceEnd = 0;
   /** Zeroes: what the piece on its way does. */
   piece: 'write' | 'punch' | 'provision' = 'write';
+  /** Zeroes: runs of blocks that the piece touches, and when the disk got it (milliseconds). */
+  runs = 0;
+  startedAt = 0;
   running = false;
   blockers = 0;
   earlier: Operation | null = null;

@@ -183,6 +183,16 @@ export class Volume implements FlushOwner, ResizeHost {
     return { end: this.layer.runEndAt(offset, end), zero: !this.layer.isDataAt(offset) };
   }
 
+  /**
+   * Where the first byte at or after `offset` is that zeroing could change, or that a change under way may;
+   * `end` when there is none before it.
+   */
+  dataFrom(offset: number, end: number): number {
+    if (this.layer.isDataAt(offset)) return offset;
+    const next = this.layer.runEndAt(offset, end);
+    return this.changes.overlap(offset, next) ? offset : next;
+  }
+
   // ---- failing
 
   syncFailed(errno: number): void {

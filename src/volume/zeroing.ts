@@ -4,6 +4,8 @@
  * Invariants:
  * - Whole blocks are punched (or provisioned, with `noHole`); edges that are not whole blocks are written.
  * - What already reads as zeroes costs nothing, unless it is to be provisioned.
+ * - A piece is bounded in bytes and in runs of blocks, so that neither the map nor the disk is busy with it for
+ *   long. A hole is punched where that pays, or where the space is to be given back; else zeroes are written.
  * - Where the disk cannot punch or provision, zeroes are written in bounded pieces, unless the request wants
  *   it fast or not at all: then nothing is changed. What the disk can is found out by the first whole block of
  *   such a request, before anything else of it is touched.
@@ -12,6 +14,7 @@ import type { DeviceRequest } from '../io/device.ts';
 import { BLOCK_BYTES, ZERO_PUNCH_BYTES_MAX, ZERO_WRITE_BYTES_MAX } from '../io/limits.ts';
 import type { ReadSource } from './layer.ts';
 import type { Operation } from './operation-queue.ts';
+import type { ZeroPace } from './zero-pace.ts';
 
 /** Bytes of zeroes to write from. Never written to. */
 export const ZEROES: Buffer = Buffer.alloc(ZERO_WRITE_BYTES_MAX);
@@ -52,6 +55,7 @@ export function probePiece(operation: Operation, can: Readonly<ZeroAbilities>): 
   const first = firstWholeBlock(operation.offset, end);
   if (first === end) return false;
   operation.piece = way;
+  operation.runs = 1;
   operation.pieceStart = first;
   operation.pieceEnd = first + BLOCK_BYTES;
   return true;
@@ -67,33 +71,73 @@ export function nextPiece(
   operation: Operation,
   source: ReadSource,
   can: Readonly<ZeroAbilities>,
+  pace: ZeroPace,
 ): boolean {
   const noHole = operation.request?.noHole === true;
   const { end } = operation;
-  while (operation.position < end) {
-    const { position } = operation;
-    operation.pieceStart = position;
-    const runEnd = source.runEndAt(position, end);
-    if (!noHole && !source.isDataAt(position)) {
-      operation.position = runEnd;
-      continue;
-    }
-    const blockStart = Math.floor(position / BLOCK_BYTES) * BLOCK_BYTES;
-    if (position !== blockStart || end - position < BLOCK_BYTES) {
-      operation.piece = 'write';
-      operation.pieceEnd = Math.min(end, blockStart + BLOCK_BYTES);
-      return true;
-    }
-    const wholeEnd = Math.floor(end / BLOCK_BYTES) * BLOCK_BYTES;
-    if (can[noHole ? 'provision' : 'punch'] !== 'no') {
-      operation.piece = noHole ? 'provision' : 'punch';
-      operation.pieceEnd = Math.min(wholeEnd, position + ZERO_PUNCH_BYTES_MAX);
-    } else {
-      const limit = Math.min(wholeEnd, position + ZERO_WRITE_BYTES_MAX);
-      operation.piece = 'write';
-      operation.pieceEnd = noHole ? limit : Math.min(limit, runEnd);
-    }
+  if (!noHole && operation.position < end && !source.isDataAt(operation.position)) {
+    operation.position = source.runEndAt(operation.position, end);
+  }
+  const { position } = operation;
+  if (position >= end) return false;
+  operation.pieceStart = position;
+  operation.runs = 1;
+  const blockStart = Math.floor(position / BLOCK_BYTES) * BLOCK_BYTES;
+  if (position !== blockStart || end - position < BLOCK_BYTES) {
+    operation.piece = 'write';
+    operation.pieceEnd = Math.min(end, blockStart + BLOCK_BYTES);
     return true;
   }
-  return false;
+  const wholeEnd = Math.floor(end / BLOCK_BYTES) * BLOCK_BYTES;
+  if (noHole) setProvision(operation, source, wholeEnd, can.provision !== 'no' ? pace : null);
+  else setHole(operation, source, wholeEnd, can.punch !== 'no' ? pace : null);
+  return true;
+}
+
+function setProvision(
+  operation: Operation,
+  source: ReadSource,
+  wholeEnd: number,
+  pace: ZeroPace | null,
+): void {
+  operation.piece = pace === null ? 'write' : 'provision';
+  if (pace === null) {
+    operation.pieceEnd = Math.min(wholeEnd, operation.pieceStart + ZERO_WRITE_BYTES_MAX);
+  } else {
+    extendOverRuns(operation, source, wholeEnd, pace.runsMax);
+  }
+}
+
+function setHole(
+  operation: Operation,
+  source: ReadSource,
+  wholeEnd: number,
+  pace: ZeroPace | null,
+): void {
+  const { pieceStart, request } = operation;
+  const limit = Math.min(wholeEnd, pieceStart + ZERO_WRITE_BYTES_MAX);
+  const runEnd = Math.min(limit, source.runEndAt(pieceStart, limit));
+  const pays = pace !== null && (request?.free === true || pace.paysFor(runEnd - pieceStart));
+  operation.piece = pays ? 'punch' : 'write';
+  operation.pieceEnd = runEnd;
+  // Nothing is said of what lies between runs of data: a hole in a hole costs nothing.
+  if (pays) extendOverRuns(operation, source, wholeEnd, pace.runsMax);
+}
+
+/** Lets a piece reach over several runs, of which it counts those of data. */
+function extendOverRuns(
+  operation: Operation,
+  source: ReadSource,
+  wholeEnd: number,
+  runsMax: number,
+): void {
+  const limit = Math.min(wholeEnd, operation.pieceStart + ZERO_PUNCH_BYTES_MAX);
+  let at = operation.pieceStart;
+  let runs = 0;
+  while (at < limit && runs < runsMax) {
+    at = source.runEndAt(at, limit);
+    runs += 1;
+  }
+  operation.runs = runs;
+  operation.pieceEnd = at;
 }

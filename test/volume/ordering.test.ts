@@ -59,17 +59,22 @@ describe('overlapping changes', () => {
     );
   });
 
-  test('do not hold up a write elsewhere', async () => {
+  test('do not hold up a write elsewhere, which goes to the pool while the file is locked', async () => {
     const { disk, volume } = await newVolume(SIZE);
     await write(volume, 0, Buffer.alloc(SIZE, 1));
     disk.holding = true;
     const punched = zero(volume, { offset: 0, length: 16_384 });
     const blocked = write(volume, 8192, Buffer.alloc(10, 2));
-    expect(await write(volume, 16_384, Buffer.alloc(10, 3))).toBe(0);
-    expect(disk.held.map(({ kind }) => kind)).toEqual(['punch']);
+    const elsewhere = write(volume, 16_384, Buffer.alloc(10, 3));
+    expect(disk.held.map(({ kind }) => kind)).toEqual(['punch', 'write']);
+    disk.letGo(1);
+    expect(await elsewhere).toBe(0);
     disk.holding = false;
     disk.letGo();
     expect(await punched).toBe(0);
+    disk.holding = true;
+    expect(await write(volume, 16_384, Buffer.alloc(10, 3)), 'at once again').toBe(0);
+    disk.holding = false;
     expect(await blocked).toBe(0);
     expect((await read(volume, 8190, 4)).toString('hex')).toBe('00000202');
   });
