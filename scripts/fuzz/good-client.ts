@@ -27,6 +27,9 @@ export class GoodClient {
   private wake: (() => void) | null = null;
   private ended: string | null = null;
   private stopped = false;
+  /** To be told when it has paused. */
+  private paused: (() => void) | null = null;
+  private goOn: () => void = () => undefined;
   private running: Promise<void> = Promise.resolve();
   private failure: Error | null = null;
 
@@ -67,8 +70,26 @@ export class GoodClient {
     if (this.failure !== null) throw this.failure;
   }
 
+  /** Stops after the present request; what its region holds then. It is not written before `resume`. */
+  async pause(): Promise<Buffer> {
+    await Promise.race([
+      new Promise<void>((resolve) => {
+        this.paused = resolve;
+      }),
+      this.running,
+    ]);
+    this.check();
+    return this.known;
+  }
+
+  resume(): void {
+    this.paused = null;
+    this.goOn();
+  }
+
   async stop(): Promise<void> {
     this.stopped = true;
+    this.goOn();
     await this.running;
     this.socket?.destroy();
     this.check();
@@ -77,6 +98,13 @@ export class GoodClient {
   private async run(): Promise<void> {
     try {
       while (!this.stopped) {
+        if (this.paused !== null) {
+          this.paused();
+          await new Promise<void>((resolve) => {
+            this.goOn = resolve;
+          });
+          continue;
+        }
         const began = performance.now();
         await this.work();
         this.slowestMs = Math.max(this.slowestMs, performance.now() - began);

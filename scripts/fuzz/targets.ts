@@ -1,5 +1,6 @@
 /** Every target by name, and what the short names stand for. */
 import { clientMemory } from './client-memory.ts';
+import { clientProcess } from './client-process.ts';
 import type { TargetChoice } from './loop.ts';
 import { serverMemory } from './server-memory.ts';
 import { serverProcess } from './server-process.ts';
@@ -8,7 +9,10 @@ const SERVER: readonly TargetChoice[] = [
   { name: 'server-memory', weight: 1, start: serverMemory },
   { name: 'server-process', weight: 2, start: serverProcess },
 ];
-const CLIENT: readonly TargetChoice[] = [{ name: 'client-memory', weight: 1, start: clientMemory }];
+const CLIENT: readonly TargetChoice[] = [
+  { name: 'client-memory', weight: 1, start: clientMemory },
+  { name: 'client-process', weight: 2, start: clientProcess },
+];
 
 /** The targets behind a name: `server`, `client`, `all`, or that of one. Null when there is none. */
 export function targetsOf(name: string): readonly TargetChoice[] | null {
