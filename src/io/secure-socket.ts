@@ -14,12 +14,10 @@ import * as tls from 'node:tls';
 import { errorText } from './errors.ts';
 import { TLS_GATHER_BYTES_MAX } from './limits.ts';
 import type { TlsPeer } from './network.ts';
+import type { PskKeys } from './psk-file.ts';
 import type { LoadedTlsContext } from './tls.ts';
 
 const RANDOM_KEY_BYTES = 32;
-/** A name in a file of keys is text. What resumes a session comes the same way, and is not. */
-// eslint-disable-next-line no-control-regex -- control characters are what it looks for
-const NOT_A_NAME = /[\u0000-\u001f\u007f\ufffd]/;
 
 /** Both are called at most once, and `failed` before the socket closes. */
 export interface SecureOutcome {
@@ -99,9 +97,12 @@ function writeLargeAlone(secure: tls.TLSSocket): void {
   };
 }
 
-function keyOf(keys: ReadonlyMap<string, Buffer>, user: string): Buffer | null {
-  // Null lets the handshake go on without a key, as for a client that wants to resume what we forgot.
-  return keys.get(user) ?? (NOT_A_NAME.test(user) ? null : randomBytes(RANDOM_KEY_BYTES));
+/**
+ * What resumes a session comes the same way as a user, but is no text: Node does not ask about it, and the
+ * handshake goes on without a key.
+ */
+function keyOf(keys: PskKeys, user: string): Buffer {
+  return keys.get(user) ?? randomBytes(RANDOM_KEY_BYTES);
 }
 
 function identify(secure: tls.TLSSocket, pskUser: string | null): TlsPeer | Error {
