@@ -2,7 +2,7 @@
 
 The model is a bytearray that goes through the same writes, zeroes and trims. Block status may always say
 "data"; it must never call a byte a hole or zero that is not zero, and must call holes what was never
-written or was given back whole.
+written or was trimmed whole. Zeroes may be holes or zeroes that were written: that is the server's choice.
 """
 
 import errno
@@ -41,9 +41,9 @@ assert whole_map(h, ALLOCATION) == [
     (size - BLOCK, BLOCK, 0),
 ]
 h.trim(BLOCK, (1 << 32) - BLOCK)
-h.zero(BLOCK, 1 << 32)
+h.trim(BLOCK, 1 << 32)
 h.trim(BLOCK, 0)
-h.zero(BLOCK, size - BLOCK)
+h.trim(BLOCK, size - BLOCK)
 assert whole_map(h, ALLOCATION) == [(0, size, HOLE | ZERO)], whole_map(h, ALLOCATION)
 
 # Zeroes that must keep their space are no hole.
