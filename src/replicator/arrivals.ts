@@ -75,10 +75,9 @@ export class Arrivals {
 
   /** Hands over what `may` go, in order of arrival. `go` may add to the list. */
   letGo(may: (request: DeviceRequest) => boolean, go: (entry: Waiting) => void): void {
-    if (this.entries.size === 0) return;
-    for (const entry of [...this.entries]) {
+    for (const entry of this.entries) {
       const { offset, length } = entry.request;
-      if (!this.entries.has(entry) || !may(entry.request)) continue;
+      if (!may(entry.request)) continue;
       if (this.holds(offset, offset + length, entry.ticket)) continue;
       this.entries.delete(entry);
       go(entry);

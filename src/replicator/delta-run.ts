@@ -43,13 +43,15 @@ export interface DeltaRunHooks {
   isStaging(): boolean;
   /** The host dirties blocks as fast as they are sent; or no longer. */
   stuck(stuck: boolean): void;
-  /** Pauses between sweeps that make no progress. */
+  /** Pauses: between sweeps that make no progress, or (0) for one turn of the loop. */
   pause(ms: number): Promise<void>;
 }
 
 /** Between flushes of a run: what a lost link makes it send again. */
 const CHECKPOINT_BYTES = 64 * 1024 * 1024;
 const STUCK_PAUSE_MS = 1000;
+/** Holes looked at, without anything to wait for, before others have their turn. */
+const LOOKS_PER_TURN_MAX = 256;
 
 export class DeltaRun {
   /** Payload bytes sent and bytes compared by this run. */
@@ -108,6 +110,7 @@ export class DeltaRun {
   private async compare(): Promise<void> {
     const window = new TaskWindow(DELTA_BATCHES_IN_FLIGHT_MAX);
     let cursor = 0;
+    let looks = 0;
     for (;;) {
       this.check();
       const batch = this.planner.next(this.blocks.suspect, cursor);
@@ -117,6 +120,8 @@ export class DeltaRun {
         // Nothing to compare without reading: a hole is sent as a command that carries no data.
         this.blocks.dirty.add(batch.first, batch.end - batch.first);
         this.blocks.suspect.remove(batch.first, batch.end - batch.first);
+        looks += 1;
+        if (looks % LOOKS_PER_TURN_MAX === 0) await this.hooks.pause(0);
       } else {
         await window.add(() => this.compareBatch(batch));
       }

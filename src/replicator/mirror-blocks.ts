@@ -10,10 +10,11 @@
  */
 import { BLOCK_BYTES, BLOCKS_PER_REGION } from '../io/limits.ts';
 import { BlockSet, RegionState } from '../volume/block-set.ts';
+import type { RegionTable } from '../volume/hot-region.ts';
 import type { Metadata, MirrorRecord } from '../volume/metadata.ts';
 
 /** Numbers of parked regions; see RegionGate. */
-export type ParkedRegions = Pick<ReadonlyMap<number, unknown>, 'has' | 'keys' | 'size'>;
+export type ParkedRegions = Pick<RegionTable, 'has' | 'keys' | 'size' | 'nextFrom'>;
 
 /** Runs of the three sets that one answer puts together. */
 const RUN_HOPS_MAX = 16;
@@ -24,7 +25,7 @@ export class MirrorBlocks {
   /** Blocks to be compared first. */
   readonly suspect: BlockSet;
   /** Blocks that the mirror was sent and has not flushed: in a delta run, or shed from the stream. */
-  readonly inFlight: BlockSet;
+  inFlight: BlockSet;
   private readonly metadata: Metadata;
   private readonly mirrorId: number;
   private readonly parked: ParkedRegions;
@@ -97,12 +98,9 @@ export class MirrorBlocks {
 
   /** The mirror flushed all that was in flight. Regions recorded meanwhile are brought in line. */
   settleInFlight(): void {
-    const regions: number[] = [];
-    const { inFlight } = this;
-    for (let at = inFlight.nextRegion(0); at >= 0; at = inFlight.nextRegion(at + 1))
-      regions.push(at);
-    inFlight.clear();
-    for (const region of regions) this.record(region);
+    const settled = this.inFlight;
+    this.inFlight = new BlockSet(settled.blockCount);
+    this.recordWhere(settled);
   }
 
   resize(blockCount: number): void {
@@ -133,9 +131,49 @@ export class MirrorBlocks {
       return;
     }
     for (const set of [this.dirty, this.inFlight, this.suspect, recorded.dirty, recorded.suspect]) {
-      for (let at = set.nextRegion(0); at >= 0; at = set.nextRegion(at + 1)) this.record(at);
+      this.recordWhere(set);
     }
     for (const region of this.parked.keys()) this.record(region);
+  }
+
+  /** Records the regions in which `set` has blocks: those that are uniform in every set many at a time. */
+  private recordWhere(set: BlockSet): void {
+    let region = set.nextRegion(0);
+    while (region >= 0) {
+      const end = this.recordRun(region);
+      if (end === region) this.record(region);
+      region = set.nextRegion(Math.max(end, region + 1));
+    }
+  }
+
+  /** Records the regions from `first` on that are each uniform, and alike; returns the end of their run. */
+  private recordRun(first: number): number {
+    const recorded = this.metadata.state.mirrors.get(this.mirrorId);
+    if (recorded === undefined || first >= recorded.dirty.regionCount) return first;
+    const sets = [this.dirty, this.inFlight, this.suspect, recorded.dirty, recorded.suspect];
+    let end = this.parked.nextFrom(first, recorded.dirty.regionCount);
+    for (const set of sets) end = Math.min(end, set.uniformEnd(first, end));
+    if (end === first) return first;
+    const { ALL } = RegionState;
+    const dirty = this.dirty.regionState(first) === ALL || this.inFlight.regionState(first) === ALL;
+    this.appendRun('dirty', first, end, dirty, recorded.dirty);
+    const suspect = this.suspect.regionState(first) === ALL;
+    this.appendRun('suspect', first, end, suspect, recorded.suspect);
+    return end;
+  }
+
+  private appendRun(
+    set: 'dirty' | 'suspect',
+    firstRegion: number,
+    endRegion: number,
+    value: boolean,
+    recorded: BlockSet,
+  ): void {
+    if ((recorded.regionState(firstRegion) === RegionState.ALL) === value) return;
+    const first = firstRegion * BLOCKS_PER_REGION;
+    const count = Math.min(recorded.blockCount, endRegion * BLOCKS_PER_REGION) - first;
+    const { mirrorId: mirror } = this;
+    this.metadata.append({ kind: 'mirror-bits-run', mirror, set, first, count, value });
   }
 
   /** Makes what was recorded durable soon. What fails stays pending: until then hot regions cover it. */

@@ -297,7 +297,8 @@ export class Mirror {
         stuck: (stuck) => this.stuck(stuck),
         pause: (ms) =>
           new Promise((resolve) => {
-            this.host.surroundings.clock.after(ms, resolve);
+            if (ms === 0) this.host.surroundings.clock.soon(resolve);
+            else this.host.surroundings.clock.after(ms, resolve);
           }),
       },
     });

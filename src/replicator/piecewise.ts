@@ -80,7 +80,9 @@ export class Piecewise implements Completer {
   /** Narrows the request to the next part; false when there is none. */
   private setPart(): boolean {
     const { request, end } = this;
-    if (!request.noHole) this.position = this.host.volume.dataFrom(this.position, end);
+    if (this.position < end && !request.noHole) {
+      this.position = this.host.volume.dataFrom(this.position, end);
+    }
     const { position } = this;
     if (position >= end) return false;
     const limit = Math.floor((position + ZERO_PART_BYTES) / REGION_BYTES) * REGION_BYTES;

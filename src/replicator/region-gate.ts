@@ -26,6 +26,9 @@ import { Arrivals, type Claim } from './arrivals.ts';
 import { syncLocally } from './local-sync.ts';
 import type { Mirror } from './mirror.ts';
 
+/** Parked regions let go in one turn: each may need a record for each mirror. The tick takes up the rest. */
+const SETTLE_REGIONS_MAX = 1024;
+
 export class RegionGate {
   /** Regions recorded cold early, by number; never hot at the same time. */
   readonly parked: RegionTable;
@@ -255,10 +258,11 @@ export class RegionGate {
     if (idle.length + settled > 0) this.volume.metadata.commit(() => {});
   }
 
-  /** Lets go of parked regions that are covered by now; says how many. */
+  /** Lets go of parked regions that are covered by now, of so many at one time; says how many. */
   private settleParked(): number {
     let count = 0;
     for (const region of this.parked.values()) {
+      if (count === SETTLE_REGIONS_MAX) break;
       if (!this.covered(region)) continue;
       this.parked.delete(region.index);
       for (const mirror of this.mirrors) mirror.blocks.record(region.index);

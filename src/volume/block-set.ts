@@ -138,6 +138,16 @@ export class BlockSet {
     return this.groupAt(index).stateOf(region - index * GROUP_REGIONS);
   }
 
+  /** The end of the run of regions from `region` that are all of them `none`, or all `all`; at most `limit`. */
+  uniformEnd(region: number, limit: number): number {
+    const state = this.regionState(region);
+    if (state === RegionState.MIXED) return region;
+    const end = Math.min(this.blocks, limit * BLOCKS_PER_REGION);
+    const stop = this.runEnd(region * BLOCKS_PER_REGION, end);
+    // A run that ends inside a region leaves that one mixed, unless it is the last block of all.
+    return stop === end ? limit : Math.floor(stop / BLOCKS_PER_REGION);
+  }
+
   /** A copy of the region's bits, whatever its state. */
   leafOf(region: number): Uint8Array {
     const bits = new Uint8Array(LEAF_BYTES);

@@ -4,7 +4,7 @@
  * Invariants:
  * - Writes that overlap end in the order in which they arrived (I2), whichever of them ran on the pool.
  * - Before the first change after a clean open, the clean mark is durably invalidated.
- * - Once refused, nothing new is changed; what is under way ends.
+ * - Once refused, nothing new is changed; what is under way ends, zeroes at the end of their piece.
  * - A request is answered once, and never before the method that took it returned. Nothing is allocated for a
  *   request that is answered at once.
  */
@@ -253,8 +253,8 @@ export class Changes {
     const { piece, request } = operation;
     if (piece !== 'write') this.unlocked(operation);
     if (piece !== 'write' && result === -Status.ENOTSUP) {
-      // While this was unknown, it was the first thing that was tried for the request: nothing is changed.
-      const untouched = this.canZero[piece] === 'unknown';
+      // Until this is known it is the first thing that is tried for a request, also for one beside another.
+      const untouched = this.canZero[piece] !== 'yes' && operation.position === operation.offset;
       this.canZero[piece] = 'no';
       if (request?.fastZero === true && untouched) {
         this.finish(operation, Status.ENOTSUP);
@@ -269,6 +269,11 @@ export class Changes {
       }
       // A piece that was a probe may lie ahead, behind an edge that is still to be written.
       if (operation.pieceStart === operation.position) operation.position = operation.pieceEnd;
+    }
+    if ((this.care & Care.REFUSED) !== 0 && operation.position < operation.end) {
+      // What is left may be terabytes: a volume that failed is not written (I10), one that closes does not wait.
+      this.finish(operation, this.refusal);
+      return;
     }
     if (!this.startPiece(operation)) this.finish(operation, Status.OK);
   }

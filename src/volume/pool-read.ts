@@ -6,7 +6,7 @@ import type { DeviceRequest } from '../io/device.ts';
 import { Status } from '../io/device.ts';
 import { WOULD_BLOCK } from '../io/disk.ts';
 import type { DiskCallback } from '../io/disk.ts';
-import type { ReadSource } from './layer.ts';
+import type { Layer } from './layer.ts';
 
 /** Pooled: `begin` takes a range, `finished` is called once with a status. */
 export class PoolRead {
@@ -16,11 +16,11 @@ export class PoolRead {
   private start = 0;
   private offset = 0;
   private end = 0;
-  private readonly source: ReadSource;
+  private readonly source: Layer;
   private readonly finished: (read: PoolRead, status: number) => void;
   private readonly received: DiskCallback;
 
-  constructor(source: ReadSource, finished: (read: PoolRead, status: number) => void) {
+  constructor(source: Layer, finished: (read: PoolRead, status: number) => void) {
     this.source = source;
     this.finished = finished;
     this.received = (result) => this.advance(result);
@@ -36,6 +36,11 @@ export class PoolRead {
   }
 
   private advance(result: number): void {
+    if (this.end > this.source.sizeBytes) {
+      // The volume shrank meanwhile: its map ends before the range does.
+      this.finish(Status.EINVAL);
+      return;
+    }
     if (result <= 0) {
       // Nothing before the end of the volume: the data file was cut by someone else.
       this.finish(result === 0 ? Status.EIO : -result);

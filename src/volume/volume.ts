@@ -185,10 +185,10 @@ export class Volume implements FlushOwner, ResizeHost {
 
   /**
    * Where the first byte at or after `offset` is that zeroing could change, or that a change under way may;
-   * `end` when there is none before it.
+   * `end` when there is none before it. Past the end of the volume nothing is known.
    */
   dataFrom(offset: number, end: number): number {
-    if (this.layer.isDataAt(offset)) return offset;
+    if (end > this.layer.sizeBytes || this.layer.isDataAt(offset)) return offset;
     const next = this.layer.runEndAt(offset, end);
     return this.changes.overlap(offset, next) ? offset : next;
   }

@@ -5,6 +5,7 @@
 import { describe, expect, it } from 'vitest';
 import { BLOCKS_PER_REGION, BLOCK_BYTES, REGION_BYTES } from '../../src/io/limits.ts';
 import { MirrorBlocks } from '../../src/replicator/mirror-blocks.ts';
+import { HotRegion, RegionTable } from '../../src/volume/hot-region.ts';
 import type { Metadata } from '../../src/volume/metadata.ts';
 import {
   emptyState,
@@ -60,13 +61,13 @@ class FakeLog {
 
 interface Fixture {
   readonly log: FakeLog;
-  readonly parked: Map<number, unknown>;
+  readonly parked: RegionTable;
   readonly blocks: MirrorBlocks;
 }
 
 function fixture(): Fixture {
   const log = new FakeLog();
-  const parked = new Map<number, unknown>();
+  const parked = new RegionTable(BLOCKS * BLOCK_BYTES);
   return { log, parked, blocks: new MirrorBlocks(log.metadata, recordOf(log.state), parked) };
 }
 
@@ -123,7 +124,7 @@ describe('the blocks that a mirror may lack', () => {
   it('are suspect in the log where a region is parked, whatever else is said', () => {
     const { log, parked, blocks } = fixture();
     const last = REGIONS - 1;
-    parked.set(last, null);
+    parked.add(new HotRegion(last, 1, 0));
     blocks.record(last);
     expect(recordOf(log.state).suspect.count).toBe(BLOCKS - last * BLOCKS_PER_REGION);
     blocks.recordAll();
@@ -133,6 +134,29 @@ describe('the blocks that a mirror may lack', () => {
     parked.clear();
     blocks.record(last);
     expect(recordOf(log.state).suspect.count).toBe(0);
+  });
+
+  it('are recorded many regions at a time where they are all alike', () => {
+    const log = new FakeLog();
+    const sizeBytes = 2 ** 44;
+    log.append({ kind: 'resized', sizeBytes });
+    log.append({ kind: 'mirror-bits-all', mirror: 1, set: 'dirty' });
+    const parked = new RegionTable(sizeBytes);
+    const blocks = new MirrorBlocks(log.metadata, recordOf(log.state), parked);
+    const all = blocks.dirty.blockCount;
+    blocks.dirty.remove(0, all);
+    blocks.inFlight.add(0, all);
+    blocks.mark(5 * REGION_BYTES, BLOCK_BYTES);
+    blocks.mark(9000 * REGION_BYTES + 8192, BLOCK_BYTES);
+    parked.add(new HotRegion(7000, 1, 0));
+    const { length } = log.records;
+    const before = performance.now();
+    blocks.settleInFlight();
+    expect(performance.now() - before).toBeLessThan(1000);
+    expect(log.records.length - length).toBeLessThan(12);
+    const { dirty, suspect } = recordOf(log.state);
+    expect([dirty.count, dirty.has(5 * 1024), dirty.has(9000 * 1024 + 2)]).toEqual([2, true, true]);
+    expect([suspect.count, suspect.has(7000 * 1024)]).toEqual([BLOCKS_PER_REGION, true]);
   });
 
   it('are suspect in the regions of an earlier life, up to the end of the volume', () => {
@@ -174,7 +198,7 @@ describe('the blocks that a mirror may lack', () => {
     };
     const cool = (region: number, early: boolean): void => {
       if (!hot.has(region)) return;
-      if (early) parked.set(region, null);
+      if (early) parked.add(new HotRegion(region, 1, 0));
       blocks.record(region);
       log.append({ kind: 'regions-cold', regions: [region] });
       hot.delete(region);

@@ -4,7 +4,7 @@
  */
 import { describe, expect, test } from 'vitest';
 import { logPath, newVolume, reopen } from './support/store.ts';
-import { flush, read, write, zero } from './support/request.ts';
+import { answered, flush, read, requestOf, write, zero } from './support/request.ts';
 
 const SIZE = 2 ** 20;
 
@@ -44,6 +44,25 @@ describe('when the sync fails', () => {
     const second = flush(volume);
     disk.letGo();
     expect(await Promise.all([first, second])).toEqual([5, 5]);
+  });
+
+  test('a zeroing under way ends with its piece', async () => {
+    const { disk, volume } = await newVolume(8 * SIZE);
+    disk.canProvision = false;
+    await write(volume, 0, Buffer.alloc(4096, 1));
+    disk.holding = true;
+    const request = requestOf({ offset: 0, length: 8 * SIZE });
+    request.noHole = true;
+    const zeroed = answered(request, (asked) => volume.zero(asked));
+    disk.letGo();
+    expect(disk.held.map(({ kind }) => kind)).toEqual(['write']);
+    disk.failSync = () => 5;
+    const flushed = flush(volume);
+    disk.letGo(1);
+    expect(await flushed).toBe(5);
+    disk.letGo();
+    expect(disk.held).toEqual([]);
+    expect(await zeroed).toBe(5);
   });
 
   test('a commit by the replicator fails the volume too', async () => {

@@ -94,4 +94,11 @@ describe('a zeroing that must be fast', () => {
     expect(await Promise.all([first, second])).toEqual([ENOTSUP, ENOTSUP]);
     expect((await read(volume, 0, 16384)).every((byte) => byte === 7)).toBe(true);
   });
+
+  test('beside another one, while nothing is known of the disk, is refused as well', async () => {
+    const { volume } = await filled({ punch: false, provision: false });
+    const both = [0, 65536].map((offset) => fastZero(volume, { offset, length: 8192 }));
+    expect(await Promise.all(both)).toEqual([ENOTSUP, ENOTSUP]);
+    expect((await read(volume, 65536, 8192)).every((byte) => byte === 7)).toBe(true);
+  });
 });

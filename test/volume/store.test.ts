@@ -230,6 +230,24 @@ describe('resizing', () => {
     expect((await read(volume, SIZE - 4095, 4095)).equals(Buffer.alloc(4095))).toBe(true);
   });
 
+  test('refuses a read that waits for the disk meanwhile and reaches past the new end', async () => {
+    const { disk, volume } = await newVolume(SIZE);
+    await write(volume, 0, Buffer.alloc(4096, 7));
+    await write(volume, SIZE - 4096, Buffer.alloc(4096, 7));
+    disk.cold = true;
+    const { later } = disk;
+    const waiting: (() => void)[] = [];
+    disk.later = (kind, ...work) => {
+      if (kind === 'read') waiting.push(work[2]);
+      else later.call(disk, kind, ...work);
+    };
+    const reading = read(volume, 0, SIZE);
+    expect(waiting).toHaveLength(1);
+    await volume.resize(SIZE / 2);
+    waiting[0]?.();
+    await expect(reading).rejects.toThrow('read answered 22');
+  });
+
   test('ends with the old size or the new one, whenever the power goes, and nothing cut off comes back', async () => {
     await fc.assert(
       fc.asyncProperty(

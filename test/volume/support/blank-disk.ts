@@ -5,22 +5,25 @@
 import type { DiskCallback, DiskFile } from '../../../src/io/disk.ts';
 import { MemoryDisk } from './memory-disk.ts';
 
+function zeroes(buffer: Buffer, start: number, length: number): number {
+  buffer.fill(0, start, start + length);
+  return length;
+}
+
 export class BlankDisk extends MemoryDisk {
+  /** What a piece of zeroes answers. */
+  pieceStatus: (position: number) => number = () => 0;
   /** Pieces of zeroes asked for. */
   readonly pieces: { kind: 'punch' | 'provision'; position: number; length: number }[] = [];
 
   override open(path: string, options: { create: boolean; exclusive?: boolean }): DiskFile {
     const file = super.open(path, options);
     if (!path.endsWith('.data')) return file;
-    const zeroes = (buffer: Buffer, start: number, length: number): number => {
-      buffer.fill(0, start, start + length);
-      return length;
-    };
     const piece =
       (kind: 'punch' | 'provision') =>
       (position: number, length: number, callback: DiskCallback): void => {
         this.pieces.push({ kind, position, length });
-        this.later(kind, path, position, () => callback(0));
+        this.later(kind, path, position, () => callback(this.pieceStatus(position)));
       };
     file.readNow = zeroes;
     file.readBlocking = zeroes;
