@@ -7,6 +7,7 @@
 import { chmodSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
+import { tapNamespace } from '../support/namespace.ts';
 import { listed, sizeOf } from '../support/nbdinfo.ts';
 import { startNode, type NodeOptions, type TestNode } from '../support/node.ts';
 import { run } from '../support/process.ts';
@@ -138,6 +139,27 @@ it('addresses decide who may have an export, as addresses and not as text', asyn
   const unknown = await run('nbdinfo', [node.uri('xis')], { allowFailure: true });
   expect(denied.stderr.replaceAll('six', 'NAME')).toBe(unknown.stderr.replaceAll('xis', 'NAME'));
   expect(node.log).toContain('is not among its addresses');
+});
+
+it('takes an IPv4 client of an IPv6 socket by its IPv4 address', async (context) => {
+  requireTools(context, 'nbdinfo', 'ip');
+  requireRoot(context, 'network namespaces');
+  const scope = testScope();
+  const { prefix, host } = await tapNamespace(scope);
+  const config = `insecure = true\n[export.mapped]\nallow = ["${host}/32"]\n[export.six]\nallow = ["::/0"]\n`;
+  const node = await serve(scope, config, ['mapped', 'six'], {
+    nbd: ['[::]:10809'],
+    prefix,
+  });
+  const [ip = '', ...words] = prefix;
+  const opens = async (name: string, address: string): Promise<boolean> => {
+    const uri = `nbd://${address}:10809/${name}`;
+    const { code } = await run(ip, [...words, 'nbdinfo', '--size', uri], { allowFailure: true });
+    return code === 0;
+  };
+  expect([await opens('mapped', host), await opens('six', host)]).toEqual([true, false]);
+  expect([await opens('mapped', '[::1]'), await opens('six', '[::1]')]).toEqual([false, true]);
+  await node.stop();
 });
 
 /** Exit code of nbdinfo as the user nobody. */

@@ -1,8 +1,8 @@
 /*
  * QEMU's tools use a volume: patterns at odd offsets and lengths, zeroes and discards read back as they
  * must, also deep in flight and from several clients at once; images converted in and out compare equal;
- * the map that QEMU sees is what was written; its benchmark ends. Judges: qemu-io's pattern check,
- * qemu-img compare, map, bench and check.
+ * the map that QEMU sees is what was written, and so is its list; its benchmark ends. Judges: qemu-io's
+ * pattern check, qemu-img compare, map, bench and check, qemu-nbd.
  */
 import { randomBytes } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
@@ -104,7 +104,7 @@ it('zeroes fast or says at once that it cannot, with nothing changed', async (co
 });
 
 it('holds images that qemu-img converts in and out', async (context) => {
-  requireTools(context, 'qemu-img');
+  requireTools(context, 'qemu-img', 'fallocate');
   const scope = testScope();
   const node = await startNode(scope, { name: 'alpha' });
   await node.createVolume('disk', '32M');
@@ -154,6 +154,33 @@ it('tells QEMU and libnbd the same map, which is what was written', async (conte
   ].map(([start, length, flags]) => ({ start, length, flags }));
   expect(await nbdinfoMap(uri)).toEqual(wanted);
   expect(await qemuMap(uri)).toEqual(wanted);
+});
+
+it('lists its exports to qemu-nbd with their abilities and contexts', async (context) => {
+  requireTools(context, 'qemu-nbd');
+  const node = await startNode(testScope(), { name: 'alpha' });
+  await node.createVolume('disk', '64M');
+  await node.createVolume('other', '8M');
+  const { stdout } = await run('qemu-nbd', ['--list', '-k', node.nbdSocket]);
+  expect(stdout).toContain('exports available: 2');
+  const [, disk = ''] = stdout.split("export: 'disk'");
+  const [described = ''] = disk.split("export: 'other'");
+  const lines = described.split('\n').map((line) => line.trim());
+  expect(lines).toEqual(
+    expect.arrayContaining([
+      'size:  67108864',
+      'min block: 1',
+      'opt block: 4096',
+      'max block: 33554432',
+      'available meta contexts: 1',
+      'base:allocation',
+    ]),
+  );
+  const flags = lines.find((line) => line.startsWith('flags:')) ?? '';
+  for (const flag of ['flush', 'fua', 'trim', 'zeroes', 'df', 'multi', 'cache', 'fast-zero']) {
+    expect(flags.split(' ')).toContain(flag);
+  }
+  expect(flags).not.toMatch(/readonly|rotational|resize/);
 });
 
 it('goes through the benchmark of qemu-img with flushes between the writes', async (context) => {
