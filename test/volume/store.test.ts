@@ -235,11 +235,11 @@ describe('resizing', () => {
     await write(volume, 0, Buffer.alloc(4096, 7));
     await write(volume, SIZE - 4096, Buffer.alloc(4096, 7));
     disk.cold = true;
-    const { later } = disk;
+    const later = disk.later.bind(disk);
     const waiting: (() => void)[] = [];
     disk.later = (kind, ...work) => {
       if (kind === 'read') waiting.push(work[2]);
-      else later.call(disk, kind, ...work);
+      else later(kind, ...work);
     };
     const reading = read(volume, 0, SIZE);
     expect(waiting).toHaveLength(1);
