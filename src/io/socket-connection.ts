@@ -58,10 +58,12 @@ export function createReceivingSocket(handle?: object): ReceivingSocket {
   sharedReadBuffer ??= Buffer.allocUnsafeSlow(NBD_READ_BUFFER_BYTES);
   const shared = sharedReadBuffer;
   let current: Buffer | null = null;
-  // Node asks before the first read and after each one; it keeps the buffer that it has when told nothing.
+  let reading = false;
+  // Node asks for each handle that it connects with, one for each address of a name, and after each read. Only
+  // then does it keep the buffer that it has when told nothing: a handle without one reads elsewhere.
   const nextBuffer = (): Buffer | null => {
     const wanted = receiving?.receiver?.landing() ?? shared;
-    if (wanted === current) return null;
+    if (reading && wanted === current) return null;
     current = wanted;
     return wanted;
   };
@@ -75,6 +77,7 @@ export function createReceivingSocket(handle?: object): ReceivingSocket {
       callback(length: number): boolean {
         assert(receiving?.receiver, 'bytes came to a connection that was not started');
         assert(current !== null, 'bytes come into a buffer');
+        reading = true;
         receiving.receiver.received(current, length);
         return true;
       },

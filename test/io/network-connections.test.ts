@@ -2,10 +2,11 @@
  * Connections carry bytes both ways, say once that they closed, and leave nothing behind. Method: both
  * ends in this process over TCP, IPv6 and unix sockets; handles are counted before and after.
  */
+import dns from 'node:dns';
 import { existsSync } from 'node:fs';
 import * as net from 'node:net';
 import { join } from 'node:path';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, it, vi } from 'vitest';
 
 import { NBD_READ_BUFFER_BYTES } from '../../src/io/limits.ts';
 import { nodeNetwork } from '../../src/io/node-network.ts';
@@ -54,6 +55,32 @@ describe.each(addresses)('a connection over %s', (pattern) => {
 });
 
 describe('a connection', () => {
+  it('reads what was sent when only a later address of the name answers', async () => {
+    const { listener } = await listenRecording('127.0.0.1:0', (connection) => {
+      connection.send(Buffer.from('from the last address'), () => {});
+    });
+    const { address } = listener;
+    const port = address.kind === 'tcp' ? address.port : 0;
+    const found = [
+      { address: '127.0.0.2', family: 4 },
+      { address: '127.0.0.1', family: 4 },
+    ];
+    const answer = (_name: string, _options: object, done: (e: null, all: object) => void): void =>
+      done(null, found);
+    const lookup = vi.spyOn(dns, 'lookup').mockImplementation(answer as typeof dns.lookup);
+    try {
+      const connection = await nodeNetwork.connect({ kind: 'tcp', host: 'two.test', port }, 5000);
+      const heard = new Recorder();
+      connection.start(heard);
+      await until(() => heard.receivedBytes > 0, 'the greeting');
+      expect(heard.text).toBe('from the last address');
+      connection.destroy();
+      await until(() => heard.events.includes('closed'), 'the close');
+    } finally {
+      lookup.mockRestore();
+    }
+  });
+
   it('delivers what comes after the peer was half-closed', async () => {
     const { listener, accepted } = await listenRecording();
     const { connection, heard } = await connectRecording(listener);
