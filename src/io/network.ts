@@ -37,7 +37,7 @@ export interface TlsServerContext {
 export interface TlsPeer {
   /** `anonymous`: encrypted, and the client showed nothing. */
   readonly kind: 'anonymous' | 'x509' | 'psk';
-  /** Subject of the verified certificate in the order of RFC 4514 (`CN=a,O=b`), or the PSK user; '' if anonymous. */
+  /** Subject of the verified certificate in the order of RFC 4514 (`CN=a,O=b`; may be empty), or the PSK user; '' if anonymous. */
   readonly identity: string;
 }
 

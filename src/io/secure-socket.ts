@@ -114,7 +114,9 @@ function identify(secure: tls.TLSSocket, pskUser: string | null): TlsPeer | Erro
   }
   const fault = verifyError(secure);
   if (fault !== null) return new Error(`certificate of the client: ${errorText(fault)}`);
-  return { kind: 'x509', identity: subjectOf(certificate.subject) };
+  // Node has no text for a subject without parts, as certificates have whose names are all alternative ones.
+  const subject = certificate.subject as string | undefined;
+  return { kind: 'x509', identity: subjectOf(subject ?? '') };
 }
 
 /** In TLS 1.3 a pre-shared key looks like a resumed session, and those there are not. */

@@ -210,6 +210,7 @@ describe('the identity', () => {
     ['/CN=#x', 'CN=\\#x'],
     ['/CN=back\\\\slash', 'CN=back\\\\slash'],
     ['/CN=two\nlines', 'CN=two\\0Alines'],
+    ['/', ''],
   ])('of the subject %j is %s', async (subject, expected) => {
     const made = certificates();
     const request = subject.includes('+CN') ? ['-multivalue-rdn'] : [];
