@@ -125,9 +125,11 @@ export class Transmission implements RequestSink, MemoryWaiter {
   }
 
   private keep(buffer: Buffer, start: number, end: number): void {
+    // Asked before they are copied: what landed in the memory of a request may be longer than any other read.
+    const tooMuch = this.stash.length + end - start > NBD_STASH_BYTES_MAX;
+    if (this.will === 'doubtful' && tooMuch) return this.leave();
     this.stash.append(buffer, start, end);
     if (this.will !== 'doubtful') this.pause();
-    else if (this.stash.length > NBD_STASH_BYTES_MAX) this.leave();
   }
 
   /**
@@ -206,6 +208,11 @@ export class Transmission implements RequestSink, MemoryWaiter {
     );
   }
 
+  /** What a request waits for in the middle needs no room: it has its memory, and nobody else would free that. */
+  private mayParse(): boolean {
+    return this.reader.missingPayload > 0 || this.hasRoom();
+  }
+
   // Turns.
 
   private beginTurn(): void {
@@ -222,7 +229,7 @@ export class Transmission implements RequestSink, MemoryWaiter {
     if (this.phase === 'finishing' && handler.inFlight === 0) return this.end();
     if (this.phase !== 'open' || stash.length === 0 || this.will === 'doubtful') return;
     // The budget of this turn is spent or a completion made room: no event would come for it.
-    if (this.hasRoom()) this.schedule();
+    if (this.mayParse()) this.schedule();
     else if (this.shared.memory.reached) this.shared.memory.wait(this);
   }
 
@@ -239,7 +246,7 @@ export class Transmission implements RequestSink, MemoryWaiter {
 
   private consumeStash(): void {
     const { stash } = this;
-    if (stash.length === 0 || !this.hasRoom() || this.isDoubtful()) return;
+    if (stash.length === 0 || !this.mayParse() || this.isDoubtful()) return;
     const { bytes, view } = stash.buffer;
     stash.consumedTo(this.reader.read(bytes, view, stash.start, stash.end));
     if (stash.length === 0 && this.phase === 'open') this.resume();

@@ -197,6 +197,24 @@ describe.each(['simple', 'structured', 'extended'] as const)('in %s form', (form
     });
   });
 
+  it.each(['inFlightBytes', 'inFlightBytesTotal'] as const)(
+    'a WRITE that takes all of %s still comes to its DISC',
+    (limit) => {
+      sessions = new Sessions(SIZE, { [limit]: SIZE / 4 });
+      client = sessions.open({ form });
+      const write = client.request(CMD.write, { payload: Buffer.alloc(SIZE / 2, 1) });
+      client.connection.write(write.subarray(0, 1000));
+      sessions.settle();
+      standStill();
+      client.connection.write(write.subarray(1000), writes(1), disc());
+      client.connection.endInput();
+      expect(client.take()).toHaveLength(2);
+      expect(started()).toBe(2);
+      expect(client.reason).toBe('client disconnected');
+      nothingIsLeft();
+    },
+  );
+
   it('a client that keeps sending is not asked for: the system call would cost 5 % at depth 1', () => {
     for (let round = 0; round < 50; round++) {
       client.connection.write(writes(1, round));

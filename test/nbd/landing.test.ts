@@ -5,7 +5,11 @@
  * has let go of it. The fake writes 0xdd into lent memory at the worst moment.
  */
 import { describe, expect, it } from 'vitest';
-import { NBD_LANDING_BYTES_MIN } from '../../src/io/limits.ts';
+import {
+  NBD_FRESH_MS_MAX,
+  NBD_LANDING_BYTES_MIN,
+  NBD_PAYLOAD_BYTES_MAX,
+} from '../../src/io/limits.ts';
 import { FakeWorld, NOTHING_LEFT } from './support/fake-world.ts';
 import { request } from './support/wire.ts';
 
@@ -90,6 +94,23 @@ describe('memory that the system may still write to', () => {
     dying.die(null);
     good.die(null);
     world.settle();
+    expect(world.leftovers()).toEqual(NOTHING_LEFT);
+  });
+});
+
+describe('a payload that may be old', () => {
+  it('is not looked through when one read brought more than may wait', async () => {
+    const world = await FakeWorld.create(2 * NBD_PAYLOAD_BYTES_MAX);
+    const client = world.transmit();
+    const stream = write(1, 0, Buffer.alloc(NBD_PAYLOAD_BYTES_MAX, 1));
+    client.write(stream.subarray(0, 100));
+    world.settle();
+    world.clock.advance(NBD_FRESH_MS_MAX + 1);
+    client.write(stream.subarray(100));
+    client.endInput();
+    world.settle();
+    expect(world.log.at(-1)?.fields['reason']).toMatch(/without NBD_CMD_DISC/);
+    expect(world.device.content.includes(1)).toBe(false);
     expect(world.leftovers()).toEqual(NOTHING_LEFT);
   });
 });
