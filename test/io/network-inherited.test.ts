@@ -16,7 +16,7 @@ import { temporaryDirectory, until } from './wire.ts';
 
 /** Answers each client with its `remoteIp`; closes its listener when told to, and goes. */
 const CHILD = `
-import { nodeNetwork } from ${JSON.stringify(builtModule('io/node-network.js'))};
+import { nodeNetwork } from ${JSON.stringify(builtModule('src/io/node-network.js'))};
 const adopting = nodeNetwork.adopt(3, (connection) => {
   connection.start({ received() {}, drained() {}, ended() { connection.end(); }, closed() {} });
   connection.send(Buffer.from(String(connection.remoteIp)), () => {});
