@@ -298,11 +298,12 @@ export class ReplyJudge {
         demand(verdict.errors.has(error), `the error ${error} (legal: ${legal}) for ${what}`);
       }
     }
-    if (error !== 0 && verdict.success) this.mayHaveFailed(request);
+    if (verdict.success && (error !== 0 || ambiguous)) this.mayHaveFailed(request);
     if (changesContent(request)) this.changesWaiting--;
     // Only now it is known that it was fast enough to be done.
     const last = request.command === 6 && entry.changes + 1 === this.changes;
-    if (last && error === 0) this.content.zero(Number(request.offset), Number(request.length));
+    if (last && error === 0 && !ambiguous)
+      this.content.zero(Number(request.offset), Number(request.length));
     const same = this.waiting.get(request.cookie) ?? [];
     same.shift();
     if (same.length === 0) this.waiting.delete(request.cookie);

@@ -112,7 +112,9 @@ function statusVerdict(
   }
   const empty = length === 0n || ids.length === 0;
   if (empty || request.offset + length > BigInt(session.exported.size)) wrong.add(EINVAL);
-  return { success: wrong.size === 0, errors: wrong, length, ids };
+  const success = wrong.size === 0;
+  if (!session.contextsCertain) wrong.add(EINVAL);
+  return { success, errors: wrong, length, ids };
 }
 
 const OPERATIONS = ['read', 'write', null, 'flush', 'trim', null, 'zero'] as const;

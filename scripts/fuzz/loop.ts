@@ -68,7 +68,9 @@ async function play(run: FuzzRun, turns: readonly Turn[]): Promise<number> {
   const over = (): boolean =>
     run.stopped() || failures >= FAILURES_MAX || performance.now() >= deadline;
   if (run.iteration !== null) {
-    for (const { choice, target } of turns) {
+    for (const turn of turns) {
+      const { choice, target } = turn;
+      turn.iterations++;
       const failure = await target.iterate(run.seed, run.iteration);
       if (failure !== null) report(run, choice.name, run.iteration, failure);
       failures += failure === null ? 0 : 1;
