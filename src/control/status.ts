@@ -2,6 +2,7 @@
 import type { NbdServerCounters } from '../nbd/server.ts';
 import type { TlsMode } from './defaults.ts';
 import type { MirrorStatus, Position } from '../replicator/status.ts';
+import type { IoCounts } from '../volume/io-counts.ts';
 
 /** Who may use a volume, and how. Addresses and names that may are the operator's own business. */
 export interface VolumeAccess {
@@ -24,6 +25,8 @@ export interface VolumeStatus {
   /** NBD connections that use the volume now. */
   readonly connections: number;
   readonly access: VolumeAccess;
+  /** How its reads and writes went since the node started. */
+  readonly io: IoCounts;
   /** Why the volume refuses writes, or null. It says so until the node is restarted. */
   readonly failure: string | null;
   readonly mirrors: readonly MirrorStatus[];

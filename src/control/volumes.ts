@@ -99,6 +99,7 @@ export class VolumeCommands {
       id: volume.id,
       size_bytes: volume.sizeBytes,
       allocated_bytes: volume.allocatedBytes,
+      io: volume.io,
       role: mirrors.length > 0 ? 'primary' : 'standalone',
       generation: position.generation,
       position,

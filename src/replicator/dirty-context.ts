@@ -11,6 +11,7 @@
  */
 import type { Extent, StatusContext } from '../io/device.ts';
 import { BLOCK_BYTES } from '../io/limits.ts';
+import { dirtyContextName } from './dirty-name.ts';
 import type { Mirror } from './mirror.ts';
 import type { RegionGate } from './region-gate.ts';
 
@@ -47,8 +48,4 @@ export class DirtyContext implements StatusContext {
     }
     into.end = Math.min(end, run * BLOCK_BYTES);
   }
-}
-
-export function dirtyContextName(mirrorId: number): string {
-  return `x-blockferry:dirty/${mirrorId}`;
 }

@@ -16,6 +16,7 @@ import type { NbdClient } from '../nbd/client.ts';
 import type { NbdUri } from '../nbd/uri.ts';
 import type { MirrorRecord } from '../volume/metadata.ts';
 import { DeltaRun, RunAborted, RunFailed } from './delta-run.ts';
+import { dirtyContextName } from './dirty-name.ts';
 import { EpochSender } from './epoch-sender.ts';
 import { MirrorBlocks } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
@@ -230,6 +231,7 @@ export class Mirror {
     return {
       uri: this.uri.text,
       kind: 'nbd',
+      dirty_context: dirtyContextName(this.id),
       mode: this.mode,
       stall_policy: this.stallPolicy,
       state: this.state,

@@ -25,6 +25,8 @@ export interface Position {
 export interface MirrorStatus {
   readonly uri: string;
   readonly kind: 'nbd';
+  /** The NBD metadata context that tells which blocks it may lack. */
+  readonly dirty_context: string;
   readonly mode: MirrorMode;
   readonly stall_policy: StallPolicy;
   readonly state: MirrorState;

@@ -236,8 +236,12 @@ export class Changes {
     this.locking -= 1;
     if (this.locking === 0) this.care &= ~Care.LOCKED;
     const ms = this.clock.now() - operation.startedAt;
-    if (operation.piece === 'punch') this.zeroPace.punched(operation.runs, ms);
-    else this.zeroPace.took(operation.runs, ms);
+    if (operation.piece === 'punch') {
+      operation.punchedRuns += operation.runs;
+      this.zeroPace.punched(operation.runs, ms);
+    } else {
+      this.zeroPace.took(operation.runs, ms);
+    }
   }
 
   private diskDone(operation: Operation, result: number): void {

@@ -27,6 +27,8 @@ export class Operation {
   /** Zeroes: runs of blocks that the piece touches, and when the disk got it (milliseconds). */
   runs = 0;
   startedAt = 0;
+  /** Zeroes: runs that were punched out so far. */
+  punchedRuns = 0;
   running = false;
   blockers = 0;
   earlier: Operation | null = null;
@@ -75,6 +77,7 @@ export class OperationQueue {
     operation.offset = request.offset;
     operation.end = request.offset + request.length;
     operation.position = request.offset;
+    operation.punchedRuns = 0;
     operation.running = false;
     operation.blockers = 0;
     for (let other = this.first; other !== null; other = other.later) {

@@ -16,6 +16,11 @@ import type { ReadSource } from './layer.ts';
 import type { Operation } from './operation-queue.ts';
 import type { ZeroPace } from './zero-pace.ts';
 
+/** Runs of one request that are punched out before it is asked whether that pays. */
+const FRAGMENTS_MIN = 256;
+/** A run of data from this length on is always punched out. */
+const FRAGMENT_BYTES_MAX = 64 * 1024;
+
 /** Bytes of zeroes to write from. Never written to. */
 export const ZEROES: Buffer = Buffer.alloc(ZERO_WRITE_BYTES_MAX);
 
@@ -117,11 +122,18 @@ function setHole(
   const { pieceStart, request } = operation;
   const limit = Math.min(wholeEnd, pieceStart + ZERO_WRITE_BYTES_MAX);
   const runEnd = Math.min(limit, source.runEndAt(pieceStart, limit));
-  const pays = pace !== null && (request?.free === true || pace.paysFor(runEnd - pieceStart));
+  const pays = pace !== null && (request?.free === true || isWorthAHole(operation, runEnd, pace));
   operation.piece = pays ? 'punch' : 'write';
   operation.pieceEnd = runEnd;
   // Nothing is said of what lies between runs of data: a hole in a hole costs nothing.
   if (pays) extendOverRuns(operation, source, wholeEnd, pace.runsMax);
+}
+
+/** Space is given back, as a rule. Only of a range in many small fragments, on a disk that is slow at it, it is not. */
+function isWorthAHole(operation: Operation, runEnd: number, pace: ZeroPace): boolean {
+  const bytes = runEnd - operation.pieceStart;
+  if (operation.punchedRuns < FRAGMENTS_MIN || bytes >= FRAGMENT_BYTES_MAX) return true;
+  return pace.paysFor(bytes);
 }
 
 /** Lets a piece reach over several runs, of which it counts those of data. */

@@ -12,7 +12,7 @@ import type { Volume } from '../../src/volume/volume.ts';
 import { longestGap } from '../support/loop-gap.ts';
 import { BlankDisk } from './support/blank-disk.ts';
 import { answered, flush, requestOf, write } from './support/request.ts';
-import { openStore, temporaryDirectory } from './support/store.ts';
+import { TestClock, openStore, temporaryDirectory } from './support/store.ts';
 
 const GIB = 2 ** 30;
 /** Far above what is aimed at (some milliseconds), for a busy machine; far below what the whole would take. */
@@ -43,6 +43,37 @@ async function blankVolume(sizeBytes: number) {
   await write(volume, sizeBytes - 1, Buffer.from([1]));
   return { disk, store, volume };
 }
+
+describe('where each hole costs milliseconds', () => {
+  /** Sixteen milliseconds a fragment, on a clock of its own. */
+  async function dearVolume() {
+    const disk = new BlankDisk();
+    const clock = new TestClock();
+    disk.beforePiece = (length) => (clock.time += (length / 8192) * 16);
+    const store = openStore(disk, '/data', clock);
+    const volume = await store.create('v', GIB);
+    await write(volume, GIB - 1, Buffer.from([1]));
+    fragment(volume, 64 * 2 ** 20);
+    return { disk, volume };
+  }
+
+  test('zeroes are written over small fragments of a large range, in the end', async () => {
+    const { disk, volume } = await dearVolume();
+    expect(await zeroRange(volume, 0, GIB / 2, {})).toBe(0);
+    expect(disk.pieces.length).toBeLessThan(500);
+    expect(volume.allocatedBytes).toBeGreaterThan(20 * 2 ** 20);
+  });
+
+  test.each<[string, number, ZeroOptions]>([
+    ['a trim', GIB / 2, { free: true }],
+    ['zeroes of a small range', 2 ** 20, {}],
+  ])('the space is given back all the same by %s', async (_, length, options) => {
+    const { volume } = await dearVolume();
+    const before = volume.allocatedBytes;
+    expect(await zeroRange(volume, 0, length, options)).toBe(0);
+    expect(before - volume.allocatedBytes).toBe(Math.min(length, 64 * 2 ** 20) / 2);
+  });
+});
 
 describe('over gigabytes of alternating data and holes', () => {
   const SIZE = 8 * GIB;

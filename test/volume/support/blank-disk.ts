@@ -13,6 +13,8 @@ function zeroes(buffer: Buffer, start: number, length: number): number {
 export class BlankDisk extends MemoryDisk {
   /** What a piece of zeroes answers. */
   pieceStatus: (position: number) => number = () => 0;
+  /** Called with the length of each such piece when it is done, for a test that makes them slow. */
+  beforePiece: (length: number) => void = () => {};
   /** Pieces of zeroes asked for. */
   readonly pieces: { kind: 'punch' | 'provision'; position: number; length: number }[] = [];
 
@@ -23,7 +25,10 @@ export class BlankDisk extends MemoryDisk {
       (kind: 'punch' | 'provision') =>
       (position: number, length: number, callback: DiskCallback): void => {
         this.pieces.push({ kind, position, length });
-        this.later(kind, path, position, () => callback(this.pieceStatus(position)));
+        this.later(kind, path, position, () => {
+          this.beforePiece(length);
+          callback(this.pieceStatus(position));
+        });
       };
     file.readNow = zeroes;
     file.readBlocking = zeroes;
