@@ -84,6 +84,7 @@ async function play(run: FuzzRun, turns: readonly Turn[]): Promise<number> {
     do {
       const iteration = turn.iterations++;
       const failure = await turn.target.iterate(run.seed, iteration);
+      await breathe();
       if (failure === null) continue;
       failures++;
       report(run, turn.choice.name, iteration, failure);
@@ -92,6 +93,9 @@ async function play(run: FuzzRun, turns: readonly Turn[]): Promise<number> {
   }
   return failures;
 }
+
+/** Targets in memory never wait: sockets and signals of this process want their turn too. */
+const breathe = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 /** The one that had least of its share. */
 function nextOf(turns: readonly Turn[]): Turn {
