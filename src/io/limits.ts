@@ -196,6 +196,10 @@ export const METADATA_COMPACT_BYTES: number = 8 * MIB;
 /** Metadata log: bytes of records waiting for a commit. Beyond it the next commit rewrites the whole state. */
 export const METADATA_PENDING_BYTES_MAX: number = 64 * MIB;
 
+/** Volume: syncs of the data file on their way at one time. Flushes that come then wait for the next, together. */
+export const SYNCS_IN_FLIGHT_MAX = 4;
+/** Volume: allocation records that one flush makes durable. The others go with the next ones. */
+export const FLUSH_RECORDS_MAX = 1024;
 /** Volume: a write into the page cache that takes longer is slow (plus a millisecond for each MiB). */
 export const WRITE_SLOW_MS = 2;
 /** Volume: time lost in slow writes, less what is forgiven, past which writes go to the pool. */

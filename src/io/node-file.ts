@@ -12,6 +12,9 @@ import * as fs from 'node:fs';
 
 import { WOULD_BLOCK, type DiskCallback, type DiskFile } from './disk.ts';
 import { errnoOf } from './errors.ts';
+import { readLane, writeLane } from './pool-lane.ts';
+import type { PoolLane } from './pool-lane.ts';
+import { SyncDescriptors } from './sync-descriptors.ts';
 import { PUNCH_HOLE, RWF_NOWAIT, SEEK_DATA, SEEK_HOLE, ZERO_RANGE } from './syscalls.ts';
 import type { Syscalls } from './syscalls.ts';
 import { systemError } from './system-error.ts';
@@ -29,6 +32,7 @@ export class NodeFile implements DiskFile {
   private readonly syscalls: Syscalls | null;
   /** Turned to 0 when the file system does not know RWF_NOWAIT (tmpfs): reads there are from memory. */
   private readFlags = RWF_NOWAIT;
+  private readonly syncs: SyncDescriptors;
   private inFlight = 0;
   private open = true;
 
@@ -36,6 +40,7 @@ export class NodeFile implements DiskFile {
     this.path = path;
     this.descriptor = descriptor;
     this.syscalls = syscalls;
+    this.syncs = new SyncDescriptors(descriptor);
   }
 
   readNow(buffer: Buffer, start: number, length: number, position: number): number {
@@ -98,15 +103,15 @@ export class NodeFile implements DiskFile {
     let done = 0;
     const step = (error: Error | null, count: number): void => {
       if (error !== null && errnoOf(error) !== EINTR) {
-        this.finish(callback, -errnoOf(error));
+        this.leave(readLane, callback, -errnoOf(error));
         return;
       }
       done += error === null ? count : 0;
-      if (done === length || (error === null && count === 0)) this.finish(callback, done);
+      if (done === length || (error === null && count === 0)) this.leave(readLane, callback, done);
       else fs.read(this.descriptor, buffer, start + done, length - done, position + done, step);
     };
     this.inFlight += 1;
-    fs.read(this.descriptor, buffer, start, length, position, step);
+    readLane.enter(() => fs.read(this.descriptor, buffer, start, length, position, step));
   }
 
   writeNow(buffer: Buffer, start: number, length: number, position: number): number {
@@ -137,25 +142,22 @@ export class NodeFile implements DiskFile {
     let done = 0;
     const step = (error: Error | null, count: number): void => {
       if (error !== null && errnoOf(error) !== EINTR) {
-        this.finish(callback, -errnoOf(error));
+        this.leave(writeLane, callback, -errnoOf(error));
         return;
       }
       done += error === null ? count : 0;
-      if (done === length) this.finish(callback, done);
-      else if (error === null && count === 0) this.finish(callback, -EIO);
+      if (done === length) this.leave(writeLane, callback, done);
+      else if (error === null && count === 0) this.leave(writeLane, callback, -EIO);
       else fs.write(this.descriptor, buffer, start + done, length - done, position + done, step);
     };
     this.inFlight += 1;
-    fs.write(this.descriptor, buffer, start, length, position, step);
+    writeLane.enter(() => fs.write(this.descriptor, buffer, start, length, position, step));
   }
 
   datasync(callback: DiskCallback): void {
     assert(this.open, 'the file is closed');
     this.inFlight += 1;
-    // Never repeated, not even after EINTR: a second fdatasync may forget what the first could not write.
-    fs.fdatasync(this.descriptor, (error) => {
-      this.finish(callback, error === null ? 0 : -errnoOf(error));
-    });
+    this.syncs.run((error) => this.finish(callback, error === null ? 0 : -errnoOf(error)));
   }
 
   punchHole(position: number, length: number, callback: DiskCallback): void {
@@ -208,6 +210,7 @@ export class NodeFile implements DiskFile {
     assert(this.open, 'the file is closed already');
     assert(this.inFlight === 0, 'work on the file is still in flight');
     this.open = false;
+    this.syncs.close();
     fs.closeSync(this.descriptor);
   }
 
@@ -224,6 +227,11 @@ export class NodeFile implements DiskFile {
       else this.finish(callback, status);
     };
     allocate(this.descriptor, mode, position, length, step);
+  }
+
+  private leave(lane: PoolLane, callback: DiskCallback, result: number): void {
+    lane.ended();
+    this.finish(callback, result);
   }
 
   private finish(callback: DiskCallback, result: number): void {

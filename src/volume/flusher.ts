@@ -2,13 +2,16 @@
  * Group commit of a volume: many flushes, few syncs.
  *
  * Invariants:
- * - A flush is answered 0 only after a sync that began after every write answered before the flush (I4).
+ * - A flush is answered 0 only after a sync that began after every write answered before the flush (I4), and
+ *   after every sync that began before that one succeeded: an error that one of them met may be about its writes.
  * - Allocation records are appended after the data they make reachable was synced, and the flush is answered
- *   after they are durable too.
- * - One sync is on its way at a time. A flush joins it when nothing was written since it began, else it waits
- *   for the next, which serves all that wait.
+ *   after they are durable too. Of a very large change FLUSH_RECORDS_MAX records go with one flush and the others
+ *   with the next ones: a map that lags behind is completed from the file (recovery.ts).
+ * - At most SYNCS_IN_FLIGHT_MAX syncs are on their way. A flush joins the last of them when nothing was written
+ *   since it began; else it begins one, or waits for the next, which serves all that wait.
  */
 import { Status, PENDING } from '../io/device.ts';
+import { FLUSH_RECORDS_MAX, SYNCS_IN_FLIGHT_MAX } from '../io/limits.ts';
 import type { Layer } from './layer.ts';
 import type { Metadata } from './metadata.ts';
 import type { MetadataRecord } from './records.ts';
@@ -27,14 +30,22 @@ export interface FlushOwner {
   noticeIdle(): void;
 }
 
+interface Sync {
+  readonly waiters: FlushWaiter[];
+  readonly records: readonly MetadataRecord[];
+  /** The data is durable. */
+  done: boolean;
+}
+
 export class Flusher {
   /** Syncs of the data file that began so far. */
   syncs = 0;
   /** Records of an earlier flush are not durable yet: its commit found no space. */
   private logBehind = false;
-  /** A sync is on its way. */
-  active = false;
-  private served: FlushWaiter[] = [];
+  /** Syncs not answered yet, in the order in which they began. */
+  private readonly begun: Sync[] = [];
+  /** Records of some of these are being made durable. */
+  private committing = false;
   private waiting: FlushWaiter[] = [];
   private readonly layer: Layer;
   private readonly owner: FlushOwner;
@@ -44,59 +55,85 @@ export class Flusher {
     this.owner = owner;
   }
 
+  /** A flush is on its way. */
+  get active(): boolean {
+    return this.begun.length > 0;
+  }
+
   /** Returns the status, or PENDING and completes the waiter later. */
   flush(waiter: FlushWaiter): number {
     if (this.owner.failed) return Status.EIO;
     if (!this.layer.touched && !this.logBehind) {
-      if (!this.active) return Status.OK;
-      this.served.push(waiter);
+      const last = this.begun.at(-1);
+      if (last === undefined) return Status.OK;
+      last.waiters.push(waiter);
       return PENDING;
     }
     this.waiting.push(waiter);
-    if (!this.active) this.start();
+    if (this.begun.length < SYNCS_IN_FLIGHT_MAX) this.begin();
     return PENDING;
   }
 
-  private start(): void {
-    this.active = true;
-    this.served = this.waiting;
+  private begin(): void {
+    // Taken before the sync begins: what is written from now on belongs to the next one.
+    const records = this.layer.takeChanges(FLUSH_RECORDS_MAX);
+    const sync: Sync = { waiters: this.waiting, records, done: false };
     this.waiting = [];
     this.layer.touched = false;
+    this.begun.push(sync);
     this.syncs += 1;
-    const mustCommit = this.logBehind;
-    this.logBehind = false;
-    // Taken before the sync begins: what is written from now on belongs to the next one.
-    const records = this.layer.takeChanges();
-    this.layer.file.datasync((result) => this.synced(result, records, mustCommit));
-  }
-
-  private synced(result: number, records: readonly MetadataRecord[], mustCommit: boolean): void {
-    if (result < 0) {
-      this.owner.syncFailed(-result);
-      this.answer(Status.EIO);
-      return;
-    }
-    const { metadata } = this.owner;
-    for (const record of records) metadata.append(record);
-    if (records.length === 0 && !mustCommit) {
-      this.answer(this.owner.failed ? Status.EIO : Status.OK);
-      return;
-    }
-    metadata.commit((status) => {
-      if (status !== Status.OK) this.logBehind = true;
-      this.answer(status);
+    this.layer.file.datasync((result) => {
+      sync.done = true;
+      if (result < 0) this.owner.syncFailed(-result);
+      this.proceed();
     });
   }
 
-  private answer(status: number): void {
-    const served = this.served;
-    this.served = [];
-    this.active = false;
-    const orphans = this.owner.failed ? this.waiting : [];
-    if (this.owner.failed) this.waiting = [];
-    else if (this.waiting.length > 0) this.start();
-    for (const waiter of served) waiter.complete(status);
-    for (const waiter of orphans) waiter.complete(Status.EIO);
+  /** Makes the records of the syncs at the front durable, and answers them. */
+  private proceed(): void {
+    if (this.owner.failed) {
+      this.failAll();
+      return;
+    }
+    if (this.committing) return;
+    let count = 0;
+    let mustCommit = this.logBehind;
+    for (const { done, records } of this.begun) {
+      if (!done) break;
+      count += 1;
+      for (const record of records) this.owner.metadata.append(record);
+      mustCommit ||= records.length > 0;
+    }
+    if (count === 0) return;
+    if (!mustCommit) {
+      this.answer(count, Status.OK);
+      return;
+    }
+    this.committing = true;
+    this.logBehind = false;
+    this.owner.metadata.commit((status) => {
+      this.committing = false;
+      if (status !== Status.OK) this.logBehind = true;
+      if (this.owner.failed) this.failAll();
+      else this.answer(count, status);
+    });
+  }
+
+  /** Answers the first `count` syncs, and begins what may now. */
+  private answer(count: number, status: number): void {
+    const answered = this.begun.splice(0, count);
+    if (this.waiting.length > 0) this.begin();
+    for (const { waiters } of answered) for (const waiter of waiters) waiter.complete(status);
+    this.owner.noticeIdle();
+    this.proceed();
+  }
+
+  /** The volume failed: nobody is told that anything is durable. Syncs on their way still end. */
+  private failAll(): void {
+    const waiters = [...this.begun.flatMap((sync) => sync.waiters.splice(0)), ...this.waiting];
+    this.waiting = [];
+    while (!this.committing && this.begun[0]?.done === true) this.begun.shift();
+    for (const waiter of waiters) waiter.complete(Status.EIO);
     this.owner.noticeIdle();
   }
 }

@@ -7,13 +7,13 @@
  * - The map changes after the file did.
  */
 import type { Disk, DiskFile } from '../io/disk.ts';
-import { BLOCK_BYTES } from '../io/limits.ts';
+import { BLOCKS_PER_REGION, BLOCK_BYTES } from '../io/limits.ts';
 import { BlockSet } from './block-set.ts';
 import { BlockState } from './layer-map.ts';
 import type { LayerMap } from './layer-map.ts';
 import { recordsOfMap } from './metadata-state.ts';
+import type { MapRecord } from './metadata-state.ts';
 import { recoverMap } from './recovery.ts';
-import type { MetadataRecord } from './records.ts';
 
 /** What can be read, and where it is: by byte offsets of the volume. */
 export interface ReadSource {
@@ -70,11 +70,23 @@ export class Layer implements ReadSource {
     this.mark(first, end / BLOCK_BYTES - first, BlockState.ABSENT);
   }
 
-  /** Records of what changed in the map since the last call. */
-  takeChanges(): MetadataRecord[] {
-    if (this.unrecorded.count === 0) return [];
-    const records = [...recordsOfMap(this.id, this.map, this.unrecorded)];
-    this.unrecorded.clear();
+  /** Everything in the map has a record. */
+  get isRecorded(): boolean {
+    return this.unrecorded.count === 0;
+  }
+
+  /** At most `limit` records of what changed in the map, and was not taken before. */
+  takeChanges(limit: number): MapRecord[] {
+    const records: MapRecord[] = [];
+    if (this.isRecorded) return records;
+    for (const record of recordsOfMap(this.id, this.map, this.unrecorded)) {
+      records.push(record);
+      if (records.length >= limit) break;
+    }
+    const last = records.at(-1);
+    // They come in ascending order: what lies before the end of the last one is told.
+    if (records.length < limit || last === undefined) this.unrecorded.clear();
+    else this.unrecorded.remove(0, endOf(last, this.map.blockCount));
     return records;
   }
 
@@ -101,4 +113,10 @@ export class Layer implements ReadSource {
     this.touched = true;
     if (count > 0 && this.map.set(first, count, state)) this.unrecorded.add(first, count);
   }
+}
+
+/** The block after the last one that a record of a map tells of. */
+function endOf(record: MapRecord, blockCount: number): number {
+  if (record.kind === 'allocated') return record.first + record.count;
+  return Math.min(blockCount, (record.region + 1) * BLOCKS_PER_REGION);
 }

@@ -293,6 +293,12 @@ function lastUniform(blocks: BlockSet, region: number): number {
   return last;
 }
 
+/** What is said of a layer's map. */
+export type MapRecord = Extract<MetadataRecord, { kind: 'allocated' | 'layer-region' }>;
+
+/** Blocks of one record at most: a search for the end of a longer run would take too long in one go. */
+const RECORD_BLOCKS_MAX: number = 2 ** 24;
+
 /** A region described by more runs than this is recorded whole: that is shorter. */
 const RUNS_PER_REGION_MAX = 4;
 
@@ -304,7 +310,7 @@ export function* recordsOfMap(
   layer: number,
   map: LayerMap,
   only: BlockSet | null,
-): Generator<MetadataRecord> {
+): Generator<MapRecord> {
   const end = map.blockCount;
   let block = 0;
   let pending: Extract<MetadataRecord, { kind: 'allocated' }>[] = [];
@@ -342,7 +348,7 @@ function nextMapRun(
   from: number,
 ): { first: number; count: number; state: BlockState } | null {
   if (only !== null) {
-    const run = only.nextRun(from, only.blockCount);
+    const run = only.nextRun(from, RECORD_BLOCKS_MAX);
     if (run === null) return null;
     const end = map.runEnd(run.first, run.first + run.count);
     return { first: run.first, count: end - run.first, state: map.stateOf(run.first) };

@@ -244,7 +244,12 @@ export class Volume implements FlushOwner, ResizeHost {
     this.changes.refuse(Status.ESHUTDOWN);
     this.readAhead.stop();
     await this.until(() => !this.resizing && !this.inUse);
-    const status = await this.flushed();
+    let status = await this.flushed();
+    while (status === Status.OK && !this.layer.isRecorded) {
+      // What a flush left over; the clean mark says that the maps are exact.
+      this.layer.touched = true;
+      status = await this.flushed();
+    }
     if (status === Status.OK && !this.metadata.state.clean) {
       this.metadata.append({ kind: 'closed-clean' });
     }

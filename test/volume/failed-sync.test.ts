@@ -3,7 +3,7 @@
  * owner hears of it once, and no clean mark is written. Method: a disk whose sync fails once and would then succeed.
  */
 import { describe, expect, test } from 'vitest';
-import { logPath, newVolume, reopen } from './support/store.ts';
+import { logPath, newVolume, reopen, turn } from './support/store.ts';
 import { answered, flush, read, requestOf, write, zero } from './support/request.ts';
 
 const SIZE = 2 ** 20;
@@ -32,6 +32,44 @@ describe.each(['data', 'log'])('when the sync of the %s file fails', (which) => 
 });
 
 describe('when the sync fails', () => {
+  test.each([
+    { failing: 0, order: [0, 1, 2] },
+    { failing: 1, order: [1, 0, 2] },
+    { failing: 2, order: [2, 0, 1] },
+    { failing: 2, order: [0, 1, 2] },
+  ])(
+    'no flush is told that its data is safe once another failed ($failing of $order)',
+    async (each) => {
+      const { disk, volume } = await newVolume(SIZE);
+      await write(volume, 0, Buffer.alloc(4096, 1));
+      await flush(volume);
+      disk.holding = true;
+      const answers: Promise<number>[] = [];
+      for (const byte of [2, 3, 4]) {
+        await write(volume, 0, Buffer.alloc(4096, byte));
+        answers.push(flush(volume));
+      }
+      const works = disk.held.splice(0);
+      let failed = false;
+      for (const index of each.order) {
+        failed ||= index === each.failing;
+        disk.failSync = () => (index === each.failing ? 5 : 0);
+        works[index]!.run();
+        await turn();
+        // What was answered before the failure was safe: every sync that began before its own had ended well.
+      }
+      const statuses = await Promise.all(answers);
+      const safe = each.order.indexOf(each.failing);
+      const before = each.order.slice(0, safe);
+      for (const [index, status] of statuses.entries()) {
+        const ended =
+          before.includes(index) && [...Array(index).keys()].every((one) => before.includes(one));
+        expect(status, `flush ${index}`).toBe(ended ? 0 : 5);
+      }
+      expect(await flush(volume)).toBe(5);
+    },
+  );
+
   test('flushes that wait for the next one fail too', async () => {
     const { disk, volume } = await newVolume(SIZE);
     await write(volume, 0, Buffer.alloc(4096, 1));

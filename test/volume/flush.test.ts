@@ -3,7 +3,9 @@
  * durable after the data and before the answer. Method: a disk in memory that counts syncs and holds them.
  */
 import { describe, expect, test } from 'vitest';
-import { logPath, newVolume, turn } from './support/store.ts';
+import { FLUSH_RECORDS_MAX, REGION_BYTES, SYNCS_IN_FLIGHT_MAX } from '../../src/io/limits.ts';
+import { BlankDisk } from './support/blank-disk.ts';
+import { logPath, newVolume, reopen, turn } from './support/store.ts';
 import { flush, write } from './support/request.ts';
 
 const SIZE = 16 * 2 ** 20;
@@ -32,21 +34,64 @@ describe('a flush', () => {
     expect([dataSyncs(), logSyncs()]).toEqual([1, 0]);
   });
 
-  test('shares one sync with all that arrive while another is on its way', async () => {
+  test('shares one sync with all that arrive while as many as may be are on their way', async () => {
     const { disk, volume, dataSyncs } = await filled();
     disk.holding = true;
-    await write(volume, 0, Buffer.alloc(10, 2));
-    const first = flush(volume);
-    const joined = flush(volume);
-    await write(volume, 0, Buffer.alloc(10, 3));
+    const first: Promise<number>[] = [];
+    for (let sync = 0; sync < SYNCS_IN_FLIGHT_MAX; sync += 1) {
+      await write(volume, 0, Buffer.alloc(10, 2 + sync));
+      first.push(flush(volume), flush(volume));
+      expect(dataSyncs(), 'the second of the two joins').toBe(sync + 1);
+    }
+    await write(volume, 0, Buffer.alloc(10, 99));
     const later = Array.from({ length: 50 }, () => flush(volume));
-    expect(dataSyncs()).toBe(1);
+    expect(dataSyncs()).toBe(SYNCS_IN_FLIGHT_MAX);
     disk.letGo();
-    expect(await Promise.all([first, joined])).toEqual([0, 0]);
-    expect(dataSyncs()).toBe(2);
+    expect(await Promise.all(first.slice(0, 2))).toEqual([0, 0]);
+    expect(dataSyncs()).toBe(SYNCS_IN_FLIGHT_MAX + 1);
+    while (disk.held.length > 0) disk.letGo();
+    expect(new Set(await Promise.all([...first, ...later]))).toEqual(new Set([0]));
+    expect(dataSyncs()).toBe(SYNCS_IN_FLIGHT_MAX + 1);
+  });
+
+  test('is not answered before the syncs that began before its own', async () => {
+    const { disk, volume } = await filled();
+    disk.holding = true;
+    await write(volume, 0, Buffer.alloc(10, 2));
+    const answers: string[] = [];
+    const first = flush(volume).then((status) => answers.push(`first ${status}`));
+    await write(volume, 0, Buffer.alloc(10, 3));
+    const second = flush(volume).then((status) => answers.push(`second ${status}`));
+    disk.letGo(1);
+    await turn();
+    expect(answers).toEqual([]);
     disk.letGo();
-    expect(new Set(await Promise.all(later))).toEqual(new Set([0]));
-    expect(dataSyncs()).toBe(2);
+    await Promise.all([first, second]);
+    expect(answers).toEqual(['first 0', 'second 0']);
+  });
+
+  test('of a huge change records a part of it, the next ones and the close the rest', async () => {
+    const disk = new BlankDisk();
+    const { store, volume } = await newVolume(2 ** 40, disk);
+    await write(volume, 0, Buffer.alloc(1, 1));
+    const regions = 5 * FLUSH_RECORDS_MAX;
+    for (let region = 0; region < regions; region += 1) {
+      for (let block = 0; block < 12; block += 2) {
+        const offset = region * REGION_BYTES + block * 4096;
+        volume.layer.markData(offset, offset + 4096);
+      }
+    }
+    const recorded = () => volume.metadata.state.layers.get(1)!.map.data.count;
+    const all = volume.layer.map.data.count;
+    expect(await flush(volume)).toBe(0);
+    expect(recorded()).toBe(6 * FLUSH_RECORDS_MAX);
+    await write(volume, 0, Buffer.alloc(1, 1));
+    expect(await flush(volume)).toBe(0);
+    expect(recorded()).toBe(12 * FLUSH_RECORDS_MAX);
+    await store.close();
+    const { data } = reopen(disk.kill()).volume.metadata.state.layers.get(1)!.map;
+    expect(data.count).toBe(all);
+    expect(data.has((regions - 1) * 1024 + 10)).toBe(true);
   });
 
   test('records allocations after the data and before the answer', async () => {

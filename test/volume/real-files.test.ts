@@ -3,8 +3,9 @@
  * back, and an empty volume of 4 TiB costs nothing but its bitmaps. Method: real files in a temporary directory.
  */
 import { execFileSync } from 'node:child_process';
-import { readFileSync, statSync } from 'node:fs';
+import { readFileSync, readdirSync, readlinkSync, statSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { SYNCS_IN_FLIGHT_MAX } from '../../src/io/limits.ts';
 import { nodeDisk } from '../../src/io/node-disk.ts';
 import type { VolumeStore } from '../../src/volume/store.ts';
 import { flush, read, write, zero } from './support/request.ts';
@@ -62,6 +63,32 @@ describe('on real files', () => {
     const now = Buffer.alloc(8192);
     expect(volume.readNow(now, 0, 8192, 12_288)).toBe(0);
     expect(now.equals(payload.subarray(12_288, 20_480))).toBe(true);
+  });
+
+  test('syncs side by side have descriptors of their own, and give them back', async () => {
+    const open = () =>
+      readdirSync('/proc/self/fd').filter((descriptor) => {
+        try {
+          return readlinkSync(`/proc/self/fd/${descriptor}`).startsWith(directory.path);
+        } catch {
+          return false;
+        }
+      }).length;
+    const volume = await store.create('synced', SIZE);
+    await write(volume, 0, Buffer.alloc(4096, 1));
+    await flush(volume);
+    const before = open();
+    const flushes: Promise<number>[] = [];
+    for (let count = 0; count < 3 * SYNCS_IN_FLIGHT_MAX; count += 1) {
+      await write(volume, 0, Buffer.alloc(4096, count));
+      flushes.push(flush(volume));
+    }
+    expect(volume.io.syncs).toBe(1 + SYNCS_IN_FLIGHT_MAX);
+    expect(open() - before).toBe(SYNCS_IN_FLIGHT_MAX - 1);
+    expect(new Set(await Promise.all(flushes))).toEqual(new Set([0]));
+    await store.close();
+    expect(open()).toBe(0);
+    store = openStore(nodeDisk, directory.path);
   });
 
   test('4 TiB that hold little open at once and take little memory', async () => {
