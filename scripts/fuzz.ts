@@ -1,7 +1,7 @@
 /**
  * `npm run fuzz`: hostile clients against the server, and hostile mirrors against our client and a real
  * primary, from seeded dice and judged by an oracle that knows the protocol. A failure prints what plays
- * it again. What is shown and how: docs/internals/testing.md.
+ * it again. What is shown and how: docs/internals/fuzzing.md.
  */
 import { randomInt } from 'node:crypto';
 import { spawn } from 'node:child_process';

@@ -32,8 +32,8 @@ const LATE_MS = 5_000;
 const STEP_MS_MAX = 90_000;
 /** An evil that ends no connection has been done after this long without a new one. */
 const REST_MS = 1_500;
-/** MIRROR_RETRY_MS_MIN, less what timers and sockets may be off by. */
-const PAUSE_MS_MIN = 80;
+/** Three quarters of MIRROR_RETRY_MS_MIN, less what timers and sockets may be off by. */
+const PAUSE_MS_MIN = 60;
 /** Evils that are only noticed by their silence: once in a while is enough. */
 const SLOW: ReadonlySet<EvilPlan['evil']> = new Set([
   'silence',

@@ -84,6 +84,8 @@ function disturbance(dice: Dice): Step {
     [4, () => ({ do: 'stall', ms: dice.between(1, 50) })],
     [1, () => ({ do: 'stall', ms: 2 ** 31 - 1 })],
     [3, () => ({ do: 'wait', ms: dice.between(1, 20) })],
+    // Where time is played, past every patience of the server.
+    [1, () => ({ do: 'wait', ms: 60_000 })],
   ])();
 }
 

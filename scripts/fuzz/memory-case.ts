@@ -106,12 +106,13 @@ export function memoryCase(
       slowZeroes: dice.chance(30),
     });
   }
+  const allowed = limits(dice);
   const facts: ServerFacts = {
     exports,
     defaultName: clients === 1 && dice.chance(80) ? 'disk0' : null,
     tls,
     listing: dice.chance(90),
-    optionsMax: NBD_LIMITS_DEFAULT.options,
+    optionsMax: allowed.options,
   };
   const scripts = exports.slice(0, clients).map(({ name, size }) => {
     const requests = { size, large: dice.chance(3) };
@@ -128,7 +129,7 @@ export function memoryCase(
     });
   });
   const stopAt = dice.chance(4) ? dice.below(30) : -1;
-  return { facts, devices, limits: limits(dice), clients: scripts, stopAt, seed: dice.u32() };
+  return { facts, devices, limits: allowed, clients: scripts, stopAt, seed: dice.u32() };
 }
 
 function limits(dice: Dice): NbdLimits {
@@ -137,5 +138,6 @@ function limits(dice: Dice): NbdLimits {
     ...NBD_LIMITS_DEFAULT,
     inFlightBytes: dice.pick([4096, 65536, 2 ** 20]),
     inFlightBytesTotal: 2 ** 20,
+    options: dice.pick([4, NBD_LIMITS_DEFAULT.options]),
   };
 }

@@ -16,6 +16,8 @@ const FILL_BYTES_MAX = 2 ** 20;
 const PROBE_COOKIE = 0x70726f62655f5f5fn;
 /** Longer than any patience of the server. */
 const PATIENCE_MS = 60_000;
+/** How long the server waits for a handshake. */
+const HANDSHAKE_MS = 10_000;
 
 class FuzzClient {
   readonly judge: Judge;
@@ -30,6 +32,11 @@ class FuzzClient {
     this.judge = judge;
     this.connection = connection;
     this.dice = new Dice(script.seed, 0);
+  }
+
+  /** Whoever is in the handshake now may be cut off for it. */
+  outOfTime(): void {
+    if (this.judge.phase !== 'requests') this.judge.excuse();
   }
 
   /** Takes what came; tells the judge of the end. */
@@ -229,6 +236,9 @@ export async function runMemoryCase(plan: MemoryCase): Promise<void> {
     if (played++ === plan.stopAt) closing = world.server.close();
     const chosen = dice.pick(ready);
     const step = chosen.script.steps[chosen.next++];
+    if (step?.do === 'wait' && step.ms >= HANDSHAKE_MS) {
+      for (const { client } of clients) client.outOfTime();
+    }
     if (step !== undefined) chosen.client.play(step, chosen.script.pieces);
     for (let turns = dice.skewed(20); turns > 0; turns--) world.turn();
     for (const { client } of clients) client.hear();

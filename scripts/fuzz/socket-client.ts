@@ -90,7 +90,7 @@ export class SocketClient {
         if (step.ms <= STALL_MS_MAX) socket.resume();
         return undefined;
       case 'wait':
-        await sleep(step.ms);
+        await sleep(Math.min(step.ms, STALL_MS_MAX));
         return undefined;
       case 'half-close':
         this.sending = false;
