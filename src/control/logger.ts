@@ -6,24 +6,33 @@
  */
 import { pino, type Logger } from 'pino';
 import { LOG_BACKLOG_BYTES_MAX } from '../io/limits.ts';
+import { loadSyscalls } from '../io/syscalls.ts';
 import type { LogLevel } from './defaults.ts';
+
+const STDERR = 2;
 
 export interface NodeLog {
   readonly log: Logger;
-  /** Writes what is still in memory, as far as the reader takes it. */
+  /** Writes what is still in memory, if there is a reader. The last call: the process ends after it. */
   readonly flush: () => void;
 }
 
 /** `node` is in every line. */
 export function openLog(options: { node: string; level: LogLevel }): NodeLog {
   const destination = pino.destination({
-    dest: 2,
+    dest: STDERR,
     sync: false,
     minLength: 0,
     maxLength: LOG_BACKLOG_BYTES_MAX,
   });
+  let lost = false;
   // Nobody is left to tell that the log cannot be written; serving goes on.
-  destination.on('error', () => {});
+  destination.on('error', () => {
+    lost = true;
+  });
+  destination.on('drain', () => {
+    lost = false;
+  });
   const log = pino(
     {
       level: options.level,
@@ -34,10 +43,15 @@ export function openLog(options: { node: string; level: LogLevel }): NodeLog {
     destination,
   );
   const flush = (): void => {
+    // To a reader that is gone the library writes again for ever, here and as the process exits.
+    if (lost || loadSyscalls()?.peerState?.(STDERR) === 'dead') {
+      destination.destroy();
+      return;
+    }
     try {
       destination.flushSync();
     } catch {
-      // Not ready yet, or the reader is gone.
+      // Not ready yet.
     }
   };
   return { log, flush };

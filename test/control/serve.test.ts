@@ -2,7 +2,7 @@
  * The life of a node's process: what it keeps over a restart, how it ends, and what it leaves behind.
  * Real processes, real signals.
  */
-import { existsSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
@@ -160,6 +160,23 @@ describe('a node', () => {
     for (const name of ['a', 'b', 'c']) await cli('volume', 'create', name, '1M');
     await sleep(100);
     expect((await cli('volume', 'list')).stdout).toContain('c ');
+    await shell.stop();
+  });
+
+  test('ends on a signal when the reader of its log is gone', async () => {
+    const scope = testScope();
+    const dir = scope.tempDir('bf-log-');
+    const command = [process.execPath, BLOCKFERRY_BIN, 'serve', '--data', join(dir, 'data')];
+    const pidFile = join(dir, 'pid');
+    const readerFile = join(dir, 'reader');
+    // `head` leaves after the line that says that the node is up.
+    const node = `{ echo $BASHPID > ${pidFile}; exec ${command.join(' ')} --nbd unix:${join(dir, 'nbd')}; }`;
+    const script = `${node} 2>&1 >/dev/null | { head -n 1; echo gone > ${readerFile}; }`;
+    const shell = start(scope, 'bash', ['-c', script], { group: true });
+    await waitUntil('the reader to leave', () => existsSync(readerFile));
+    const pid = Number(readFileSync(pidFile, 'utf8'));
+    process.kill(pid, 'SIGTERM');
+    await waitUntil('the node to end', () => !existsSync(`/proc/${pid}`));
     await shell.stop();
   });
 });
