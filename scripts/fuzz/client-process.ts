@@ -17,7 +17,7 @@ import { Content } from './content.ts';
 import { Dice } from './dice.ts';
 import { GoodClient } from './good-client.ts';
 import { HostileEndpoint } from './hostile-endpoint.ts';
-import { evilPlan, type EvilPlan, mayLie } from './hostile-mirror.ts';
+import { evilPlan, type EvilPlan, mayLie } from './evil-plans.ts';
 import { demand } from './judge-facts.ts';
 import { residentBytes } from './process-memory.ts';
 import type { Failure, Target } from './target.ts';
@@ -31,7 +31,7 @@ const LATE_MS = 5_000;
 /** Evils that end only when the primary runs out of patience take 10 s, and the pause before a retry 5 s. */
 const STEP_MS_MAX = 90_000;
 /** An evil that ends no connection has been done after this long without a new one. */
-const REST_MS = 1_500;
+const REST_MS = 700;
 /** Three quarters of MIRROR_RETRY_MS_MIN, less what timers and sockets may be off by. */
 const PAUSE_MS_MIN = 60;
 /** Evils that are only noticed by their silence: once in a while is enough. */

@@ -2,7 +2,8 @@
 import { createServer, type Server, type Socket } from 'node:net';
 import type { Content } from './content.ts';
 import type { Dice } from './dice.ts';
-import { type EvilPlan, HostileMirror } from './hostile-mirror.ts';
+import type { EvilPlan } from './evil-plans.ts';
+import { HostileMirror } from './hostile-mirror.ts';
 
 const HONEST: EvilPlan = { evil: 'none', at: 0 };
 

@@ -5,13 +5,12 @@
 import {
   type ByteQueue,
   decodeInfo,
-  decodeMetaContext,
   decodeServer,
   decodeText,
-  type InfoReply,
   type OptionReply,
   takeOptionReply,
 } from '../../test/wire/decoder.ts';
+import { judgeContexts, judgeFlags, judgeInfos, metaExcuses } from './judge-answers.ts';
 import {
   demand,
   exportOf,
@@ -20,7 +19,7 @@ import {
   type JudgedSession,
   type ServerFacts,
 } from './judge-facts.ts';
-import { parseInfo, parseMeta, textOf, type MetaRequest } from './judge-options.ts';
+import { parseInfo, parseMeta, textOf } from './judge-options.ts';
 
 export type HandshakeVerdict =
   /** Nothing more can be said before more bytes come. */
@@ -34,7 +33,6 @@ const WAITING: HandshakeVerdict = { kind: 'waiting' };
 const ACK = 1;
 const SERVER = 2;
 const INFO = 3;
-const META_CONTEXT = 4;
 const UNSUP = 0x80000001;
 const POLICY = 0x80000002;
 const INVALID = 0x80000003;
@@ -45,8 +43,6 @@ const TOO_BIG = 0x80000009;
 const EXT_HEADER_REQD = 0x8000000a;
 
 const OPTION_BYTES_MAX = 65536;
-/** More queries than this may be refused. */
-const QUERIES_SURE = 16;
 
 interface Option {
   readonly number: number;
@@ -283,7 +279,7 @@ export class HandshakeJudge {
       demand(part.type === INFO, `INFO brings a reply of type ${part.type}`);
       return decodeInfo(part.data);
     });
-    const flags = this.judgeInfos(infos, request.infos, exported);
+    const flags = judgeInfos(infos, request.infos, exported);
     this.compareInfo(option);
     return option.number === 7 ? this.session(exported, request.name, flags) : null;
   }
@@ -292,31 +288,6 @@ export class HandshakeJudge {
   private enumeration(): readonly number[] {
     const hiding = this.facts.exports.some((each) => each.tlsOnly);
     return hiding && !this.secured ? [TLS_REQD] : [];
-  }
-
-  private judgeInfos(
-    infos: readonly InfoReply[],
-    asked: readonly number[],
-    exported: JudgedExport,
-  ): number {
-    const kinds = infos.map((each) => each.info);
-    demand(new Set(kinds).size === kinds.length, 'an info comes twice');
-    if (asked.includes(3)) demand(kinds.includes('block-size'), 'block sizes were asked for');
-    if (asked.includes(1)) demand(kinds.includes('name'), 'the name was asked for');
-    if (asked.includes(2) && exported.description !== '') {
-      demand(kinds.includes('description'), 'the description was asked for');
-    }
-    let flags = -1;
-    for (const each of infos) {
-      if (each.info === 'export') {
-        demand(each.size === BigInt(exported.size), `tells a size of ${each.size}`);
-        flags = each.flags;
-      } else if (each.info === 'name') {
-        demand(each.text === exported.name, `tells the name ${JSON.stringify(each.text)}`);
-      }
-    }
-    demand(flags >= 0, 'INFO_EXPORT is missing');
-    return flags;
   }
 
   /** INFO, then the same as GO: the same answers. */
@@ -338,7 +309,7 @@ export class HandshakeJudge {
     if (this.form === 'simple') refusals.push(INVALID);
     if (request === null) refusals.push(INVALID, TOO_BIG);
     if (refusals.length > 0 || request === null) return this.expect(option, last, refusals);
-    const excuses = this.metaExcuses(request);
+    const excuses = metaExcuses(request);
     const exported = exportOf(this.facts, request.name);
     if (exported === null) {
       return this.expect(option, last, [UNKNOWN, ...this.enumeration(), ...excuses]);
@@ -347,50 +318,13 @@ export class HandshakeJudge {
       return this.expect(option, last, [UNKNOWN, TLS_REQD, ...excuses]);
     }
     if (last.type !== ACK) return this.expect(option, last, excuses);
-    const contexts = this.judgeContexts(request, exported, setting);
+    const contexts = judgeContexts(this.parts, request, exported, setting);
     if (setting) this.selection = { name: request.name, contexts };
     return null;
   }
 
-  private metaExcuses(request: MetaRequest): readonly number[] {
-    const odd = request.queries.some((query) => query === null || !query.includes(':'));
-    const many = request.queries.length > QUERIES_SURE;
-    return [...(odd ? [INVALID] : []), ...(many || odd ? [TOO_BIG] : [])];
-  }
-
-  private judgeContexts(
-    { queries }: MetaRequest,
-    { contexts }: JudgedExport,
-    setting: boolean,
-  ): ReadonlyMap<number, string> {
-    const byId = new Map<number, string>();
-    const names = new Set<string>();
-    for (const part of this.parts) {
-      demand(part.type === META_CONTEXT, `contexts come with a reply of type ${part.type}`);
-      const { id, name } = decodeMetaContext(part.data);
-      demand(contexts.includes(name), `a context ${name}`);
-      demand(!names.has(name), `the context ${name} comes twice`);
-      if (setting) demand(!byId.has(id), `the id ${id} comes twice`);
-      names.add(name);
-      byId.set(id, name);
-    }
-    const everything = !setting && queries.length === 0;
-    for (const name of contexts) {
-      const namespace = name.slice(0, name.indexOf(':') + 1);
-      const asked = everything || queries.includes(name);
-      const wildcard = !setting && name === 'base:allocation' && queries.includes(namespace);
-      if (asked || wildcard) demand(names.has(name), `the context ${name} was asked for`);
-      else if (names.has(name)) {
-        // Wildcards of other namespaces are the server's own affair.
-        const own = queries.some((query) => query !== null && query.startsWith(namespace));
-        demand(own && namespace !== 'base:', `the context ${name} was not asked for`);
-      }
-    }
-    return byId;
-  }
-
   private session(exported: JudgedExport, name: string, flags: number): HandshakeVerdict {
-    this.judgeFlags(exported, flags);
+    judgeFlags(exported, this.form, flags);
     const { selection, form } = this;
     const same = selection !== null && exportOf(this.facts, selection.name) === exported;
     const session: JudgedSession = {
@@ -401,15 +335,5 @@ export class HandshakeJudge {
       contextsCertain: !same || selection.name === name,
     };
     return { kind: 'session', session };
-  }
-
-  private judgeFlags(exported: JudgedExport, flags: number): void {
-    const structured = this.form !== 'simple';
-    demand((flags & 0x0001) !== 0, 'flags without HAS_FLAGS');
-    demand(((flags & 0x0002) !== 0) === exported.readOnly, 'READ_ONLY is wrong');
-    demand((flags & 0x0080) === 0 || structured, 'SEND_DF without structured replies');
-    demand((flags & 0x0800) === 0 || (flags & 0x0040) !== 0, 'FAST_ZERO without WRITE_ZEROES');
-    demand((flags & 0x1000) === 0 || this.form === 'extended', 'BLOCK_STATUS_PAYLOAD is wrong');
-    demand((flags & 0xe200) === 0, `flags that nobody knows: 0x${flags.toString(16)}`);
   }
 }

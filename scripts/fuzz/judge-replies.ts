@@ -17,6 +17,7 @@ import {
 } from '../../test/wire/decoder.ts';
 import type { Content } from './content.ts';
 import { demand, type JudgedSession } from './judge-facts.ts';
+import { blur, compare, judgePart, judgeWhole, nameOf, type Waiting } from './judge-read.ts';
 import { type JudgedRequest, type Verdict, verdictOf } from './judge-rules.ts';
 import { judgeStatus } from './judge-status.ts';
 
@@ -25,40 +26,8 @@ const ESHUTDOWN = 108;
 const FAST_ZERO = 0x10;
 const PAYLOAD_BYTES_MAX = 33554432;
 
-interface Waiting {
-  readonly request: JudgedRequest;
-  readonly verdict: Verdict;
-  /** What a READ must bring. */
-  readonly expected: { readonly bytes: Buffer; mask: Buffer | null } | null;
-  /** Parts of a READ that came, as [start, end) from the start of the request. */
-  readonly covered: (readonly [number, number])[];
-  readonly statuses: Set<number>;
-  contentChunks: number;
-  error: number | null;
-  /** What has changed the content up to this request; -1 while such requests are on their way. */
-  readonly changes: number;
-  /** Another request with the same cookie waits too: which one a chunk is for cannot be told. */
-  ambiguous: boolean;
-}
-
-const nameOf = ({ command, flags, cookie, offset, length }: JudgedRequest): string =>
-  `command ${command} flags 0x${flags.toString(16)} cookie 0x${cookie.toString(16)} ` +
-  `at ${offset} of ${length} bytes`;
-
 const changesContent = ({ command }: JudgedRequest): boolean =>
   command === 1 || command === 4 || command === 6;
-
-/** What the READ brings where the change is, nobody knows. */
-function blur({ request, expected }: Waiting, change: JudgedRequest): void {
-  if (expected === null) return;
-  const end = request.offset + request.length;
-  const changeEnd = change.offset + change.length;
-  if (change.offset >= end || changeEnd <= request.offset) return;
-  expected.mask ??= Buffer.alloc(expected.bytes.length);
-  const from = change.offset > request.offset ? Number(change.offset - request.offset) : 0;
-  const to = changeEnd < end ? Number(changeEnd - request.offset) : expected.bytes.length;
-  expected.mask.fill(1, from, to);
-}
 
 export class ReplyJudge {
   private readonly session: JudgedSession;
@@ -191,7 +160,7 @@ export class ReplyJudge {
     const structured = this.session.form === 'structured';
     const chunksOnly = structured && (command === 0 || command === 7);
     demand(!chunksOnly || entry.ambiguous, `a simple reply to ${nameOf(entry.request)}`);
-    if (error === 0 && entry.expected !== null && !entry.ambiguous) this.compare(entry, 0, data);
+    if (error === 0 && entry.expected !== null && !entry.ambiguous) compare(entry, 0, data);
     this.finish(entry, error);
   }
 
@@ -203,7 +172,7 @@ export class ReplyJudge {
     }
     if (!entry.ambiguous) this.judgeContent(entry, chunk.content);
     if (!chunk.done) return;
-    if (entry.error === null && !entry.ambiguous) this.judgeWhole(entry);
+    if (entry.error === null && !entry.ambiguous) judgeWhole(entry);
     this.finish(entry, entry.error ?? 0);
   }
 
@@ -215,10 +184,10 @@ export class ReplyJudge {
         return undefined;
       case 'data':
         demand(content.data.length <= PAYLOAD_BYTES_MAX, `a chunk of ${content.data.length} bytes`);
-        return this.judgePart(entry, content.offset, content.data.length, content.data);
+        return judgePart(entry, content.offset, content.data.length, content.data);
       case 'hole':
         demand((request.flags & 4) === 0, `a hole in an answer that may not be in pieces: ${what}`);
-        return this.judgePart(entry, content.offset, content.length, null);
+        return judgePart(entry, content.offset, content.length, null);
       case 'status':
         return this.judgeStatus(entry, content);
       case 'error':
@@ -244,46 +213,6 @@ export class ReplyJudge {
     // What it says can be held against the content only if nothing else was on its way.
     const known = entry.changes === this.changes ? this.content : null;
     judgeStatus(content, request, verdict.length, this.session, known);
-  }
-
-  private judgePart(entry: Waiting, offset: bigint, length: number, data: Buffer | null): void {
-    const { request, covered } = entry;
-    const what = nameOf(request);
-    demand(request.command === 0, `data for ${what}`);
-    demand(entry.expected !== null || entry.verdict.errors.size > 0, `data for ${what}`);
-    const start = Number(offset - request.offset);
-    const inside = start >= 0 && BigInt(start + length) <= request.length;
-    demand(inside, `${length} bytes at ${offset} for ${what}`);
-    const over = covered.some(([from, to]) => start < to && from < start + length);
-    demand(!over, `bytes at ${offset} come twice for ${what}`);
-    covered.push([start, start + length]);
-    entry.contentChunks++;
-    demand((request.flags & 4) === 0 || entry.contentChunks === 1, `two pieces for ${what}`);
-    if (entry.expected !== null) this.compare(entry, start, data ?? Buffer.alloc(length));
-  }
-
-  /** All that a success must bring. */
-  private judgeWhole({ request, verdict, covered, statuses }: Waiting): void {
-    const what = nameOf(request);
-    if (request.command === 0) {
-      const total = covered.reduce((sum, [from, to]) => sum + to - from, 0);
-      demand(BigInt(total) === request.length, `${total} bytes for ${what}`);
-    }
-    if (request.command === 7) {
-      demand(statuses.size === verdict.ids.length, `${statuses.size} contexts for ${what}`);
-    }
-  }
-
-  private compare({ request, expected }: Waiting, start: number, data: Buffer): void {
-    if (expected === null) return;
-    const bytes = expected.bytes.subarray(start, start + data.length);
-    if (bytes.equals(data)) return;
-    for (let at = 0; at < data.length; at++) {
-      if (data[at] === bytes[at] || expected.mask?.[start + at] === 1) continue;
-      const where = Number(request.offset) + start + at;
-      const text = `byte ${where} is ${data[at]} instead of ${bytes[at]}`;
-      demand(false, `${text} in ${nameOf(request)}`);
-    }
   }
 
   private finish(entry: Waiting, error: number): void {
