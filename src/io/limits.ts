@@ -125,7 +125,7 @@ export const UNIX_SEND_BUFFER_BYTES: number = MIB;
 export const UNIX_PROBE_MS_MAX = 1_000;
 
 /** System calls of ours running away from the main thread. More wait their turn. */
-export const SYSCALLS_IN_FLIGHT_MAX = 32;
+export const SYSCALLS_IN_FLIGHT_MAX = 8;
 
 /** Staging: bytes of payload held for the mirrors of a volume. At the limit the policy leaves stream. */
 export const STAGING_BYTES_MAX: number = 256 * MIB;

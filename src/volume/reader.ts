@@ -3,6 +3,8 @@
  *
  * Invariants:
  * - A read never waits for the disk on the calling thread, but in `readNow`.
+ * - Where reads nearly always miss, most go to the pool without a try: a try that misses makes the kernel start
+ *   the read of the disk on the calling thread, which costs more than all the rest of the request.
  * - As many reads are on the pool as were asked; the in-flight limits of the sessions bound them.
  * - Nothing is allocated for a read that is answered at once.
  */
@@ -15,6 +17,11 @@ import type { Layer } from './layer.ts';
 import { PoolRead } from './pool-read.ts';
 import { isZero } from './zeroing.ts';
 
+/** Misses in a row after which reads are not tried on the calling thread. */
+const MISSES_MAX = 32;
+/** Of those one in so many is tried: the first that finds its bytes ends it. */
+const PROBE_EVERY = 16;
+
 /** Reads kept for reuse. More are left to the garbage collector. */
 const SPARE_READS_MAX = 256;
 
@@ -24,6 +31,9 @@ export class Reader {
   /** Reads so far that were answered at once, and that needed the pool. */
   atOnce = 0;
   pooled = 0;
+  /** Tries in a row that found nothing in memory, and reads since that were not tried. */
+  private misses = 0;
+  private untried = 0;
   private readonly spare: PoolRead[] = [];
   private readonly layer: Layer;
   private readonly clock: Clock;
@@ -47,9 +57,11 @@ export class Reader {
     while (position < end) {
       const runLength = layer.runEndAt(position, end) - position;
       if (layer.isDataAt(position)) {
+        if (!this.mayTry()) return this.readOnPool(request, position, end);
         const result = layer.file.readNow(request.buffer, start, runLength, position);
         if (result < 0 && result !== WOULD_BLOCK) return -result;
         const count = Math.max(0, result);
+        this.misses = count > 0 ? 0 : this.misses + 1;
         if (count < runLength) return this.readOnPool(request, position + count, end);
       } else {
         request.buffer.fill(0, start, start + runLength);
@@ -100,6 +112,15 @@ export class Reader {
     const read = this.take();
     read.callback = callback;
     read.begin(buffer, start, offset, end);
+  }
+
+  /** Whether a read may find its bytes in memory, or is one of the few that look whether others could. */
+  private mayTry(): boolean {
+    if (this.misses < MISSES_MAX) return true;
+    this.untried += 1;
+    if (this.untried < PROBE_EVERY) return false;
+    this.untried = 0;
+    return true;
   }
 
   private readOnPool(request: DeviceRequest, position: number, end: number): number {

@@ -113,4 +113,44 @@ describe('a volume', () => {
     while (disk.held.length > 0) disk.letGo(disk.held.length - 1);
     for (const bytes of await Promise.all(reads)) expect(bytes[5]).toBe(1);
   });
+
+  test('tries few reads at once where nearly all miss, and all again when they do not', async () => {
+    const { disk, volume } = await newVolume(SIZE);
+    await write(volume, 0, Buffer.alloc(2 ** 20, 1));
+    let tries = 0;
+    const { file } = volume.layer;
+    const readNow = file.readNow.bind(file);
+    file.readNow = (...parameters) => {
+      tries += 1;
+      return readNow(...parameters);
+    };
+    const readMany = async (count: number): Promise<number> => {
+      const before = tries;
+      for (let index = 0; index < count; index += 1) {
+        expect((await read(volume, (index % 200) * 4096, 4096))[9]).toBe(1);
+      }
+      return tries - before;
+    };
+    disk.cold = true;
+    expect(await readMany(1600)).toBeLessThan(200);
+    disk.cold = false;
+    expect(await readMany(100)).toBeGreaterThan(80);
+    const { reads_at_once: atOnce, reads_on_pool: onPool } = volume.io;
+    expect([atOnce > 80, onPool >= 1600, atOnce + onPool]).toEqual([true, true, 1700]);
+  });
+
+  test('takes from memory what is there, and only the rest from the pool', async () => {
+    const { disk, volume } = await newVolume(SIZE);
+    const payload = Buffer.alloc(2 ** 20, 'half in memory');
+    await write(volume, 0, payload);
+    const { file } = volume.layer;
+    const readNow = file.readNow.bind(file);
+    file.readNow = (buffer, start, length, position) =>
+      readNow(buffer, start, Math.min(length, 10_000), position);
+    disk.holding = true;
+    const reading = read(volume, 500, 100_000);
+    expect(disk.held.map(({ kind, position }) => `${kind} ${position}`)).toEqual(['read 10500']);
+    disk.letGo();
+    expect((await reading).equals(payload.subarray(500, 100_500))).toBe(true);
+  });
 });
