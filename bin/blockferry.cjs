@@ -2,7 +2,7 @@
 'use strict';
 // CommonJS on purpose: the size of libuv's pool is read at its first use, and loading an ES module is
 // already one. Disk reads that miss the page cache and every fdatasync run there.
-process.env.UV_THREADPOOL_SIZE ??= '16';
+process.env.UV_THREADPOOL_SIZE ??= '32';
 
 const { existsSync } = require('node:fs');
 const { join } = require('node:path');
