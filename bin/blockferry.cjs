@@ -8,7 +8,7 @@ const { existsSync } = require('node:fs');
 const { join } = require('node:path');
 const { pathToFileURL } = require('node:url');
 
-const main = join(__dirname, '..', 'dist', 'src', 'cli', 'main.js');
+const main = join(__dirname, '..', 'dist', 'bundle', 'main.js');
 if (existsSync(main)) {
   import(pathToFileURL(main).href)
     .then((module) => module.run())

@@ -101,6 +101,8 @@ function build() {
     '-p',
     'tsconfig.json',
   ]);
+  fs.rmSync(join(root, 'dist', 'bundle'), { recursive: true, force: true });
+  step('bundling', process.execPath, [join('scripts', 'bundle.mjs')]);
   fs.writeFileSync(stamp, '');
   fs.utimesSync(stamp, started, started); // a source saved during the build is newer
 }

@@ -14,7 +14,7 @@ import assert from 'node:assert';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 
-import { Piscina } from 'piscina';
+import type { Piscina } from 'piscina';
 
 import {
   EXAMINER_DIGEST_BYTES_MIN,
@@ -67,11 +67,13 @@ interface Batch {
   readonly answered: (answer: ExamineAnswer | null) => void;
 }
 
+type Pool = Piscina<ExamineTask[], ExamineAnswer[]>;
+
 class PooledExaminer implements Examiner {
   private readonly options: PooledExaminerOptions;
   private readonly threads: number;
   private readonly pays: (tasks: readonly ExamineTask[]) => boolean;
-  private pool: Piscina<ExamineTask[], ExamineAnswer[]> | null = null;
+  private pool: Promise<Pool> | null = null;
   private usable = true;
   private waiting: Batch[] = [];
   private gathering = false;
@@ -102,7 +104,7 @@ class PooledExaminer implements Examiner {
   async close(): Promise<void> {
     this.usable = false;
     this.dispatch();
-    await this.pool?.close();
+    await (await this.pool)?.close();
   }
 
   private submit(task: ExamineTask): Promise<ExamineAnswer | null> {
@@ -133,7 +135,7 @@ class PooledExaminer implements Examiner {
     this.pool ??= this.start();
     let answers: ExamineAnswer[] | null = null;
     try {
-      answers = await this.pool.run(group.map(({ task }) => task));
+      answers = await (await this.pool).run(group.map(({ task }) => task));
     } catch {
       // The thread was lost. A mistake in a batch itself shows again on this thread.
     }
@@ -142,9 +144,11 @@ class PooledExaminer implements Examiner {
     this.dispatch();
   }
 
-  private start(): Piscina<ExamineTask[], ExamineAnswer[]> {
+  private async start(): Promise<Pool> {
+    // Loaded here: most nodes never have work for it, and all of them want to start fast.
+    const { Piscina } = await import('piscina');
     const file = this.options.taskFile ?? new URL('./examine-task.js', import.meta.url);
-    const pool = new Piscina<ExamineTask[], ExamineAnswer[]>({
+    const pool: Pool = new Piscina({
       filename: fileURLToPath(file),
       minThreads: 0,
       maxThreads: this.threads,
