@@ -18,6 +18,12 @@ export const VOLUME_BYTES_MAX: number = 2 ** 50;
 export const VOLUMES_MAX = 4096;
 /** Bytes of a volume name in UTF-8. Longer is refused. */
 export const VOLUME_NAME_BYTES_MAX = 255;
+/** Snapshots of one volume. One more is refused. */
+export const SNAPSHOTS_PER_VOLUME_MAX = 1024;
+/** Bytes of a snapshot's name in UTF-8. Longer is refused. */
+export const SNAPSHOT_NAME_BYTES_MAX = 255;
+/** Regions of one chain of layers whose owners are known block by block, 2 KiB each. The oldest is forgotten. */
+export const OWNER_LEAVES_MAX = 32_768;
 /** Mirrors of one volume. One more is refused. */
 export const MIRRORS_PER_VOLUME_MAX = 8;
 

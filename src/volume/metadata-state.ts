@@ -16,7 +16,20 @@ export interface LayerRecord {
   readonly id: number;
   /** The layer below; 0 for the base layer. */
   readonly parent: number;
+  /** Nothing is written to it any more, and `map` is exact. */
+  readonly sealed: boolean;
+  /** A sealed layer keeps the size that it had: it may be smaller or larger than the volume. */
   readonly map: LayerMap;
+}
+
+export interface SnapshotRecord {
+  /** 32 hexadecimal digits. */
+  readonly id: string;
+  readonly name: string;
+  readonly layer: number;
+  /** Wall-clock milliseconds since 1970. */
+  readonly createdAt: number;
+  readonly sizeBytes: number;
 }
 
 export interface MirrorRecord {
@@ -39,10 +52,14 @@ export interface VolumeState {
   /** Wall-clock milliseconds since 1970. */
   readonly createdAt: number;
   readonly generation: number;
-  /** Oldest first. */
+  /** Parents before their children, as they came. */
   readonly layers: ReadonlyMap<number, LayerRecord>;
   /** The layer that takes writes; 0 before the first. */
   readonly topLayer: number;
+  /** Greater than the number of any layer that there ever was. */
+  readonly nextLayer: number;
+  /** By id, in the order in which they were made. */
+  readonly snapshots: ReadonlyMap<string, SnapshotRecord>;
   readonly mirrors: ReadonlyMap<number, MirrorRecord>;
   /** Regions that were recorded hot. */
   readonly hot: ReadonlySet<number>;
@@ -55,8 +72,11 @@ export interface VolumeState {
 export class RecordRefused extends Error {}
 
 type Writable<Value> = { -readonly [Key in keyof Value]: Value[Key] };
-interface MutableState extends Writable<Omit<VolumeState, 'layers' | 'mirrors' | 'hot'>> {
-  readonly layers: Map<number, LayerRecord>;
+interface MutableState extends Writable<
+  Omit<VolumeState, 'layers' | 'snapshots' | 'mirrors' | 'hot'>
+> {
+  readonly layers: Map<number, Writable<LayerRecord>>;
+  readonly snapshots: Map<string, SnapshotRecord>;
   readonly mirrors: Map<number, Writable<MirrorRecord>>;
   readonly hot: Set<number>;
 }
@@ -72,6 +92,8 @@ export function emptyState(): VolumeState {
     generation: GENERATION_FIRST,
     layers: new Map<number, LayerRecord>(),
     topLayer: 0,
+    nextLayer: 1,
+    snapshots: new Map<string, SnapshotRecord>(),
     mirrors: new Map<number, MirrorRecord>(),
     hot: new Set<number>(),
     nextMirrorId: 1,
@@ -99,22 +121,21 @@ export function foldRecord(folded: VolumeState, record: MetadataRecord): void {
       resize(state, record.sizeBytes);
       return;
     case 'layer-created':
-      check(!state.layers.has(record.layer), `layer ${record.layer} exists already`);
-      check(record.parent === state.topLayer, `layer ${record.layer} is not on the top`);
-      state.layers.set(record.layer, {
-        id: record.layer,
-        parent: record.parent,
-        map: new LayerMap(state.sizeBytes / BLOCK_BYTES),
-      });
-      state.topLayer = record.layer;
+    case 'layer-resized':
+    case 'layer-sealed':
+    case 'layers-merged':
+    case 'layer-removed':
+    case 'snapshot-created':
+    case 'snapshot-removed':
+      foldTreeRecord(state, record);
       return;
     case 'allocated':
-      checkRange(state, record.first, record.count);
+      checkRangeOf(layerOf(state, record.layer), record.first, record.count);
       layerOf(state, record.layer).map.set(record.first, record.count, record.state);
       return;
     case 'layer-region': {
-      checkRegion(state, record.region);
       const { map } = layerOf(state, record.layer);
+      check(record.region < map.data.regionCount, `region ${record.region} is past the end`);
       map.data.setRegion(record.region, RegionState.MIXED, record.data);
       map.zero.setRegion(record.region, RegionState.MIXED, record.zero);
       return;
@@ -140,6 +161,95 @@ export function foldRecord(folded: VolumeState, record: MetadataRecord): void {
     case 'regions-cold':
       foldMirrorRecord(state, record);
   }
+}
+
+type TreeKind =
+  | 'layer-created'
+  | 'layer-resized'
+  | 'layer-sealed'
+  | 'layers-merged'
+  | 'layer-removed'
+  | 'snapshot-created'
+  | 'snapshot-removed';
+
+function foldTreeRecord(
+  state: MutableState,
+  record: Extract<MetadataRecord, { kind: TreeKind }>,
+): void {
+  switch (record.kind) {
+    case 'layer-created':
+      createLayer(state, record.layer, record.parent);
+      return;
+    case 'layer-resized':
+      checkSize(record.sizeBytes);
+      layerOf(state, record.layer).map.resize(record.sizeBytes / BLOCK_BYTES);
+      return;
+    case 'layer-sealed':
+      layerOf(state, record.layer).sealed = true;
+      return;
+    case 'layers-merged':
+      mergeLayers(state, record.from, record.into);
+      return;
+    case 'layer-removed':
+      removeLayer(state, record.layer);
+      return;
+    case 'snapshot-created': {
+      const { id, name, layer, createdAt, sizeBytes } = record;
+      check(!state.snapshots.has(id), `snapshot ${id} exists already`);
+      check(layerOf(state, layer).sealed, `layer ${layer} is not sealed`);
+      checkSize(sizeBytes);
+      state.snapshots.set(id, { id, name, layer, createdAt, sizeBytes });
+      return;
+    }
+    case 'snapshot-removed':
+      check(state.snapshots.delete(record.id), `snapshot ${record.id} is unknown`);
+  }
+}
+
+function createLayer(state: MutableState, layer: number, parent: number): void {
+  check(!state.layers.has(layer), `layer ${layer} exists already`);
+  check(layer > 0, 'layers count from 1');
+  check((parent === 0) === (state.layers.size === 0), 'one layer is the base layer');
+  if (parent !== 0) layerOf(state, parent);
+  const map = new LayerMap(state.sizeBytes / BLOCK_BYTES);
+  state.layers.set(layer, { id: layer, parent, sealed: false, map });
+  state.topLayer = layer;
+  state.nextLayer = Math.max(state.nextLayer, layer + 1);
+}
+
+/** One of the two lies on the other, which carries nothing else when it is the one that goes. */
+function mergeLayers(state: MutableState, from: number, into: number): void {
+  const gone = layerOf(state, from);
+  const kept = layerOf(state, into);
+  check(gone.sealed && kept.sealed, 'only sealed layers are merged');
+  check(from !== state.topLayer && into !== state.topLayer, 'the top layer is not merged');
+  const children = [...state.layers.values()].filter(({ parent }) => parent === from);
+  if (kept.parent === from) {
+    check(children.length === 1, `layer ${from} carries more than layer ${into}`);
+    check(!isNamed(state, from), `layer ${from} is a snapshot`);
+    kept.parent = gone.parent;
+  } else {
+    check(gone.parent === into, `layers ${from} and ${into} are no neighbours`);
+    check(!isNamed(state, into), `layer ${into} is a snapshot`);
+    for (const child of children) child.parent = into;
+    for (const snapshot of state.snapshots.values()) {
+      if (snapshot.layer === from) state.snapshots.set(snapshot.id, { ...snapshot, layer: into });
+    }
+  }
+  state.layers.delete(from);
+}
+
+function removeLayer(state: MutableState, layer: number): void {
+  layerOf(state, layer);
+  check(layer !== state.topLayer, 'the top layer is not removed');
+  check(!isNamed(state, layer), `layer ${layer} is a snapshot`);
+  const carries = [...state.layers.values()].some(({ parent }) => parent === layer);
+  check(!carries, `layer ${layer} carries others`);
+  state.layers.delete(layer);
+}
+
+function isNamed(state: MutableState, layer: number): boolean {
+  return [...state.snapshots.values()].some((snapshot) => snapshot.layer === layer);
 }
 
 type MirrorKind =
@@ -210,8 +320,14 @@ function addMirror(state: MutableState, record: MirrorAdded): void {
 
 function resize(state: MutableState, sizeBytes: number): void {
   const blockCount = sizeBytes / BLOCK_BYTES;
+  const before = state.sizeBytes / BLOCK_BYTES;
   state.sizeBytes = sizeBytes;
-  for (const layer of state.layers.values()) layer.map.resize(blockCount);
+  const top = layerOf(state, state.topLayer);
+  top.map.resize(blockCount);
+  // What lies below may be longer than the volume was: it must not come up through the part that grew.
+  if (top.parent !== 0 && blockCount > before) {
+    top.map.set(before, blockCount - before, BlockState.ZERO);
+  }
   for (const mirror of state.mirrors.values()) {
     mirror.dirty.resize(blockCount);
     mirror.suspect.resize(blockCount);
@@ -233,10 +349,7 @@ export function* recordsOf(state: VolumeState): Generator<MetadataRecord> {
     nextMirrorId: state.nextMirrorId,
   };
   yield { kind: 'generation-opened', generation: state.generation };
-  for (const layer of state.layers.values()) {
-    yield { kind: 'layer-created', layer: layer.id, parent: layer.parent };
-    yield* recordsOfMap(layer.id, layer.map, null);
-  }
+  yield* recordsOfLayers(state);
   for (const mirror of state.mirrors.values()) {
     yield {
       kind: 'mirror-added',
@@ -251,6 +364,18 @@ export function* recordsOf(state: VolumeState): Generator<MetadataRecord> {
   }
   yield* recordsOfHot(state.hot);
   if (!state.clean) yield { kind: 'opened' };
+}
+
+/** Layers as they came: each after the one below it, and last the one that takes writes. */
+function* recordsOfLayers(state: VolumeState): Generator<MetadataRecord> {
+  for (const { id, parent, map, sealed } of state.layers.values()) {
+    const sizeBytes = map.blockCount * BLOCK_BYTES;
+    yield { kind: 'layer-created', layer: id, parent };
+    if (sizeBytes !== state.sizeBytes) yield { kind: 'layer-resized', layer: id, sizeBytes };
+    yield* recordsOfMap(id, map, null);
+    if (sealed) yield { kind: 'layer-sealed', layer: id };
+  }
+  for (const snapshot of state.snapshots.values()) yield { kind: 'snapshot-created', ...snapshot };
 }
 
 /** Regions of one regions-hot record of a compacted log: far below a record's largest payload. */
@@ -373,6 +498,11 @@ function checkSize(sizeBytes: number): void {
   check(sizeBytes % BLOCK_BYTES === 0, `the size ${sizeBytes} is not whole blocks`);
 }
 
+function checkRangeOf({ map }: LayerRecord, first: number, count: number): void {
+  check(first >= 0 && count > 0, 'the range of blocks is empty');
+  check(first + count <= map.blockCount, 'the range of blocks passes the end');
+}
+
 function checkRange(state: MutableState, first: number, count: number): void {
   check(first >= 0 && count > 0, 'the range of blocks is empty');
   check(first + count <= state.sizeBytes / BLOCK_BYTES, 'the range of blocks passes the end');
@@ -383,7 +513,7 @@ function checkRegion(state: MutableState, region: number): void {
   check(region >= 0 && region < regions, `region ${region} is past the end`);
 }
 
-function layerOf(state: MutableState, layer: number): LayerRecord {
+function layerOf(state: MutableState, layer: number): Writable<LayerRecord> {
   const found = state.layers.get(layer);
   check(found !== undefined, `layer ${layer} is unknown`);
   return found;

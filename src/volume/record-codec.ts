@@ -13,7 +13,14 @@ import assert from 'node:assert';
 import { Packr } from 'msgpackr';
 import { METADATA_RECORD_BYTES_MAX } from '../io/limits.ts';
 import { LEAF_BYTES } from './leaf.ts';
-import type { MetadataRecord, MirrorAdded, RecordKind, VolumeCreated } from './records.ts';
+import type {
+  MetadataRecord,
+  MirrorAdded,
+  RecordKind,
+  SnapshotCreated,
+  SnapshotRemoved,
+  VolumeCreated,
+} from './records.ts';
 
 /** A payload that no version of this program would have written. */
 export class PayloadRefused extends Error {}
@@ -114,6 +121,24 @@ export const LAYOUTS: Readonly<Record<RecordKind, Layout>> = {
   'generation-opened': { code: 15, fields: [['generation', 'u64']] },
   opened: { code: 16, fields: [] },
   'closed-clean': { code: 17, fields: [] },
+  'layer-sealed': { code: 18, fields: [['layer', 'u32']] },
+  'layers-merged': {
+    code: 19,
+    fields: [
+      ['from', 'u32'],
+      ['into', 'u32'],
+    ],
+  },
+  'layer-removed': { code: 20, fields: [['layer', 'u32']] },
+  'snapshot-created': { code: 21, fields: null },
+  'snapshot-removed': { code: 22, fields: null },
+  'layer-resized': {
+    code: 23,
+    fields: [
+      ['layer', 'u32'],
+      ['sizeBytes', 'u64'],
+    ],
+  },
 };
 
 const KIND_OF_CODE = new Map<number, RecordKind>(
@@ -262,19 +287,34 @@ function decodeMap(kind: RecordKind, payload: Buffer): MetadataRecord {
   }
   refuseUnless(typeof decoded === 'object' && decoded !== null, `a ${kind} record is not a map`);
   const map = decoded as Readonly<Record<string, unknown>>;
-  if (kind === 'volume-created') {
-    const id = text(map, 'id');
-    refuseUnless(/^[0-9a-f]{32}$/.test(id), 'a volume id is not 32 hexadecimal digits');
-    return {
-      kind,
-      id,
-      name: text(map, 'name'),
-      sizeBytes: integer(map, 'sizeBytes'),
-      createdAt: integer(map, 'createdAt'),
-      nextMirrorId: integer(map, 'nextMirrorId'),
-    } satisfies VolumeCreated;
+  switch (kind) {
+    case 'volume-created':
+      return {
+        kind,
+        id: identifier(map),
+        name: text(map, 'name'),
+        sizeBytes: integer(map, 'sizeBytes'),
+        createdAt: integer(map, 'createdAt'),
+        nextMirrorId: integer(map, 'nextMirrorId'),
+      } satisfies VolumeCreated;
+    case 'snapshot-created':
+      return {
+        kind,
+        id: identifier(map),
+        name: text(map, 'name'),
+        layer: integer(map, 'layer'),
+        createdAt: integer(map, 'createdAt'),
+        sizeBytes: integer(map, 'sizeBytes'),
+      } satisfies SnapshotCreated;
+    case 'snapshot-removed':
+      return { kind, id: identifier(map) } satisfies SnapshotRemoved;
+    default:
+      assert(kind === 'mirror-added', 'no other kind is a map');
+      return decodeMirror(map);
   }
-  assert(kind === 'mirror-added', 'only two kinds are maps');
+}
+
+function decodeMirror(map: Readonly<Record<string, unknown>>): MirrorAdded {
   const mode = text(map, 'mode');
   const stallPolicy = text(map, 'stallPolicy');
   refuseUnless(mode === 'async' || mode === 'sync', 'a mirror has an unknown mode');
@@ -283,12 +323,19 @@ function decodeMap(kind: RecordKind, payload: Buffer): MetadataRecord {
     'a mirror has an unknown stall policy',
   );
   return {
-    kind,
+    kind: 'mirror-added',
     mirror: integer(map, 'mirror'),
     uri: text(map, 'uri'),
     mode,
     stallPolicy,
-  } satisfies MirrorAdded;
+  };
+}
+
+/** 32 hexadecimal digits: the id of a volume or a snapshot. */
+function identifier(map: Readonly<Record<string, unknown>>): string {
+  const id = text(map, 'id');
+  refuseUnless(/^[0-9a-f]{32}$/.test(id), 'an id is not 32 hexadecimal digits');
+  return id;
 }
 
 function text(map: Readonly<Record<string, unknown>>, name: string): string {

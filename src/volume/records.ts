@@ -23,8 +23,47 @@ export interface Resized {
 export interface LayerCreated {
   readonly kind: 'layer-created';
   readonly layer: number;
-  /** The layer below; 0 for the base layer. */
+  /** The layer below; 0 for the base layer. It becomes the one that takes writes. */
   readonly parent: number;
+}
+/** The layer has another size than the volume: it was sealed before the volume was resized. */
+export interface LayerResized {
+  readonly kind: 'layer-resized';
+  readonly layer: number;
+  readonly sizeBytes: number;
+}
+/** Nothing is written to the layer any more, and its map is exact. */
+export interface LayerSealed {
+  readonly kind: 'layer-sealed';
+  readonly layer: number;
+}
+/** `into` holds what both held, for all who looked through `from`, and takes its place. Both were sealed. */
+export interface LayersMerged {
+  readonly kind: 'layers-merged';
+  readonly from: number;
+  readonly into: number;
+}
+/** A layer that nobody looks through is gone. */
+export interface LayerRemoved {
+  readonly kind: 'layer-removed';
+  readonly layer: number;
+}
+/** A sealed layer, and what lies below it, is kept under a name. */
+export interface SnapshotCreated {
+  readonly kind: 'snapshot-created';
+  /** 32 hexadecimal digits. */
+  readonly id: string;
+  readonly name: string;
+  readonly layer: number;
+  /** Wall-clock milliseconds since 1970 at which the content was the volume's. */
+  readonly createdAt: number;
+  /** The volume's size then. */
+  readonly sizeBytes: number;
+}
+/** The name is free again. */
+export interface SnapshotRemoved {
+  readonly kind: 'snapshot-removed';
+  readonly id: string;
 }
 /** A run of blocks of a layer took a state, durably. */
 export interface Allocated {
@@ -112,6 +151,12 @@ export type MetadataRecord =
   | VolumeCreated
   | Resized
   | LayerCreated
+  | LayerResized
+  | LayerSealed
+  | LayersMerged
+  | LayerRemoved
+  | SnapshotCreated
+  | SnapshotRemoved
   | Allocated
   | LayerRegion
   | MirrorAdded
