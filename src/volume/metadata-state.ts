@@ -66,6 +66,8 @@ export interface VolumeState {
   readonly nextMirrorId: number;
   /** The last word about writing is `closed-clean`, or nothing was ever written. */
   readonly clean: boolean;
+  /** The run of the system in which it was last opened for writing; empty before the first. */
+  readonly boot: string;
 }
 
 /** A record that cannot follow the ones before it. */
@@ -98,6 +100,7 @@ export function emptyState(): VolumeState {
     hot: new Set<number>(),
     nextMirrorId: 1,
     clean: true,
+    boot: '',
   };
   return state;
 }
@@ -146,6 +149,9 @@ export function foldRecord(folded: VolumeState, record: MetadataRecord): void {
       return;
     case 'opened':
       state.clean = false;
+      return;
+    case 'booted':
+      state.boot = record.id;
       return;
     case 'closed-clean':
       state.clean = true;
@@ -363,6 +369,7 @@ export function* recordsOf(state: VolumeState): Generator<MetadataRecord> {
     yield* recordsOfSet(mirror.id, 'suspect', mirror.suspect);
   }
   yield* recordsOfHot(state.hot);
+  if (state.boot !== '') yield { kind: 'booted', id: state.boot };
   if (!state.clean) yield { kind: 'opened' };
 }
 

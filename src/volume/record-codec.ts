@@ -14,6 +14,7 @@ import { Packr } from 'msgpackr';
 import { METADATA_RECORD_BYTES_MAX } from '../io/limits.ts';
 import { LEAF_BYTES } from './leaf.ts';
 import type {
+  Booted,
   MetadataRecord,
   MirrorAdded,
   RecordKind,
@@ -132,6 +133,7 @@ export const LAYOUTS: Readonly<Record<RecordKind, Layout>> = {
   'layer-removed': { code: 20, fields: [['layer', 'u32']] },
   'snapshot-created': { code: 21, fields: null },
   'snapshot-removed': { code: 22, fields: null },
+  booted: { code: 24, fields: null },
   'layer-resized': {
     code: 23,
     fields: [
@@ -308,6 +310,8 @@ function decodeMap(kind: RecordKind, payload: Buffer): MetadataRecord {
       } satisfies SnapshotCreated;
     case 'snapshot-removed':
       return { kind, id: identifier(map) } satisfies SnapshotRemoved;
+    case 'booted':
+      return { kind, id: identifier(map) } satisfies Booted;
     default:
       assert(kind === 'mirror-added', 'no other kind is a map');
       return decodeMirror(map);

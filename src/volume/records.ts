@@ -142,6 +142,12 @@ export interface GenerationOpened {
 export interface Opened {
   readonly kind: 'opened';
 }
+/** The run of the system in which writes may follow: while it lasts, what was written is in its page cache. */
+export interface Booted {
+  readonly kind: 'booted';
+  /** 32 hexadecimal digits. */
+  readonly id: string;
+}
 /** Nothing was written after this record: the maps are exact. */
 export interface ClosedClean {
   readonly kind: 'closed-clean';
@@ -170,6 +176,7 @@ export type MetadataRecord =
   | RegionsCold
   | GenerationOpened
   | Opened
+  | Booted
   | ClosedClean;
 
 export type RecordKind = MetadataRecord['kind'];
