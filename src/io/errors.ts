@@ -98,7 +98,12 @@ export const ERROR_CATALOGUE = {
   VOLUME_BUSY: entry('operator', 409, 'detach its clients first'),
   VOLUME_EXISTS: entry('operator', 409, 'choose another name'),
   VOLUME_FAILED: entry('environment', 500, 'check the disk, then restart the node'),
-  VOLUME_HAS_MIRRORS: entry('operator', 409, 'remove its mirrors first, or add --force'),
+  VOLUME_HAS_MIRRORS: entry(
+    'operator',
+    409,
+    'remove its mirrors first (to delete it, --force does that)',
+  ),
+  VOLUME_HAS_SNAPSHOTS: entry('operator', 409, 'delete its snapshots first, or add --force'),
   VOLUME_LIMIT: entry('operator', 409, 'delete a volume first'),
   VOLUME_NAME_INVALID: entry('usage', 400, 'use 1 to 255 bytes without /, @ or control characters'),
   VOLUME_NOT_FOUND: entry('operator', 404, 'list the volumes with: blockferry volume list'),
