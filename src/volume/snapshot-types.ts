@@ -77,8 +77,12 @@ export interface VolumeSnapshots {
   /** The snapshot `to` takes the content of the snapshot `from`. Throws SNAPSHOT_NOT_FOUND, METADATA_WRITE_FAILED. */
   synchronise(from: string, to: string): Promise<SnapshotInfo>;
 
-  /** What changed from a snapshot to another, or to the present content (null), in ascending order. Throws SNAPSHOT_NOT_FOUND. */
-  changed(from: string, to: string | null): Generator<ChangedRange>;
+  /**
+   * What changed from a snapshot to another, or to the present content (null), in ascending order, from byte `start` (a
+   * block; 0 if not given) on: who asks piece by piece pays for each piece alone. A generator lives for one turn.
+   * Throws SNAPSHOT_NOT_FOUND.
+   */
+  changed(from: string, to: string | null, start?: number): Generator<ChangedRange>;
 
   /** Merging stops after the piece on its way, and goes on where it was. */
   pauseMerge(): void;
