@@ -177,14 +177,28 @@ export interface LogContents {
   readonly torn: boolean;
 }
 
+/** METADATA_CORRUPT, with the place for those who look further. */
+export class CorruptLog extends BlockferryError {
+  /** Of the first byte that cannot be explained. */
+  readonly offset: number;
+  readonly why: string;
+
+  constructor(path: string, place: { offset: number; why: string; cause?: unknown }) {
+    const { offset, why, cause } = place;
+    super('METADATA_CORRUPT', `${path}, offset ${offset}: ${why}`, { cause });
+    this.offset = offset;
+    this.why = why;
+  }
+}
+
 /**
- * Reads a log and hands each record, in order, to `fold`. Throws METADATA_CORRUPT with the offset of the first
- * byte that cannot be explained, or DATA_DIR_FORMAT_NEWER. What `fold` throws becomes METADATA_CORRUPT.
+ * Reads a log and hands each record, in order, to `fold`. Throws CorruptLog with the offset of the first
+ * byte that cannot be explained, or DATA_DIR_FORMAT_NEWER. What `fold` throws becomes CorruptLog.
  */
 export function readLog(
   bytes: Buffer,
   path: string,
-  fold: (record: MetadataRecord) => void,
+  fold: (record: MetadataRecord, offset: number) => void,
 ): LogContents {
   const header = readFileHeader(bytes, path);
   const { identity } = header;
@@ -214,13 +228,19 @@ export function readLog(
   return { identity, end: offset, nextSequence: sequence, torn: offset < bytes.length };
 }
 
-interface FoundRecord {
+/** A record whose own checksums hold. */
+export interface FoundRecord {
   readonly code: number;
   readonly payloadBytes: number;
   readonly sequence: number;
   readonly batch: number;
   /** Where the next record begins. */
   readonly end: number;
+}
+
+/** The record at `offset` of the log of `identity` if its own checksums hold, else null. Its order is not looked at. */
+export function recordAt(bytes: Buffer, offset: number, identity: LogIdentity): FoundRecord | null {
+  return readRecord(bytes, offset, seedOf(identity));
 }
 
 /** The record at `offset` if its own checksums hold, else null. */
@@ -257,7 +277,7 @@ function foldAt(
   offset: number,
   found: FoundRecord,
   path: string,
-  fold: (record: MetadataRecord) => void,
+  fold: (record: MetadataRecord, offset: number) => void,
 ): void {
   const kind = kindOfCode(found.code);
   if (kind === null) {
@@ -268,7 +288,7 @@ function foldAt(
   }
   const body = offset + RecordHeader.SIZE;
   try {
-    fold(decodePayload(kind, bytes.subarray(body, body + found.payloadBytes)));
+    fold(decodePayload(kind, bytes.subarray(body, body + found.payloadBytes)), offset);
   } catch (thrown) {
     throw corrupt(path, offset, errorText(thrown), thrown);
   }
@@ -283,13 +303,14 @@ function laterBatchAfter(bytes: Buffer, bad: number, seed: number): number {
   return -1;
 }
 
-interface FileHeaderFields {
+export interface FileHeaderFields {
   readonly identity: LogIdentity;
   readonly firstSequence: number;
   readonly birthBytes: number;
 }
 
-function readFileHeader(bytes: Buffer, path: string): FileHeaderFields {
+/** Throws CorruptLog, or DATA_DIR_FORMAT_NEWER. */
+export function readFileHeader(bytes: Buffer, path: string): FileHeaderFields {
   if (bytes.length < FileHeader.SIZE) throw corrupt(path, 0, 'the file header is cut');
   const header = bytes.subarray(0, FileHeader.SIZE);
   if (!header.subarray(0, FILE_MAGIC.length).equals(FILE_MAGIC)) {
@@ -321,6 +342,6 @@ function readFileHeader(bytes: Buffer, path: string): FileHeaderFields {
   }
 }
 
-function corrupt(path: string, offset: number, why: string, cause?: unknown): BlockferryError {
-  return new BlockferryError('METADATA_CORRUPT', `${path}, offset ${offset}: ${why}`, { cause });
+function corrupt(path: string, offset: number, why: string, cause?: unknown): CorruptLog {
+  return new CorruptLog(path, { offset, why, cause });
 }

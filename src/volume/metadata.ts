@@ -40,7 +40,7 @@ export interface MetadataOptions {
 
 export const LOG_NAME = 'metadata.log';
 /** A compaction on its way; removed at open. */
-const NEW_LOG_NAME = 'metadata.log.new';
+export const NEW_LOG_NAME = 'metadata.log.new';
 
 const EDQUOT = 122;
 const EFBIG = 27;
@@ -129,6 +129,11 @@ export class Metadata {
         else reject(writeError(path, errno));
       });
     });
+  }
+
+  /** The part of the log that is durable, and will not change until a new log takes its place. */
+  get durableBytes(): number {
+    return this.length;
   }
 
   /** A commit is on its way. */

@@ -25,9 +25,16 @@ export interface DamagedVolume {
   readonly reason: string;
 }
 
-const FORMAT_NAME = 'format';
-const FORMAT_VERSION = 1;
-const FORMAT_TEXT = `blockferry ${FORMAT_VERSION}\n`;
+/** The file of a data directory that says how the rest of it is laid out. */
+export const FORMAT_NAME = 'format';
+export const FORMAT_VERSION = 1;
+export const FORMAT_TEXT: string = `blockferry ${FORMAT_VERSION}\n`;
+
+/** The version that a format file names, or null. */
+export function formatVersionOf(text: string): number | null {
+  const digits = /^blockferry (\d{1,9})\n/.exec(text)?.[1];
+  return digits === undefined ? null : Number(digits);
+}
 
 export class VolumeStore {
   /** Volumes that could not be opened, and why. They take no part in anything. */
@@ -171,9 +178,8 @@ function checkFormat(disk: Disk, path: string): void {
     disk.replaceFile(file, Buffer.from(FORMAT_TEXT));
     return;
   }
-  const text = disk.readFile(file).toString('utf8');
-  const version = Number(/^blockferry (\d{1,9})\n/.exec(text)?.[1] ?? Number.NaN);
-  if (Number.isNaN(version)) {
+  const version = formatVersionOf(disk.readFile(file).toString('utf8'));
+  if (version === null) {
     throw new BlockferryError('DATA_DIR_UNUSABLE', `${file} is not a format that can be read`);
   }
   if (version > FORMAT_VERSION) {
