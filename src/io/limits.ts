@@ -104,6 +104,8 @@ export const NBD_CLIENT_PIECES_IN_FLIGHT_MAX = 4;
 export const NBD_CLIENT_ZERO_PIECE_BYTES: number = MIB;
 /** NBD client: infos that a server may send about an export. One more ends the connection. */
 export const NBD_CLIENT_INFOS_MAX = 64;
+/** NBD client: extents in one chunk of block status, the most that known servers send. More ends the connection. */
+export const NBD_CLIENT_STATUS_EXTENTS_MAX: number = 2 ** 20;
 /** NBD client: characters of a server's message that are shown. The rest is cut. */
 export const NBD_CLIENT_MESSAGE_CHARACTERS_MAX = 200;
 /** NBD client: how long a polite close waits for answers. Then the connection is cut. */

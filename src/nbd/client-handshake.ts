@@ -3,7 +3,8 @@
  * outcome come out (protocol section 3).
  *
  * The way: greeting -> GO -> INFO... -> ACK. A server that does not know GO, or is not "fixed", is asked
- * with EXPORT_NAME. Oldstyle servers are refused by name.
+ * with EXPORT_NAME. Oldstyle servers are refused by name. Who wants to know what is allocated asks for
+ * structured replies and for the context before GO; a server that has neither is used without.
  *
  * Invariants:
  * - Nothing that the server says is believed unchecked: magics, the echoed option, types, lengths, sizes.
@@ -34,6 +35,7 @@ import {
   NBD_HANDSHAKE_FLAG,
   NBD_INFO,
   NBD_INIT_MAGIC,
+  NBD_META,
   NBD_OLDSTYLE_MAGIC,
   NBD_OPT,
   NBD_OPTION_HEADER_BYTES,
@@ -48,8 +50,21 @@ import {
   type NbdOption,
 } from './constants.ts';
 
+/** What was agreed on besides the export. */
+export interface HandshakeTerms {
+  /** Replies come in chunks. */
+  readonly structured: boolean;
+  /** The id of base:allocation, or null when nobody asked or the server has none. */
+  readonly allocationContext: number | null;
+}
+
+export const PLAIN_TERMS: HandshakeTerms = Object.freeze({
+  structured: false,
+  allocationContext: null,
+});
+
 export type HandshakeOutcome =
-  | { readonly kind: 'ready'; readonly info: ExportInfo }
+  | { readonly kind: 'ready'; readonly info: ExportInfo; readonly terms: HandshakeTerms }
   /** `polite`: the server still listens, and gets ABORT before the connection ends. */
   | { readonly kind: 'failed'; readonly error: BlockferryError; readonly polite: boolean };
 
@@ -64,7 +79,7 @@ export interface HandshakeStep {
 /** What the next `needed` bytes are. */
 type State =
   | 'greeting'
-  /** Header of a reply to GO. */
+  /** Header of a reply to the option that was asked last. */
   | 'reply-header'
   /** Its data. */
   | 'reply-data'
@@ -74,6 +89,7 @@ type State =
 
 /** A string and what may stand in front of it. Everything else is shorter. */
 const REPLY_DATA_BYTES_MAX = NBD_STRING_BYTES_MAX + 8;
+const CONTEXT_ID_BYTES = 4;
 const INFO_TYPE_BYTES = 2;
 const INFO_EXPORT_BYTES = 12;
 const INFO_BLOCK_SIZE_BYTES = 14;
@@ -81,6 +97,10 @@ const INFO_BLOCK_SIZE_BYTES = 14;
 export class ClientHandshake {
   private readonly exportName: string;
   private readonly server: string;
+  private readonly wantsAllocation: boolean;
+  /** The option that the server is to answer. */
+  private asked: NbdOption = NBD_OPT.GO;
+  private terms: HandshakeTerms = PLAIN_TERMS;
   private state: State = 'greeting';
   private readonly pending: Buffer = Buffer.alloc(REPLY_DATA_BYTES_MAX);
   private filled = 0;
@@ -94,11 +114,15 @@ export class ClientHandshake {
   private send: Buffer[] = [];
   private outcome: HandshakeOutcome | null = null;
 
-  /** `exportName` has at most NBD_STRING_BYTES_MAX bytes; `server` names the other side in errors. */
-  constructor(exportName: string, server: string) {
+  /**
+   * `exportName` has at most NBD_STRING_BYTES_MAX bytes; `server` names the other side in errors.
+   * `allocation`: ask for what tells data from holes.
+   */
+  constructor(exportName: string, server: string, options: { allocation?: boolean } = {}) {
     assert(Buffer.byteLength(exportName) <= NBD_STRING_BYTES_MAX, 'the name was validated');
     this.exportName = exportName;
     this.server = server;
+    this.wantsAllocation = options.allocation === true;
   }
 
   /** `buffer[0 .. length)` came from the server. */
@@ -155,18 +179,37 @@ export class ClientHandshake {
         (this.noZeroes ? NBD_CLIENT_FLAG.NBD_FLAG_C_NO_ZEROES : 0),
     );
     this.send.push(flags);
-    if (fixed) this.askGo();
-    else this.askExportName();
+    if (!fixed) this.askExportName();
+    else if (this.wantsAllocation) this.ask(NBD_OPT.STRUCTURED_REPLY, Buffer.alloc(0));
+    else this.askGo();
+  }
+
+  private askContext(): void {
+    const query = Buffer.from(NBD_META.BASE_ALLOCATION);
+    const count = Buffer.alloc(8);
+    count.writeUInt32BE(1, 0);
+    count.writeUInt32BE(query.length, 4);
+    this.ask(NBD_OPT.SET_META_CONTEXT, Buffer.concat([this.nameField(), count, query]));
   }
 
   private askGo(): void {
+    const infos = Buffer.alloc(4);
+    infos.writeUInt16BE(1, 0);
+    infos.writeUInt16BE(NBD_INFO.BLOCK_SIZE, 2);
+    this.ask(NBD_OPT.GO, Buffer.concat([this.nameField(), infos]));
+  }
+
+  /** The name of the export with its length. */
+  private nameField(): Buffer {
     const name = Buffer.from(this.exportName);
-    const data = Buffer.alloc(4 + name.length + 2 + 2);
-    data.writeUInt32BE(name.length, 0);
-    name.copy(data, 4);
-    data.writeUInt16BE(1, 4 + name.length);
-    data.writeUInt16BE(NBD_INFO.BLOCK_SIZE, 4 + name.length + 2);
-    this.send.push(encodeOption(NBD_OPT.GO, data));
+    const length = Buffer.alloc(4);
+    length.writeUInt32BE(name.length, 0);
+    return Buffer.concat([length, name]);
+  }
+
+  private ask(option: NbdOption, data: Buffer): void {
+    this.asked = option;
+    this.send.push(encodeOption(option, data));
     this.expect('reply-header', NBD_OPTION_REPLY_HEADER_BYTES);
   }
 
@@ -181,7 +224,7 @@ export class ClientHandshake {
       return this.protocolError('an option reply has a wrong magic number');
     }
     const option = this.pending.readUInt32BE(8);
-    if (option !== NBD_OPT.GO) {
+    if (option !== this.asked) {
       return this.protocolError(`it answered ${nameOfOption(option)}, which was not asked`);
     }
     this.replyType = this.pending.readUInt32BE(12);
@@ -196,6 +239,35 @@ export class ClientHandshake {
   private replyData(): void {
     const length = this.needed;
     this.expect('reply-header', NBD_OPTION_REPLY_HEADER_BYTES);
+    if (this.asked === NBD_OPT.STRUCTURED_REPLY) return this.structuredReply();
+    if (this.asked === NBD_OPT.SET_META_CONTEXT) return this.contextReply(length);
+    return this.goReply(length);
+  }
+
+  /** Refused or not known: the export is used without, and GO says what else there is to say. */
+  private structuredReply(): void {
+    if (this.replyType >= NBD_REP_FLAG_ERROR) return this.askGo();
+    if (this.replyType !== NBD_REP.ACK) return this.wrongReply();
+    this.terms = { structured: true, allocationContext: null };
+    return this.askContext();
+  }
+
+  private contextReply(length: number): void {
+    if (this.replyType >= NBD_REP_FLAG_ERROR || this.replyType === NBD_REP.ACK) return this.askGo();
+    if (this.replyType !== NBD_REP.META_CONTEXT) return this.wrongReply();
+    this.infos += 1;
+    if (this.infos > NBD_CLIENT_INFOS_MAX) {
+      return this.protocolError('it sends contexts without end');
+    }
+    if (length < CONTEXT_ID_BYTES) return this.protocolError('a context has no id');
+    const name = this.pending.toString('utf8', CONTEXT_ID_BYTES, length);
+    if (name === NBD_META.BASE_ALLOCATION) {
+      this.terms = { structured: true, allocationContext: this.pending.readUInt32BE(0) };
+    }
+    return undefined;
+  }
+
+  private goReply(length: number): void {
     if (this.replyType >= NBD_REP_FLAG_ERROR) return this.refused(length);
     switch (this.replyType) {
       case NBD_REP.INFO:
@@ -203,8 +275,13 @@ export class ClientHandshake {
       case NBD_REP.ACK:
         return this.acknowledged(length);
       default:
-        return this.protocolError(`it answered GO with ${nameOfOptionReply(this.replyType)}`);
+        return this.wrongReply();
     }
+  }
+
+  private wrongReply(): void {
+    const option = nameOfOption(this.asked).replace('NBD_OPT_', '');
+    this.protocolError(`it answered ${option} with ${nameOfOptionReply(this.replyType)}`);
   }
 
   private info(length: number): void {
@@ -257,7 +334,7 @@ export class ClientHandshake {
     const judged = judgeExport(size, this.exportFlags, this.blocks);
     if ('wrong' in judged) return this.protocolError(`it announces ${judged.wrong}`);
     this.state = 'over';
-    this.outcome = { kind: 'ready', info: judged.ok };
+    this.outcome = { kind: 'ready', info: judged.ok, terms: this.terms };
   }
 
   /** An error reply to GO, with a message of the server or none. */

@@ -17,8 +17,10 @@ import { BlockferryError, errorText } from '../io/errors.ts';
 import { NBD_CLIENT_CLOSE_MS_MAX } from '../io/limits.ts';
 import type { Connection, ConnectionHandler } from '../io/network.ts';
 import { WriteBarriers } from './client-barriers.ts';
+import { ChunkReader, type ChunkSink } from './client-chunks.ts';
+import type { HandshakeTerms } from './client-handshake.ts';
 import { isPreparedCookie, PreparedTracker, type PreparedBatch } from './client-prepared.ts';
-import { ReplyReader, type ReplySink } from './client-replies.ts';
+import { ReplyReader, type ReplyDecoder } from './client-replies.ts';
 import { RequestTable, type RequestCallback, type RequestSlot } from './client-requests.ts';
 import { SilenceWatch, type Watched } from './client-silence.ts';
 import { NBD_CMD, NBD_ERRNO, type NbdCommand } from './constants.ts';
@@ -34,9 +36,11 @@ export interface LinkOptions {
   readonly replyMs: number;
   /** The other side, for errors. */
   readonly server: string;
+  /** What the handshake agreed on. */
+  readonly terms: HandshakeTerms;
 }
 
-export class ClientLink implements ConnectionHandler, ReplySink, Watched {
+export class ClientLink implements ConnectionHandler, ChunkSink, Watched {
   /** Writes on their way, for flushes of servers that have none. */
   readonly barriers: WriteBarriers = new WriteBarriers();
   private readonly connection: Connection;
@@ -45,7 +49,8 @@ export class ClientLink implements ConnectionHandler, ReplySink, Watched {
   private readonly server: string;
   private readonly table: RequestTable;
   private readonly prepared = new PreparedTracker();
-  private readonly reader: ReplyReader;
+  private readonly structured: boolean;
+  private readonly reader: ReplyDecoder;
   private readonly watch: SilenceWatch;
   private state: State = 'open';
   /** Buffers handed to the connection and not yet given to the kernel. */
@@ -70,7 +75,9 @@ export class ClientLink implements ConnectionHandler, ReplySink, Watched {
     this.replyMs = options.replyMs;
     this.server = options.server;
     this.table = new RequestTable((slot) => this.slotSent(slot));
-    this.reader = new ReplyReader(this);
+    const { structured, allocationContext } = options.terms;
+    this.structured = structured;
+    this.reader = structured ? new ChunkReader(this, allocationContext) : new ReplyReader(this);
     this.watch = new SilenceWatch(this.clock, this.replyMs, this);
   }
 
@@ -139,6 +146,7 @@ export class ClientLink implements ConnectionHandler, ReplySink, Watched {
 
   sendPrepared(batch: PreparedBatch, chunks: readonly Buffer[]): void {
     assert(this.state === 'open' || this.state === 'dying', 'the client was not closed');
+    assert(!this.structured, 'prepared requests have simple replies');
     // Its end is about to be told, and that is the answer.
     if (this.state === 'dying') return;
     if (!this.expecting) this.watch.begin();
@@ -236,6 +244,22 @@ export class ClientLink implements ConnectionHandler, ReplySink, Watched {
     const slot = this.reading;
     assert(slot !== null, 'data belongs to a read');
     this.reading = null;
+    slot.answered = true;
+    this.slotProgress(slot);
+  }
+
+  // --- ChunkSink ---
+
+  outstanding(cookieHigh: number, cookieLow: number): RequestSlot | null {
+    return this.table.find(cookieHigh, cookieLow);
+  }
+
+  failed(slot: RequestSlot, errno: number): void {
+    if (slot.errno === 0)
+      slot.errno = knownErrnos.has(errno) && errno !== 0 ? errno : Status.EINVAL;
+  }
+
+  chunksEnded(slot: RequestSlot): void {
     slot.answered = true;
     this.slotProgress(slot);
   }

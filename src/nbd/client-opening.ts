@@ -12,7 +12,7 @@ import { BlockferryError, errorText } from '../io/errors.ts';
 import { NBD_CLIENT_MESSAGE_CHARACTERS_MAX } from '../io/limits.ts';
 import type { Connection, ConnectionHandler, Network } from '../io/network.ts';
 import type { ExportInfo } from './client-export-info.ts';
-import { ClientHandshake, type HandshakeOutcome } from './client-handshake.ts';
+import { ClientHandshake, type HandshakeOutcome, type HandshakeTerms } from './client-handshake.ts';
 import { printable } from './client-text.ts';
 import type { NbdUri } from './uri.ts';
 
@@ -21,14 +21,20 @@ export interface OpeningOptions {
   readonly clock: Clock;
   /** Milliseconds for connecting and handshake together. */
   readonly connectMs: number;
+  /** Ask for what tells data from holes. */
+  readonly allocation?: boolean;
 }
 
 /** Makes what takes the connection over after the handshake. */
-export type Successor<T extends ConnectionHandler> = (connection: Connection) => T;
+export type Successor<T extends ConnectionHandler> = (
+  connection: Connection,
+  terms: HandshakeTerms,
+) => T;
 
 export interface OpenedExport<T> {
   readonly next: T;
   readonly info: ExportInfo;
+  readonly terms: HandshakeTerms;
 }
 
 /**
@@ -49,10 +55,20 @@ export async function openExport<T extends ConnectionHandler>(
   }
   const left = Math.max(1, options.connectMs - (options.clock.now() - began));
   return new Promise<OpenedExport<T>>((resolve, reject) => {
-    const opening = new Opening(uri, connection, successor, resolve, reject);
+    const handshake = new ClientHandshake(uri.exportName, uri.text, {
+      allocation: options.allocation === true,
+    });
+    const opening = new Opening({ uri, connection, handshake, successor }, resolve, reject);
     opening.deadline = options.clock.after(left, () => opening.late(options.connectMs));
     connection.start(opening);
   });
+}
+
+interface OpeningParts<T extends ConnectionHandler> {
+  readonly uri: NbdUri;
+  readonly connection: Connection;
+  readonly handshake: ClientHandshake;
+  readonly successor: Successor<T>;
 }
 
 class Opening<T extends ConnectionHandler> implements ConnectionHandler {
@@ -67,18 +83,16 @@ class Opening<T extends ConnectionHandler> implements ConnectionHandler {
   private failed = false;
 
   constructor(
-    uri: NbdUri,
-    connection: Connection,
-    successor: Successor<T>,
+    parts: OpeningParts<T>,
     resolve: (opened: OpenedExport<T>) => void,
     reject: (error: BlockferryError) => void,
   ) {
-    this.uri = uri;
-    this.connection = connection;
-    this.successor = successor;
+    this.uri = parts.uri;
+    this.connection = parts.connection;
+    this.successor = parts.successor;
+    this.handshake = parts.handshake;
     this.resolve = resolve;
     this.reject = reject;
-    this.handshake = new ClientHandshake(uri.exportName, uri.text);
   }
 
   received(buffer: Buffer, length: number): void {
@@ -121,9 +135,9 @@ class Opening<T extends ConnectionHandler> implements ConnectionHandler {
       return outcome.polite ? this.connection.end() : this.connection.destroy();
     }
     this.deadline?.cancel();
-    const next = this.successor(this.connection);
+    const next = this.successor(this.connection, outcome.terms);
     this.next = next;
-    this.resolve({ next, info: outcome.info });
+    this.resolve({ next, info: outcome.info, terms: outcome.terms });
     // No server has anything to say before it is asked; the successor finds that out.
     if (at < length) next.received(buffer.subarray(at, length), length - at);
   }

@@ -19,9 +19,18 @@ export interface ReplySink {
   broken(why: string): void;
 }
 
+/** Takes replies out of the stream. */
+export interface ReplyDecoder {
+  /** Inside `ReplySink.reply`: the next `length` bytes, at least one, go to `target[start ..)`. */
+  expectData(target: Buffer, start: number, length: number): void;
+  received(buffer: Buffer, length: number): void;
+  /** Nothing is read from now on. */
+  stop(): void;
+}
+
 const NO_BUFFER = Buffer.alloc(0);
 
-export class ReplyReader {
+export class ReplyReader implements ReplyDecoder {
   private readonly sink: ReplySink;
   private readonly header: Buffer = Buffer.alloc(NBD_SIMPLE_REPLY_BYTES);
   private headerFilled = 0;
@@ -34,7 +43,6 @@ export class ReplyReader {
     this.sink = sink;
   }
 
-  /** The next `length` bytes, at least one, go to `target[start ..)`. */
   expectData(target: Buffer, start: number, length: number): void {
     assert(this.targetAt === this.targetEnd, 'one reply at a time');
     assert(length > 0, 'a read has data');

@@ -19,6 +19,11 @@ const USE_MASK = 0x7fffffff;
 const NO_BUFFER = Buffer.alloc(0);
 const NO_CALLBACK: RequestCallback = () => {};
 
+/** One extent of a BLOCK_STATUS: bytes, and the word of the context. Called before the callback. */
+export type ExtentReport = (length: number, flags: number) => void;
+
+const NO_REPORT: ExtentReport = () => {};
+
 export class RequestSlot {
   /** Low half of the cookie. */
   readonly index: number;
@@ -32,6 +37,12 @@ export class RequestSlot {
   buffer: Buffer = NO_BUFFER;
   start = 0;
   length = 0;
+  /** Where the request begins in the export. For replies in chunks, which say where they belong. */
+  offset = 0;
+  /** Bytes that chunks of the reply were about. */
+  covered = 0;
+  /** BLOCK_STATUS: who is told. */
+  report: ExtentReport = NO_REPORT;
   /** Of a write-class request that nothing else accounts for; see WriteBarriers. */
   ticket = 0;
   ticketed = false;
@@ -51,6 +62,7 @@ export class RequestSlot {
   /** Writes the header; the caller validated offset and length. */
   encode(flags: number, offset: number, length: number): void {
     const { header } = this;
+    this.offset = offset;
     header.writeUInt32BE(NBD_REQUEST_MAGIC, 0);
     header.writeUInt16BE(flags, 4);
     header.writeUInt16BE(this.command, 6);
@@ -82,6 +94,7 @@ export class RequestTable {
     slot.ticketed = false;
     slot.answered = false;
     slot.errno = 0;
+    slot.covered = 0;
     this.inUse += 1;
     return slot;
   }
@@ -99,6 +112,7 @@ export class RequestTable {
     slot.busy = false;
     slot.callback = NO_CALLBACK;
     slot.buffer = NO_BUFFER;
+    slot.report = NO_REPORT;
     this.inUse -= 1;
     this.free.push(slot);
   }

@@ -1,5 +1,6 @@
 /**
- * An NBD client: one connection to one export, simple replies, many requests on their way.
+ * An NBD client: one connection to one export, many requests on their way. Replies are simple, or come in
+ * chunks when it was asked to tell what is allocated.
  *
  * Invariants:
  * - Each callback is called once, and never from inside the call that it was given to.
@@ -19,15 +20,15 @@ import {
 import type { Network } from '../io/network.ts';
 import type { ExportInfo } from './client-export-info.ts';
 import { ClientLink } from './client-link.ts';
-import { openExport } from './client-opening.ts';
+import { openExport, type OpenedExport } from './client-opening.ts';
 import { Pieces } from './client-pieces.ts';
 import type { PreparedBatch } from './client-prepared.ts';
-import type { RequestCallback, RequestSlot } from './client-requests.ts';
+import type { ExtentReport, RequestCallback, RequestSlot } from './client-requests.ts';
 import { NBD_BLOCK_SIZE, NBD_CMD, NBD_CMD_FLAG } from './constants.ts';
 import type { NbdUri } from './uri.ts';
 
 export type { ExportInfo } from './client-export-info.ts';
-export type { RequestCallback } from './client-requests.ts';
+export type { ExtentReport, RequestCallback } from './client-requests.ts';
 
 export interface NbdClientOptions {
   readonly network: Network;
@@ -36,10 +37,12 @@ export interface NbdClientOptions {
   readonly connectMs?: number;
   /** Milliseconds without a byte while requests are outstanding; MIRROR_REPLY_MS_MAX if not given. */
   readonly replyMs?: number;
+  /** Ask the server what tells data from holes; see `knowsAllocation`. No prepared batches then. */
+  readonly allocation?: boolean;
 }
 
-/** Largest WRITE_ZEROES: fits 32 bits and is a multiple of every legal minimum block. */
-const ZERO_BYTES_MAX = 2 ** 32 - NBD_BLOCK_SIZE.MINIMUM_MAX;
+/** Largest WRITE_ZEROES or BLOCK_STATUS: fits 32 bits and is a multiple of every legal minimum block. */
+const EFFECT_BYTES_MAX = 2 ** 32 - NBD_BLOCK_SIZE.MINIMUM_MAX;
 /** Pieces beyond the first leave half of the table to others. */
 const PIECES_ROOM = NBD_CLIENT_REQUESTS_MAX / 2;
 
@@ -50,10 +53,14 @@ export class NbdClient {
   readonly info: ExportInfo;
   private readonly link: ClientLink;
   private readonly clock: Clock;
+  /** The server tells data from holes (base:allocation): `allocation` may be called. */
+  readonly knowsAllocation: boolean;
 
-  private constructor(uri: NbdUri, info: ExportInfo, link: ClientLink, clock: Clock) {
+  private constructor(uri: NbdUri, opened: OpenedExport<ClientLink>, clock: Clock) {
+    const { info, next: link, terms } = opened;
     this.uri = uri;
     this.info = info;
+    this.knowsAllocation = terms.allocationContext !== null;
     this.link = link;
     this.clock = clock;
   }
@@ -66,10 +73,14 @@ export class NbdClient {
   static async connect(uri: NbdUri, options: NbdClientOptions): Promise<NbdClient> {
     const { network, clock } = options;
     const { connectMs = MIRROR_CONNECT_MS_MAX, replyMs = MIRROR_REPLY_MS_MAX } = options;
-    const opened = await openExport(uri, { network, clock, connectMs }, (connection) => {
-      return new ClientLink(connection, { clock, replyMs, server: uri.text });
-    });
-    return new NbdClient(uri, opened.info, opened.next, clock);
+    const { allocation = false } = options;
+    const opened = await openExport(
+      uri,
+      { network, clock, connectMs, allocation },
+      (connection, terms) =>
+        new ClientLink(connection, { clock, replyMs, server: uri.text, terms }),
+    );
+    return new NbdClient(uri, opened, clock);
   }
 
   /**
@@ -165,15 +176,35 @@ export class NbdClient {
     if (!this.link.open) return this.link.refuse(callback);
     if (!this.info.canWriteZeroes) return this.zeroByWriting(offset, length, callback);
     const flags = options.noHole ? NBD_CMD_FLAG.NO_HOLE : 0;
-    if (length <= ZERO_BYTES_MAX) {
+    if (length <= EFFECT_BYTES_MAX) {
       const slot = this.link.takeSlot(NBD_CMD.WRITE_ZEROES, callback);
       this.link.takeTicket(slot);
       return this.link.submit(slot, flags, offset, length);
     }
-    return this.startWritePieces(length, ZERO_BYTES_MAX, callback, (from, bytes, ended) => {
+    return this.startWritePieces(length, EFFECT_BYTES_MAX, callback, (from, bytes, ended) => {
       const slot = this.link.takeSlot(NBD_CMD.WRITE_ZEROES, ended);
       this.link.submit(slot, flags, offset + from, bytes);
     });
+  }
+
+  /**
+   * Tells of extents from `offset` on, in order and without gaps, with the bits of NBD_STATE; how far they
+   * reach is the server's choice: less than asked, or past it. At least one, unless the callback tells an
+   * error.
+   */
+  allocation(
+    offset: number,
+    length: number,
+    report: ExtentReport,
+    callback: RequestCallback,
+  ): void {
+    this.checkRange(offset, length);
+    assert(this.knowsAllocation, 'the server was asked first');
+    if (!this.link.open) return this.link.refuse(callback);
+    const slot = this.link.takeSlot(NBD_CMD.BLOCK_STATUS, callback);
+    slot.report = report;
+    slot.length = Math.min(length, EFFECT_BYTES_MAX);
+    return this.link.submit(slot, 0, offset, slot.length);
   }
 
   /**
