@@ -11,10 +11,17 @@ export function targetWords(target: QemuTarget): { before: readonly string[]; na
   return { before: [...objects, '--image-opts'], name: target.options };
 }
 
-/** Runs the commands in one client; throws when one fails, a pattern that does not match included. */
-export async function qemuIo(target: QemuTarget, commands: readonly string[]): Promise<void> {
+/**
+ * Runs the commands in one client; throws when one fails, a pattern that does not match included. An export that takes
+ * no writes wants the flag `-r`.
+ */
+export async function qemuIo(
+  target: QemuTarget,
+  commands: readonly string[],
+  flags: readonly string[] = [],
+): Promise<void> {
   const { before, name } = targetWords(target);
-  const args = [...before, ...commands.flatMap((command) => ['-c', command]), name];
+  const args = [...flags, ...before, ...commands.flatMap((command) => ['-c', command]), name];
   const { code, stdout, stderr } = await run('qemu-io', args, { allowFailure: true });
   if (code !== 0 || /fail|error|not supported/i.test(stdout)) {
     throw new Error(`qemu-io exit ${String(code)}:\n${stdout}${stderr}`);
