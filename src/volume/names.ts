@@ -1,17 +1,26 @@
-/** What users may ask of a volume: its name and its size. */
-import { BLOCK_BYTES, VOLUME_BYTES_MAX, VOLUME_NAME_BYTES_MAX } from '../io/limits.ts';
+/** What users may ask of a volume and its snapshots: names and sizes. */
+import {
+  BLOCK_BYTES,
+  SNAPSHOT_NAME_BYTES_MAX,
+  VOLUME_BYTES_MAX,
+  VOLUME_NAME_BYTES_MAX,
+} from '../io/limits.ts';
 import { BlockferryError } from '../io/errors.ts';
 
 const SUFFIX_POWER: Readonly<Record<string, number>> = { '': 0, K: 1, M: 2, G: 3, T: 4, P: 5 };
 
-/** Bytes of a size such as `512M`, `10G` or `4096`; suffixes are powers of 1024. Throws SIZE_INVALID. */
-export function parseSize(text: string): number {
+/** Bytes of a text such as `512M`, `10G` or `4096`; suffixes are powers of 1024. Null if it is none. */
+export function parseBytes(text: string): number | null {
   const match = /^(\d{1,16})([KMGTP]?)$/i.exec(text);
   const power = SUFFIX_POWER[match?.[2]?.toUpperCase() ?? '?'];
-  if (match?.[1] === undefined || power === undefined) {
-    throw new BlockferryError('SIZE_INVALID', `the size ${JSON.stringify(text)} cannot be read`);
-  }
-  return validateSize(Number(match[1]) * 1024 ** power);
+  return match?.[1] === undefined || power === undefined ? null : Number(match[1]) * 1024 ** power;
+}
+
+/** Bytes of a volume's size, as `parseBytes` reads it. Throws SIZE_INVALID. */
+export function parseSize(text: string): number {
+  const bytes = parseBytes(text);
+  if (bytes !== null) return validateSize(bytes);
+  throw new BlockferryError('SIZE_INVALID', `the size ${JSON.stringify(text)} cannot be read`);
 }
 
 /** Returns `sizeBytes` if a volume can have it, else throws SIZE_INVALID. */
@@ -29,16 +38,28 @@ export function validateSize(sizeBytes: number): number {
 
 /** Returns `name` if a volume can have it, else throws VOLUME_NAME_INVALID. */
 export function validateVolumeName(name: string): string {
-  const refuse = (why: string): never => {
-    const shown = JSON.stringify(name.length > 64 ? `${name.slice(0, 64)}...` : name);
-    throw new BlockferryError('VOLUME_NAME_INVALID', `the volume name ${shown} ${why}`);
-  };
+  const fault = faultOf(name, VOLUME_NAME_BYTES_MAX);
+  if (fault === null) return name;
+  throw new BlockferryError('VOLUME_NAME_INVALID', `the volume name ${shown(name)} ${fault}`);
+}
+
+/** Returns `name` if a snapshot can have it, else throws SNAPSHOT_NAME_INVALID. */
+export function validateSnapshotName(name: string): string {
+  const fault = faultOf(name, SNAPSHOT_NAME_BYTES_MAX);
+  if (fault === null) return name;
+  throw new BlockferryError('SNAPSHOT_NAME_INVALID', `the snapshot name ${shown(name)} ${fault}`);
+}
+
+function faultOf(name: string, bytesMax: number): string | null {
   const bytes = Buffer.byteLength(name, 'utf8');
-  if (bytes === 0) refuse('is empty');
-  if (bytes > VOLUME_NAME_BYTES_MAX) refuse(`is longer than ${VOLUME_NAME_BYTES_MAX} bytes`);
-  if (Buffer.from(name, 'utf8').toString('utf8') !== name) refuse('is not valid Unicode');
-  if (/[/@]/.test(name)) refuse('holds a / or @');
-  if (/\p{Cc}/u.test(name)) refuse('holds a control character');
-  if (name === '.' || name === '..') refuse('is not a name');
-  return name;
+  if (bytes === 0) return 'is empty';
+  if (bytes > bytesMax) return `is longer than ${bytesMax} bytes`;
+  if (Buffer.from(name, 'utf8').toString('utf8') !== name) return 'is not valid Unicode';
+  if (/[/@]/.test(name)) return 'holds a / or @';
+  if (/\p{Cc}/u.test(name)) return 'holds a control character';
+  return name === '.' || name === '..' ? 'is not a name' : null;
+}
+
+function shown(name: string): string {
+  return JSON.stringify(name.length > 64 ? `${name.slice(0, 64)}...` : name);
 }

@@ -17,7 +17,13 @@ import { validateSize, validateVolumeName } from './names.ts';
 import { Volume } from './volume.ts';
 
 export type { StoreOptions } from './creation.ts';
-export { parseSize, validateSize, validateVolumeName } from './names.ts';
+export {
+  parseBytes,
+  parseSize,
+  validateSize,
+  validateSnapshotName,
+  validateVolumeName,
+} from './names.ts';
 export { Volume } from './volume.ts';
 
 export interface DamagedVolume {
