@@ -151,16 +151,22 @@ export class BlockSet {
   /** A copy of the region's bits, whatever its state. */
   leafOf(region: number): Uint8Array {
     const bits = new Uint8Array(LEAF_BYTES);
+    this.readLeaf(region, bits);
+    return bits;
+  }
+
+  /** Copies the region's bits, whatever its state, into `leaf`. */
+  readLeaf(region: number, leaf: Uint8Array): void {
     const state = this.regionState(region);
     if (state === RegionState.MIXED) {
       const index = Math.floor(region / GROUP_REGIONS);
       const group = this.groupAt(index);
       const start = group.bitsAt(region - index * GROUP_REGIONS) / 8;
-      bits.set(group.bits.subarray(start, start + LEAF_BYTES));
-    } else if (state === RegionState.ALL) {
-      changeBits(bits, 0, this.blocksIn(region), true);
+      leaf.set(group.bits.subarray(start, start + LEAF_BYTES));
+    } else {
+      leaf.fill(0);
+      if (state === RegionState.ALL) changeBits(leaf, 0, this.blocksIn(region), true);
     }
-    return bits;
   }
 
   /** Blocks of the set in the region. */
