@@ -22,6 +22,12 @@ export const VOLUME_NAME_BYTES_MAX = 255;
 export const SNAPSHOTS_PER_VOLUME_MAX = 1024;
 /** Bytes of a snapshot's name in UTF-8. Longer is refused. */
 export const SNAPSHOT_NAME_BYTES_MAX = 255;
+/** Check: places named one by one for each code and file. The rest is counted in the last of them. */
+export const CHECK_PLACES_MAX = 16;
+/** Check: runs, extents or records looked at in one turn of the event loop. The rest waits for the next turn. */
+export const CHECK_STEPS_PER_TURN = 256;
+/** Check: bytes of a layer's file read at once. */
+export const CHECK_READ_BYTES: number = MIB;
 /** Regions of one chain of layers whose owners are known block by block, 2 KiB each. The oldest is forgotten. */
 export const OWNER_LEAVES_MAX = 32_768;
 /** Mirrors of one volume. One more is refused. */
@@ -229,6 +235,52 @@ export const READ_AHEAD_PIECE_BYTES: number = 4 * MIB;
 export const READ_AHEAD_BYTES_MAX: number = 256 * MIB;
 /** Volume: CACHE requests that wait to be followed. More are answered and dropped. */
 export const READ_AHEAD_HINTS_MAX = 64;
+
+/** Merge: bytes of data copied at one time, and of one hole punched. More is done in several steps. */
+export const MERGE_PIECE_BYTES: number = MIB;
+export const MERGE_HOLE_BYTES: number = 64 * MIB;
+/** Merge: a gap between two runs of data up to this long is read with them. */
+export const MERGE_GAP_BYTES: number = 64 * KIB;
+/** Merge: runs of blocks in one step. More are left to the next. */
+export const MERGE_STEP_RUNS_MAX = 256;
+/** Merge: steps on their way at one time, while the hosts are at rest. Else one. */
+export const MERGE_STEPS_IN_FLIGHT_MAX = 2;
+/** Merge: looks at the maps in one turn that find nothing to do. The next turn goes on. */
+export const MERGE_LOOKS_MAX = 512;
+/** Merge: what is copied before it is synced and recorded: bytes, while hosts are busy, runs and age. */
+export const MERGE_BATCH_BYTES: number = 64 * MIB;
+export const MERGE_BATCH_BYTES_BUSY: number = 8 * MIB;
+export const MERGE_BATCH_RUNS_MAX = 8192;
+export const MERGE_BATCH_MS = 1_000;
+/** Merge: records appended in one turn. The next turn goes on. */
+export const MERGE_RECORDS_PER_TURN = 256;
+/** Merge: hosts are at rest when no request of theirs came, or is on its way, for so long. */
+export const MERGE_QUIET_MS = 100;
+/** Merge: the longest sleep in one go. Then it is looked at again whether there is still a reason to wait. */
+export const MERGE_SLEEP_MS_MAX = 100;
+/** Merge: pause before another attempt after the disk was full. */
+export const MERGE_RETRY_MS = 30_000;
+
+/** Import and export: bytes of one read, and reads with their writes on their way. The rest waits. */
+export const TRANSFER_CHUNK_BYTES: number = MIB;
+export const TRANSFER_CHUNKS_IN_FLIGHT_MAX = 8;
+/** Import and export: a shorter hole between data is read with it: its zeroes are found in the bytes. */
+export const TRANSFER_HOLE_BYTES_MIN: number = 64 * KIB;
+/** Import and export: zeroes of one request. A server that writes them answers within TRANSFER_REPLY_MS_MAX. */
+export const TRANSFER_ZERO_BYTES_MAX: number = 64 * MIB;
+/** Import and export: time between two bookmarks, for each of which the target makes durable what it has. */
+export const TRANSFER_BOOKMARK_MS = 2_000;
+/** Import and export: bytes of a bookmark. A longer one is none. */
+export const TRANSFER_BOOKMARK_BYTES_MAX: number = 64 * KIB;
+/** Import and export: time without any reply while requests are outstanding. Then the transfer fails. */
+export const TRANSFER_REPLY_MS_MAX = 120_000;
+/** Import and export: places that are compared before a transfer goes on, and bytes of each. */
+export const TRANSFER_SPOTS = 32;
+export const TRANSFER_SPOT_BYTES: number = 64 * KIB;
+/** Import and export: extents that are kept of one answer. The rest is asked for again. */
+export const TRANSFER_EXTENTS_MAX: number = 64 * KIB;
+/** Import and export: characters of the output of qemu-img that are kept. The rest is dropped. */
+export const TRANSFER_TOOL_CHARACTERS_MAX: number = MIB;
 
 /** Events kept for `blockferry events`. The oldest are dropped. */
 export const EVENTS_MAX = 1000;
