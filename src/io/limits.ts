@@ -286,6 +286,11 @@ export const TRANSFER_TOOL_CHARACTERS_MAX: number = MIB;
 export const EVENTS_MAX = 1000;
 /** Control: bytes of one request body. Longer is refused. */
 export const CONTROL_BODY_BYTES_MAX: number = 64 * KIB;
+/** Control: snapshots in a list of NBD exports. More are left out of it; they are served by name. */
+export const SNAPSHOTS_LISTED_MAX = 4096;
+/** Control: ranges in one page of a difference, and the time that one may take. The rest is on the next page. */
+export const DIFF_PAGE_RANGES_MAX = 16_384;
+export const DIFF_PAGE_MS = 10;
 /** Control: followers of the event stream. One more is refused. */
 export const EVENT_FOLLOWERS_MAX = 64;
 /** Control: bytes a follower of the event stream may leave unread. Then it is dropped. */
