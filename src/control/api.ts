@@ -17,6 +17,7 @@ import {
   EVENT_FOLLOWER_BACKLOG_BYTES_MAX,
 } from '../io/limits.ts';
 import type { BlockferryEvent } from '../replicator/status.ts';
+import { check, FLAG, NO_BODY, NO_QUERY, type VolumeRoute } from './api-checks.ts';
 import type { EventLog } from './events.ts';
 import { MIRROR_ACTIONS, type NodeFacts, type ReloadReport } from './status.ts';
 import type { VolumeCommands } from './volumes.ts';
@@ -29,14 +30,8 @@ const MIRROR_ADD_BODY = z.strictObject({
   stall_policy: z.enum(['degrade', 'block']).default('degrade'),
 });
 const MIRROR_BODY = z.strictObject({ uri: z.string().optional() });
-const FLAG = z
-  .enum(['', 'true', 'false', '1', '0'])
-  .default('false')
-  .transform((text) => text !== 'false' && text !== '0');
 const DELETE_QUERY = z.strictObject({ force: FLAG });
 const EVENTS_QUERY = z.strictObject({ follow: FLAG });
-const NO_QUERY = z.strictObject({});
-const NO_BODY = z.strictObject({});
 
 interface ApiOptions {
   readonly commands: VolumeCommands;
@@ -46,10 +41,6 @@ interface ApiOptions {
   readonly reload: () => ReloadReport;
   /** Requests wait for it: the node is being started. Rejects when that failed. */
   readonly started: Promise<void>;
-}
-
-interface VolumeRoute {
-  Params: { name: string };
 }
 
 /** The API, ready to listen. */
@@ -178,14 +169,6 @@ function refuseBrowsers(
   const { headers } = request;
   if (headers.origin === undefined && headers['sec-fetch-site'] === undefined) done();
   else done(new BlockferryError('REQUEST_INVALID', 'the control API does not answer web pages'));
-}
-
-function check<T>(what: 'body' | 'query', schema: z.ZodType<T>, value: unknown): T {
-  const result = schema.safeParse(value);
-  if (result.success) return result.data;
-  const issue = result.error.issues[0];
-  const where = [what, ...(issue?.path ?? [])].join('.');
-  throw new BlockferryError('REQUEST_INVALID', `${where}: ${issue?.message ?? 'not usable'}`);
 }
 
 function answerError(
