@@ -1,6 +1,6 @@
 /**
  * `npm run bench`: fio against this server, nbdkit's file plugin and qemu-nbd; then, mirrored, against
- * qemu-storage-daemon; then what a node takes of memory and of time to start. It prints what it measured
+ * qemu-storage-daemon; then layered volumes against plain ones; then what a node takes of memory and of time to start. It prints what it measured
  * beside what the project aims at; the exit code tells of missed targets only with --check. How to read
  * it: docs/benchmarks.md.
  */
@@ -19,11 +19,13 @@ import {
   type Maker,
 } from './bench/contenders.ts';
 import { FOOTPRINT, heaviestRows, measureFootprint } from './bench/footprint.ts';
+import { LAYERED, measureLayered } from './bench/layers/layered.ts';
 import { measure, type Measured, type RoundOptions } from './bench/measure.ts';
 import { blockferryMirrored, qemuMirrored } from './bench/mirrored.ts';
 import {
   catchUpTable,
   footprintTable,
+  layeredTable,
   runtimeTable,
   speedTable,
   surroundings,
@@ -150,6 +152,18 @@ async function measureAll(session: Session, { directories }: Scopes): Promise<Ou
     (ground) => blockferryMirrored(ground, own),
     qemuMirrored,
   ]);
+  const layered = LAYERED.some((name) => rows.test(name))
+    ? await scoped(
+        session,
+        async ({ servers, directories: places }) =>
+          await measureLayered(
+            own,
+            { servers, dir: places.tempDir('bf-bench-', dir) },
+            options,
+            rows,
+          ),
+      )
+    : [];
   const { idle, huge, start } = FOOTPRINT;
   const wanted = [idle, huge, start].some(({ name }) => rows.test(name));
   const rest = wanted
@@ -163,12 +177,12 @@ async function measureAll(session: Session, { directories }: Scopes): Promise<Ou
           ),
       )
     : [];
-  return { serving, mirrored, footprint: [...heaviestRows(serving), ...rest] };
+  return { serving, mirrored, layered, footprint: [...heaviestRows(serving), ...rest] };
 }
 
 function print(session: Session, outcome: Outcome): void {
   const { settings, notes } = session;
-  const { serving, mirrored, footprint } = outcome;
+  const { serving, mirrored, footprint, layered } = outcome;
   const where = surroundings();
   console.log(
     `\n${where.time}: ${where.cpu}, ${where.memory_gib} GiB, Linux ${where.kernel}; ${where.tools.join('; ')}`,
@@ -188,6 +202,10 @@ function print(session: Session, outcome: Outcome): void {
     for (const { contender, remarks } of series) {
       for (const remark of remarks) console.log(`${contender}, ${workload.name}: ${remark}`);
     }
+  }
+  if (layered.length > 0) console.log(`\n${layeredTable(layered)}`);
+  for (const { name, remarks } of layered) {
+    for (const remark of remarks) console.log(`${name}: ${remark}`);
   }
   if (footprint.length > 0) console.log(`\n${footprintTable(footprint)}`);
 }
@@ -214,8 +232,7 @@ async function main(settings: Settings, interrupted: AbortSignal): Promise<void>
   };
   const session: Session = { settings, options, interrupted, notes: [] };
   const outcome = await scoped(session, async (scopes) => await measureAll(session, scopes));
-  const { serving, mirrored, footprint } = outcome;
-  if (serving.length + mirrored.length + footprint.length === 0) {
+  if (Object.values(outcome).every((results) => results.length === 0)) {
     throw new Error(`no row matches ${String(settings.rows)}`);
   }
   const missed = missedTargets(outcome);

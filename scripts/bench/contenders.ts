@@ -23,6 +23,8 @@ export interface Contender {
   readonly pid?: number;
   /** Bytes that the mirror still lacks; absent when there is no mirror. */
   readonly behind?: () => Promise<number>;
+  /** Runs at the start of each round. */
+  readonly before?: () => Promise<void>;
   /** One line about what happened beside the speed, or null. */
   readonly remark?: () => Promise<string | null>;
 }

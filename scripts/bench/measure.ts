@@ -77,6 +77,7 @@ async function oneRound(
   options: RoundOptions,
 ): Promise<void> {
   const { contender, uri, series } = entrant;
+  await contender.before?.();
   if (workload.cold === true) await cool(contender.dir);
   if (contender.pid !== undefined) resetPeak(contender.pid);
   const result = await fio({

@@ -2,19 +2,20 @@
 import { execFileSync } from 'node:child_process';
 import { cpus, release, totalmem } from 'node:os';
 import type { FootprintValue } from './footprint.ts';
+import { aimText, isReached, outcomeText, type Comparison } from './layers/comparison.ts';
 import { median, type Measured, type Series } from './measure.ts';
 import { otherRuntimes, OTHER_NODE_RATIO_MIN, ratio, reaches } from './verdict.ts';
-import type { Workload } from './workloads.ts';
 
-function amount(value: number, unit: Workload['unit']): string {
+function amount(value: number, unit: Comparison['unit']): string {
+  if (unit === 'ms') return `${value.toFixed(1)} ms`;
   if (unit === 'bytes') return `${(value / 1e9).toFixed(2)} GB/s`;
   return `${(value / 1000).toFixed(1)} k/s`;
 }
 
-function cell(series: Series, unit: Workload['unit']): string {
-  const middle = amount(median(series.samples), unit);
-  if (series.samples.length < 2) return middle;
-  const [low, high] = [Math.min(...series.samples), Math.max(...series.samples)];
+function cell(samples: readonly number[], unit: Comparison['unit']): string {
+  const middle = amount(median(samples), unit);
+  if (samples.length < 2) return middle;
+  const [low, high] = [Math.min(...samples), Math.max(...samples)];
   return `${middle} (${amount(low, unit).split(' ')[0]} - ${amount(high, unit).split(' ')[0]})`;
 }
 
@@ -51,7 +52,7 @@ export function speedTable(results: readonly Measured[], reference: string): str
     const { name, unit, target } = measured.workload;
     const cells = names.map((contender) => {
       const series = seriesOf(measured, contender);
-      return series === undefined ? '' : cell(series, unit);
+      return series === undefined ? '' : cell(series.samples, unit);
     });
     return [name, ...cells, value.toFixed(2), aim(target, value)];
   });
@@ -95,6 +96,18 @@ export function footprintTable(values: readonly FootprintValue[]): string {
     `< ${bound.below} ${bound.unit}`,
   ]);
   return markdown([['footprint', ...names, 'target'], ...rows]);
+}
+
+/** One row a comparison; ratios and differences are those of medians. */
+export function layeredTable(comparisons: readonly Comparison[]): string {
+  const head = ['layered volumes', 'measured', 'held against', 'outcome', 'target'];
+  const rows = comparisons.map((comparison) => {
+    const { name, unit, samples, against } = comparison;
+    const other = against === null ? '' : `${cell(against.samples, unit)}, ${against.name}`;
+    const target = `${aimText(comparison)}${isReached(comparison) ? '' : ', missed'}`;
+    return [name, cell(samples, unit), other, outcomeText(comparison), target];
+  });
+  return markdown([head, ...rows]);
 }
 
 /** Seconds from the end of a round until the mirror held everything: median and greatest. */

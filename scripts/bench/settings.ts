@@ -4,7 +4,7 @@ import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 
 export const USAGE = `usage: npm run bench -- [options]
-  --quick        under four minutes instead of about twenty
+  --quick        under ten minutes instead of about half an hour
   --rows REGEX   rows whose name matches, in upper or lower case
   --rounds N     rounds of each row (default 5, quick 2)
   --seconds S    length of a round (default 4, quick 1)

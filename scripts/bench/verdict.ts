@@ -1,5 +1,6 @@
 /** What was measured against what the project aims at. */
 import type { FootprintValue } from './footprint.ts';
+import { aimText, isReached, outcomeOf, type Comparison } from './layers/comparison.ts';
 import { median, type Measured } from './measure.ts';
 
 /** Another Node reaches at least this share of the rate under the Node that runs the benchmark. */
@@ -9,6 +10,7 @@ export interface Outcome {
   readonly serving: readonly Measured[];
   readonly mirrored: readonly Measured[];
   readonly footprint: readonly FootprintValue[];
+  readonly layered: readonly Comparison[];
 }
 
 /** Ratio of the medians of two contenders; NaN when one of them was not in the row. */
@@ -49,7 +51,7 @@ function missedUnderOthers(results: readonly Measured[]): string[] {
 }
 
 /** One line for each target that was missed. */
-export function missedTargets({ serving, mirrored, footprint }: Outcome): string[] {
+export function missedTargets({ serving, mirrored, footprint, layered }: Outcome): string[] {
   return [
     ...missedIn(serving, 'nbdkit'),
     ...missedUnderOthers(serving),
@@ -60,5 +62,11 @@ export function missedTargets({ serving, mirrored, footprint }: Outcome): string
         const { name, unit, below } = bound;
         return `${name}: ${contender} took ${value.toFixed(2)} ${unit}, the target is below ${below} ${unit}`;
       }),
+    ...layered
+      .filter((comparison) => !isReached(comparison))
+      .map(
+        (missed) =>
+          `${missed.name}: ${outcomeOf(missed).toFixed(2)}, the target is ${aimText(missed)}`,
+      ),
   ];
 }

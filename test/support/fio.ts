@@ -13,6 +13,7 @@ interface FioDirection {
   readonly iops: number;
   readonly bw_bytes: number;
   readonly total_ios: number;
+  readonly lat_ns: { readonly max: number };
 }
 
 export interface FioResult {
