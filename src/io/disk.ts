@@ -60,6 +60,11 @@ export interface DiskFile {
 
 /** Everything throws Node's own errors (with `code` and `errno`) unless said otherwise. */
 export interface Disk {
+  /**
+   * 32 hexadecimal digits that name this run of the system: while they are the same, all that any process wrote is in its
+   * page cache. Empty when that cannot be known.
+   */
+  readonly bootId: string;
   /** Whether `DiskFile.dataAfter` tells holes from data. */
   readonly knowsExtents: boolean;
   open(path: string, options: { create: boolean; exclusive?: boolean; append?: boolean }): DiskFile;
@@ -75,6 +80,8 @@ export interface Disk {
   /** Removes a file or a whole directory. */
   remove(path: string): void;
   syncDirectory(path: string): void;
+  /** The same on the pool. */
+  syncDirectoryLater(path: string, callback: DiskCallback): void;
   /** Takes the directory for this process until `release`, or returns null when another process has it. */
   lock(directory: string): { release(): void } | null;
 }

@@ -20,14 +20,14 @@ export const VOLUMES_MAX = 4096;
 export const VOLUME_NAME_BYTES_MAX = 255;
 /** Snapshots of one volume. One more is refused. */
 export const SNAPSHOTS_PER_VOLUME_MAX = 1024;
-/** Bytes of a snapshot's name in UTF-8. Longer is refused. */
-export const SNAPSHOT_NAME_BYTES_MAX = 255;
 /** Check: places named one by one for each code and file. The rest is counted in the last of them. */
 export const CHECK_PLACES_MAX = 16;
 /** Check: runs, extents or records looked at in one turn of the event loop. The rest waits for the next turn. */
 export const CHECK_STEPS_PER_TURN = 256;
 /** Check: bytes of a layer's file read at once. */
 export const CHECK_READ_BYTES: number = MIB;
+/** Bytes of a snapshot's name in UTF-8. Longer is refused. */
+export const SNAPSHOT_NAME_BYTES_MAX = 255;
 /** Regions of one chain of layers whose owners are known block by block, 2 KiB each. The oldest is forgotten. */
 export const OWNER_LEAVES_MAX = 32_768;
 /** Mirrors of one volume. One more is refused. */

@@ -10,7 +10,8 @@ import * as fs from 'node:fs';
 import { dirname } from 'node:path';
 
 import { lockDirectory } from './directory-lock.ts';
-import type { Disk, DiskFile } from './disk.ts';
+import type { Disk, DiskCallback, DiskFile } from './disk.ts';
+import { errnoOf } from './errors.ts';
 import { NodeFile } from './node-file.ts';
 import { loadSyscalls, type Syscalls } from './syscalls.ts';
 
@@ -25,6 +26,9 @@ export function createNodeDisk(options: { syscalls?: Syscalls | null } = {}): Di
     get knowsExtents() {
       return (syscalls()?.seek ?? null) !== null;
     },
+    get bootId() {
+      return bootId();
+    },
     open: (path, flags) => openFile(path, flags, syscalls()),
     makeDirectory: (path) => void fs.mkdirSync(path, { recursive: true }),
     list: (path) => fs.readdirSync(path).toSorted(),
@@ -34,6 +38,7 @@ export function createNodeDisk(options: { syscalls?: Syscalls | null } = {}): Di
     rename: (from, to) => fs.renameSync(from, to),
     remove: (path) => fs.rmSync(path, { recursive: true }),
     syncDirectory,
+    syncDirectoryLater,
     lock: (directory) => lockDirectory(directory, syscalls()?.lock ?? null),
   };
 }
@@ -77,5 +82,26 @@ function syncDirectory(path: string): void {
     fs.fsyncSync(fd);
   } finally {
     fs.closeSync(fd);
+  }
+}
+
+function syncDirectoryLater(path: string, callback: DiskCallback): void {
+  fs.open(path, 'r', (failed, fd) => {
+    if (failed !== null) return callback(-errnoOf(failed));
+    fs.fsync(fd, (error) => {
+      fs.close(fd, () => callback(error === null ? 0 : -errnoOf(error)));
+    });
+  });
+}
+
+const BOOT_ID = '/proc/sys/kernel/random/boot_id';
+
+function bootId(): string {
+  try {
+    const id = fs.readFileSync(BOOT_ID, 'latin1').trim().replaceAll('-', '');
+    return /^[0-9a-f]{32}$/.test(id) ? id : '';
+  } catch {
+    // Not Linux: every stop that was not clean counts as a power cut.
+    return '';
   }
 }

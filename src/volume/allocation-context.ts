@@ -12,9 +12,9 @@ const DATA = 0;
 
 export class AllocationContext implements StatusContext {
   readonly name = 'base:allocation';
-  private readonly source: ReadSource & { readonly sizeBytes: number };
+  private readonly source: ReadSource;
 
-  constructor(source: ReadSource & { readonly sizeBytes: number }) {
+  constructor(source: ReadSource) {
     this.source = source;
   }
 

@@ -5,6 +5,8 @@
  * - Writes that overlap end in the order in which they arrived (I2), whichever of them ran on the pool.
  * - Before the first change after a clean open, the clean mark is durably invalidated.
  * - Once refused, nothing new is changed; what is under way ends, zeroes at the end of their piece.
+ * - Above other layers a change of part of a block is alone with that block; zeroes are recorded before the answer, for a
+ *   kill leaves no trace of them in the file.
  * - A request is answered once, and never before the method that took it returned. Nothing is allocated for a
  *   request that is answered at once.
  */
@@ -13,10 +15,12 @@ import type { Clock } from '../io/clock.ts';
 import { PENDING, Status } from '../io/device.ts';
 import type { DeviceRequest } from '../io/device.ts';
 import { BLOCK_BYTES } from '../io/limits.ts';
-import type { Layer } from './layer.ts';
+import { copyUpAndWrite, needsCopyUp } from './copy-up.ts';
+import type { CopyUpWrite } from './copy-up.ts';
 import type { Metadata } from './metadata.ts';
 import { OperationQueue } from './operation-queue.ts';
 import type { Operation } from './operation-queue.ts';
+import type { View } from './view.ts';
 import { WritePace } from './write-pace.ts';
 import { ZeroPace } from './zero-pace.ts';
 import { ZEROES, isTooSlow, isZero, nextPiece, probePiece } from './zeroing.ts';
@@ -34,15 +38,19 @@ const Care = Object.freeze({
   REFUSED: 8,
   /** The disk works on a hole, and has locked the file for it: a write would wait on this thread. */
   LOCKED: 16,
+  /** There are layers below: edges may have to be copied up. */
+  LAYERED: 32,
 } as const);
 
 export class Changes {
   /** Changes so far that were answered at once, and that went to the pool. */
   atOnce = 0;
   pooled = 0;
-  private readonly layer: Layer;
+  private readonly view: View;
   private readonly metadata: Metadata;
   private readonly clock: Clock;
+  /** As `Disk.bootId`. */
+  private readonly bootId: string;
   private readonly ended: () => void;
   private readonly queue: OperationQueue;
   private readonly pace = new WritePace();
@@ -55,16 +63,24 @@ export class Changes {
   private arming = false;
 
   /** `ended` is called when a change of the pool was answered. */
-  constructor(options: { layer: Layer; metadata: Metadata; clock: Clock; ended: () => void }) {
-    this.layer = options.layer;
+  constructor(options: {
+    view: View;
+    metadata: Metadata;
+    clock: Clock;
+    bootId: string;
+    ended: () => void;
+  }) {
+    this.view = options.view;
     this.metadata = options.metadata;
     this.clock = options.clock;
+    this.bootId = options.bootId;
     this.ended = options.ended;
     this.queue = new OperationQueue(
       (operation) => this.start(operation),
       (operation, result) => this.diskDone(operation, result),
     );
     if (this.metadata.state.clean) this.care = Care.UNARMED;
+    this.layersChanged();
   }
 
   /** Changes on the pool or waiting for it. */
@@ -75,6 +91,12 @@ export class Changes {
   /** Changes that the disk is working on. */
   get running(): number {
     return this.queue.runningCount;
+  }
+
+  /** The volume's content shows through other layers than before. Nothing is on the pool. */
+  layersChanged(): void {
+    if (this.view.layered) this.care |= Care.LAYERED;
+    else this.care &= ~Care.LAYERED;
   }
 
   /** Whether a change to the range is on the pool or waiting. */
@@ -111,16 +133,23 @@ export class Changes {
 
   /** Writes the payload; `fua` is the caller's business. 0, PENDING or an errno. */
   write(request: DeviceRequest): number {
-    const { layer } = this;
+    const layer = this.view.top;
     if (request.offset + request.length > layer.sizeBytes) return Status.ENOSPC;
     if (this.care !== 0 && !this.mayChangeNow(request)) return this.changeLater(request, false);
     const before = this.clock.now();
     const { buffer, start, length, offset } = request;
     const result = layer.file.writeNow(buffer, start, length, offset);
     this.notePace(length, before);
-    layer.markData(offset, offset + length);
+    this.markWritten(offset, offset + length, result);
     this.atOnce += 1;
     return result < 0 ? -result : Status.OK;
+  }
+
+  /** A write that failed may have left something: in the base layer's file that is the content, above others it is not. */
+  private markWritten(offset: number, end: number, result: number): void {
+    const layer = this.view.top;
+    if (result >= 0 || layer.parent === null) layer.markData(offset, end);
+    else layer.touched = true;
   }
 
   /**
@@ -128,19 +157,20 @@ export class Changes {
    * nothing changed, for a `fastZero` that the disk cannot do without writing the zeroes.
    */
   zero(request: DeviceRequest): number {
-    const { layer } = this;
+    const { view } = this;
+    const layer = view.top;
     const { offset, length } = request;
     const end = offset + length;
     if (end > layer.sizeBytes) return Status.ENOSPC;
-    if (request.fastZero && isTooSlow(request, layer, this.canZero)) return Status.ENOTSUP;
+    if (request.fastZero && isTooSlow(request, view, this.canZero)) return Status.ENOTSUP;
     if (this.care !== 0 && !this.mayChangeNow(request)) return this.changeLater(request, true);
     if (length === 0) return Status.OK;
-    if (!request.noHole && isZero(layer, offset, end)) return Status.OK;
+    if (!request.noHole && isZero(view, offset, end)) return Status.OK;
     if (length >= BLOCK_BYTES) return this.changeLater(request, true);
     const before = this.clock.now();
     const result = layer.file.writeNow(ZEROES, 0, length, offset);
     this.notePace(length, before);
-    layer.markData(offset, end);
+    this.markWritten(offset, end, result);
     this.atOnce += 1;
     return result < 0 ? -result : Status.OK;
   }
@@ -148,9 +178,10 @@ export class Changes {
   private mayChangeNow(request: DeviceRequest): boolean {
     const { care } = this;
     if ((care & (Care.REFUSED | Care.UNARMED | Care.LOCKED)) !== 0) return false;
-    if ((care & Care.QUEUED) !== 0) {
-      if (this.queue.overlaps(request.offset, request.offset + request.length)) return false;
-    }
+    const { offset } = request;
+    const end = offset + request.length;
+    if ((care & Care.QUEUED) !== 0 && this.queue.overlaps(offset, end)) return false;
+    if ((care & Care.LAYERED) !== 0 && needsCopyUp(this.view, offset, end)) return false;
     if ((care & Care.SLOW) === 0) return true;
     if (this.pace.retry(this.clock.now())) return false;
     this.care &= ~Care.SLOW;
@@ -173,7 +204,10 @@ export class Changes {
     if (this.arming) return;
     this.arming = true;
     this.queue.hold();
-    if (this.metadata.state.clean) this.metadata.append({ kind: 'opened' });
+    if (this.metadata.state.clean) {
+      if (this.bootId !== '') this.metadata.append({ kind: 'booted', id: this.bootId });
+      this.metadata.append({ kind: 'opened' });
+    }
     this.metadata.commit((status) => {
       this.arming = false;
       if (status === Status.OK) this.care &= ~Care.UNARMED;
@@ -191,7 +225,7 @@ export class Changes {
   // ---- on the pool
 
   private start(operation: Operation): void {
-    if (operation.end > this.layer.sizeBytes) {
+    if (operation.end > this.view.sizeBytes) {
       // The volume shrank while this waited.
       this.clock.soon(() => this.finish(operation, Status.ENOSPC));
       return;
@@ -203,31 +237,42 @@ export class Changes {
       return;
     }
     const { buffer, start, length, offset } = request;
-    this.layer.file.write(buffer, start, length, offset, operation.done);
+    this.writeOnPool({ buffer, start, offset, end: offset + length }, operation);
+  }
+
+  private writeOnPool(write: CopyUpWrite, operation: Operation): void {
+    const { view } = this;
+    const { buffer, start, offset, end } = write;
+    if (needsCopyUp(view, offset, end)) copyUpAndWrite(view, write, operation.done);
+    else view.top.file.write(buffer, start, end - offset, offset, operation.done);
   }
 
   private startZeroes(operation: Operation, request: DeviceRequest): void {
-    const tooSlow = request.fastZero && isTooSlow(request, this.layer, this.canZero);
+    const tooSlow = request.fastZero && isTooSlow(request, this.view, this.canZero);
     if (!tooSlow && this.startPiece(operation)) return;
     this.clock.soon(() => this.finish(operation, tooSlow ? Status.ENOTSUP : Status.OK));
   }
 
   private startPiece(operation: Operation): boolean {
-    const { layer, canZero, zeroPace } = this;
-    if (!probePiece(operation, canZero) && !nextPiece(operation, layer, canZero, zeroPace)) {
+    const { view, canZero, zeroPace } = this;
+    if (!probePiece(operation, canZero) && !nextPiece(operation, view, canZero, zeroPace)) {
       return false;
     }
     const { pieceStart, pieceEnd, done } = operation;
     const length = pieceEnd - pieceStart;
+    const { file, parent } = view.top;
     if (operation.piece === 'write') {
-      layer.file.write(ZEROES, 0, length, pieceStart, done);
+      this.writeOnPool({ buffer: ZEROES, start: 0, offset: pieceStart, end: pieceEnd }, operation);
       return true;
     }
     this.locking += 1;
     this.care |= Care.LOCKED;
     operation.startedAt = this.clock.now();
-    if (operation.piece === 'punch') layer.file.punchHole(pieceStart, length, done);
-    else layer.file.provisionZeroes(pieceStart, length, done);
+    if (operation.piece === 'provision') file.provisionZeroes(pieceStart, length, done);
+    else if (parent !== null && !view.top.hasDataIn(pieceStart, pieceEnd)) {
+      // Only the map has to say so.
+      this.clock.soon(() => done(0));
+    } else file.punchHole(pieceStart, length, done);
     return true;
   }
 
@@ -249,7 +294,7 @@ export class Changes {
       this.pieceDone(operation, result);
       return;
     }
-    this.layer.markData(operation.offset, operation.end);
+    this.markWritten(operation.offset, operation.end, result);
     this.finish(operation, result < 0 ? -result : Status.OK);
   }
 
@@ -284,15 +329,40 @@ export class Changes {
 
   private markPiece(operation: Operation, result: number): void {
     const { pieceStart, pieceEnd, piece } = operation;
+    const layer = this.view.top;
+    if (piece === 'write') this.markWritten(pieceStart, pieceEnd, result);
     // A hole that failed half-way: the map goes on saying data, which is true of any content.
-    if (piece !== 'punch') this.layer.markData(pieceStart, pieceEnd);
-    else if (result < 0) this.layer.touched = true;
-    else this.layer.markHole(pieceStart, pieceEnd);
+    else if (result < 0) layer.touched = true;
+    else {
+      if (piece === 'punch') layer.markHole(pieceStart, pieceEnd);
+      else layer.markData(pieceStart, pieceEnd);
+      if (layer.parent !== null) this.recordHole(operation);
+    }
+  }
+
+  /** The file shows nothing of it, so the log has to, also for the next process. */
+  private recordHole(operation: Operation): void {
+    const first = operation.pieceStart / BLOCK_BYTES;
+    const count = operation.pieceEnd / BLOCK_BYTES - first;
+    const { top } = this.view;
+    this.metadata.append({
+      kind: 'allocated',
+      layer: top.id,
+      first,
+      count,
+      state: top.map.stateOf(first),
+    });
+    operation.holed = true;
   }
 
   private finish(operation: Operation, status: number): void {
     const { request } = operation;
     assert(request, 'an operation has its request');
+    if (operation.holed) {
+      operation.holed = false;
+      this.metadata.commit((committed) => this.finish(operation, status || committed));
+      return;
+    }
     this.queue.leave(operation);
     if (this.queue.length === 0) this.care &= ~Care.QUEUED;
     request.complete(status);

@@ -7,6 +7,8 @@
  * - Allocation records are appended after the data they make reachable was synced, and the flush is answered
  *   after they are durable too. Of a very large change FLUSH_RECORDS_MAX records go with one flush and the others
  *   with the next ones: a map that lags behind is completed from the file (recovery.ts).
+ * - A flush covers every layer that may have been written since the last one: the top, and one that was the top until a
+ *   moment ago.
  * - At most SYNCS_IN_FLIGHT_MAX syncs are on their way. A flush joins the last of them when nothing was written
  *   since it began; else it begins one, or waits for the next, which serves all that wait.
  */
@@ -14,7 +16,7 @@ import { Status, PENDING } from '../io/device.ts';
 import { FLUSH_RECORDS_MAX, SYNCS_IN_FLIGHT_MAX } from '../io/limits.ts';
 import type { Layer } from './layer.ts';
 import type { Metadata } from './metadata.ts';
-import type { MetadataRecord } from './records.ts';
+import type { MapRecord } from './metadata-state.ts';
 
 /** Someone who waits for a flush: a request, or a step of closing or resizing. */
 export interface FlushWaiter {
@@ -26,13 +28,16 @@ export interface FlushOwner {
   readonly metadata: Metadata;
   /** The data file could not be synced. */
   syncFailed(errno: number): void;
+  /** Appends a record of a layer, unless the layer is gone by now. */
+  record(record: MapRecord): void;
   /** A flush was answered. */
   noticeIdle(): void;
+  soon(callback: () => void): void;
 }
 
 interface Sync {
   readonly waiters: FlushWaiter[];
-  readonly records: readonly MetadataRecord[];
+  readonly records: readonly MapRecord[];
   /** The data is durable. */
   done: boolean;
 }
@@ -47,11 +52,12 @@ export class Flusher {
   /** Records of some of these are being made durable. */
   private committing = false;
   private waiting: FlushWaiter[] = [];
-  private readonly layer: Layer;
+  /** Layers that are not sealed; the top is the last of them. */
+  private readonly layers: () => readonly Layer[];
   private readonly owner: FlushOwner;
 
-  constructor(layer: Layer, owner: FlushOwner) {
-    this.layer = layer;
+  constructor(layers: () => readonly Layer[], owner: FlushOwner) {
+    this.layers = layers;
     this.owner = owner;
   }
 
@@ -63,7 +69,7 @@ export class Flusher {
   /** Returns the status, or PENDING and completes the waiter later. */
   flush(waiter: FlushWaiter): number {
     if (this.owner.failed) return Status.EIO;
-    if (!this.layer.touched && !this.logBehind) {
+    if (!this.touched && !this.logBehind) {
       const last = this.begun.at(-1);
       if (last === undefined) return Status.OK;
       last.waiters.push(waiter);
@@ -74,19 +80,44 @@ export class Flusher {
     return PENDING;
   }
 
+  private get touched(): boolean {
+    for (const layer of this.layers()) if (layer.touched) return true;
+    return false;
+  }
+
   private begin(): void {
     // Taken before the sync begins: what is written from now on belongs to the next one.
-    const records = this.layer.takeChanges(FLUSH_RECORDS_MAX);
+    const records: MapRecord[] = [];
+    const touched: Layer[] = [];
+    for (const layer of this.layers()) {
+      records.push(...layer.takeChanges(FLUSH_RECORDS_MAX));
+      if (!layer.touched) continue;
+      layer.touched = false;
+      touched.push(layer);
+    }
     const sync: Sync = { waiters: this.waiting, records, done: false };
     this.waiting = [];
-    this.layer.touched = false;
     this.begun.push(sync);
     this.syncs += 1;
-    this.layer.file.datasync((result) => {
+    this.syncAll(touched, () => {
       sync.done = true;
-      if (result < 0) this.owner.syncFailed(-result);
       this.proceed();
     });
+  }
+
+  private syncAll(layers: readonly Layer[], done: () => void): void {
+    let left = layers.length;
+    // Only records of an earlier flush are behind.
+    if (left === 0) return this.owner.soon(done);
+    for (const layer of layers) {
+      layer.pin();
+      layer.file.datasync((result) => {
+        layer.unpin();
+        if (result < 0) this.owner.syncFailed(-result);
+        left -= 1;
+        if (left === 0) done();
+      });
+    }
   }
 
   /** Makes the records of the syncs at the front durable, and answers them. */
@@ -101,7 +132,7 @@ export class Flusher {
     for (const { done, records } of this.begun) {
       if (!done) break;
       count += 1;
-      for (const record of records) this.owner.metadata.append(record);
+      for (const record of records) this.owner.record(record);
       mustCommit ||= records.length > 0;
     }
     if (count === 0) return;

@@ -2,7 +2,7 @@
  * Changes to a volume that could not be applied at once, in the order of their arrival.
  *
  * Invariants:
- * - An operation starts only when every earlier one that overlaps it has ended (I2): `blockers` counts them.
+ * - An operation starts only when every earlier one that touches a block of its range has ended (I2): `blockers` counts them.
  * - While the queue is held, nothing starts; what runs already goes on.
  * - The length is bounded by the requests in flight of all connections; a scan is linear in it, and nobody
  *   scans when it is empty.
@@ -10,6 +10,7 @@
 import assert from 'node:assert';
 import type { DeviceRequest } from '../io/device.ts';
 import type { DiskCallback } from '../io/disk.ts';
+import { BLOCK_BYTES } from '../io/limits.ts';
 
 /** One change. Pooled: the owner gets it from `take` and gives it back with `leave`. */
 export class Operation {
@@ -18,6 +19,11 @@ export class Operation {
   zeroes = false;
   offset = 0;
   end = 0;
+  /** What it keeps others away from: whole blocks, since a part of one may be copied up with the rest of it. */
+  lockStart = 0;
+  lockEnd = 0;
+  /** Zeroes: blocks of a layer above others were marked, which has to be recorded before the answer. */
+  holed = false;
   /** Zeroes: how far they are written, and where the piece on its way begins and ends. */
   position = 0;
   pieceStart = 0;
@@ -64,7 +70,7 @@ export class OperationQueue {
 
   overlaps(offset: number, end: number): boolean {
     for (let other = this.first; other !== null; other = other.later) {
-      if (other.offset < end && offset < other.end) return true;
+      if (other.lockStart < end && offset < other.lockEnd) return true;
     }
     return false;
   }
@@ -78,6 +84,9 @@ export class OperationQueue {
     operation.end = request.offset + request.length;
     operation.position = request.offset;
     operation.punchedRuns = 0;
+    operation.lockStart = Math.floor(operation.offset / BLOCK_BYTES) * BLOCK_BYTES;
+    operation.lockEnd = Math.ceil(operation.end / BLOCK_BYTES) * BLOCK_BYTES;
+    operation.holed = false;
     operation.running = false;
     operation.blockers = 0;
     for (let other = this.first; other !== null; other = other.later) {
@@ -171,5 +180,5 @@ export class OperationQueue {
 }
 
 function overlap(one: Operation, other: Operation): boolean {
-  return one.offset < other.end && other.offset < one.end;
+  return one.lockStart < other.lockEnd && other.lockStart < one.lockEnd;
 }

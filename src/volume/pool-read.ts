@@ -6,7 +6,7 @@ import type { DeviceRequest } from '../io/device.ts';
 import { Status } from '../io/device.ts';
 import { WOULD_BLOCK } from '../io/disk.ts';
 import type { DiskCallback } from '../io/disk.ts';
-import type { Layer } from './layer.ts';
+import type { Layer, ReadSource } from './layer.ts';
 
 /** Pooled: `begin` takes a range, `finished` is called once with a status. */
 export class PoolRead {
@@ -16,11 +16,13 @@ export class PoolRead {
   private start = 0;
   private offset = 0;
   private end = 0;
-  private readonly source: Layer;
+  /** Whose file the pool is reading. */
+  private layer: Layer | null = null;
+  private readonly source: ReadSource;
   private readonly finished: (read: PoolRead, status: number) => void;
   private readonly received: DiskCallback;
 
-  constructor(source: Layer, finished: (read: PoolRead, status: number) => void) {
+  constructor(source: ReadSource, finished: (read: PoolRead, status: number) => void) {
     this.source = source;
     this.finished = finished;
     this.received = (result) => this.advance(result);
@@ -36,6 +38,9 @@ export class PoolRead {
   }
 
   private advance(result: number): void {
+    const { layer } = this;
+    this.layer = null;
+    layer?.unpin();
     if (this.end > this.source.sizeBytes) {
       // The volume shrank meanwhile: its map ends before the range does.
       this.finish(Status.EINVAL);
@@ -54,13 +59,14 @@ export class PoolRead {
     const { source } = this;
     while (this.offset < this.end) {
       const length = source.runEndAt(this.offset, this.end) - this.offset;
-      if (!source.isDataAt(this.offset)) {
+      const layer = source.layerAt(this.offset);
+      if (layer === null) {
         this.buffer.fill(0, this.start, this.start + length);
         this.take(length);
         continue;
       }
       const result = tryNow
-        ? source.file.readNow(this.buffer, this.start, length, this.offset)
+        ? layer.file.readNow(this.buffer, this.start, length, this.offset)
         : WOULD_BLOCK;
       if (result < 0 && result !== WOULD_BLOCK) {
         this.finish(-result);
@@ -69,7 +75,9 @@ export class PoolRead {
       const count = Math.max(0, result);
       this.take(count);
       if (count === length) continue;
-      source.file.read(this.buffer, this.start, length - count, this.offset, this.received);
+      layer.pin();
+      this.layer = layer;
+      layer.file.read(this.buffer, this.start, length - count, this.offset, this.received);
       return;
     }
     this.finish(Status.OK);

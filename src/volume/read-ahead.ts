@@ -13,7 +13,7 @@ import {
   READ_AHEAD_HINTS_MAX,
   READ_AHEAD_PIECE_BYTES,
 } from '../io/limits.ts';
-import type { Layer } from './layer.ts';
+import type { Layer, ReadSource } from './layer.ts';
 
 interface Hint {
   offset: number;
@@ -27,13 +27,15 @@ export class ReadAhead {
   private readonly hints: Hint[] = [];
   private running = false;
   private stopped = false;
-  private readonly layer: Layer;
+  private readonly source: ReadSource;
+  /** Whose file the pool is reading. */
+  private layer: Layer | null = null;
   private readonly ended: () => void;
   private readonly done: DiskCallback;
 
   /** `ended` is called when a piece is done. */
-  constructor(layer: Layer, ended: () => void) {
-    this.layer = layer;
+  constructor(source: ReadSource, ended: () => void) {
+    this.source = source;
     this.ended = ended;
     this.done = (result) => this.pieceDone(result);
   }
@@ -67,25 +69,32 @@ export class ReadAhead {
 
   /** False when nothing of the hint is left to be read. */
   private startPiece(hint: Hint): boolean {
-    const { layer } = this;
-    const end = Math.min(hint.end, layer.sizeBytes);
-    if (hint.offset < end && !layer.isDataAt(hint.offset)) {
-      hint.offset = layer.runEndAt(hint.offset, end);
+    const { source } = this;
+    const end = Math.min(hint.end, source.sizeBytes);
+    let layer = hint.offset < end ? source.layerAt(hint.offset) : null;
+    if (hint.offset < end && layer === null) {
+      hint.offset = source.runEndAt(hint.offset, end);
+      layer = hint.offset < end ? source.layerAt(hint.offset) : null;
     }
     const { offset } = hint;
     const most = Math.min(READ_AHEAD_PIECE_BYTES, hint.bytesLeft);
-    const length = offset < end ? layer.runEndAt(offset, Math.min(end, offset + most)) - offset : 0;
-    if (length <= 0) return false;
+    if (layer === null || most <= 0) return false;
+    const length = source.runEndAt(offset, Math.min(end, offset + most)) - offset;
     hint.offset += length;
     hint.bytesLeft -= length;
     this.running = true;
     this.pieces += 1;
+    layer.pin();
+    this.layer = layer;
     layer.file.readAhead(offset, length, this.done);
     return true;
   }
 
   private pieceDone(result: number): void {
     this.running = false;
+    const { layer } = this;
+    this.layer = null;
+    layer?.unpin();
     // Here no file can do it. Other errors are for the read that will meet them.
     if (result === -Status.ENOTSUP) this.stop();
     this.next();

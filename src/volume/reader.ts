@@ -13,7 +13,7 @@ import type { Clock } from '../io/clock.ts';
 import { PENDING, Status } from '../io/device.ts';
 import type { DeviceRequest } from '../io/device.ts';
 import { WOULD_BLOCK } from '../io/disk.ts';
-import type { Layer } from './layer.ts';
+import type { ReadSource } from './layer.ts';
 import { PoolRead } from './pool-read.ts';
 import { isZero } from './zeroing.ts';
 
@@ -35,28 +35,29 @@ export class Reader {
   private misses = 0;
   private untried = 0;
   private readonly spare: PoolRead[] = [];
-  private readonly layer: Layer;
+  private readonly source: ReadSource;
   private readonly clock: Clock;
   private readonly ended: () => void;
 
   /** `ended` is called when a read of the pool was answered. */
-  constructor(layer: Layer, clock: Clock, ended: () => void) {
-    this.layer = layer;
+  constructor(source: ReadSource, clock: Clock, ended: () => void) {
+    this.source = source;
     this.clock = clock;
     this.ended = ended;
   }
 
   /** Reads `request.length` bytes; 0, PENDING or an errno. */
   read(request: DeviceRequest): number {
-    const { layer } = this;
+    const { source } = this;
     const { offset } = request;
     const end = offset + request.length;
-    if (end > layer.sizeBytes) return Status.EINVAL;
+    if (end > source.sizeBytes) return Status.EINVAL;
     let position = offset;
     let start = request.start;
     while (position < end) {
-      const runLength = layer.runEndAt(position, end) - position;
-      if (layer.isDataAt(position)) {
+      const runLength = source.runEndAt(position, end) - position;
+      const layer = source.layerAt(position);
+      if (layer !== null) {
         if (!this.mayTry()) return this.readOnPool(request, position, end);
         const result = layer.file.readNow(request.buffer, start, runLength, position);
         if (result < 0 && result !== WOULD_BLOCK) return -result;
@@ -75,14 +76,15 @@ export class Reader {
 
   /** Reads on the calling thread, blocking if it must; 0 or an errno. Sees every change applied so far. */
   readNow(buffer: Buffer, start: number, length: number, offset: number): number {
-    const { layer } = this;
+    const { source } = this;
     const end = offset + length;
-    assert(end <= layer.sizeBytes, 'the range is inside the volume');
+    assert(end <= source.sizeBytes, 'the range is inside the volume');
     let position = offset;
     while (position < end) {
       const at = start + (position - offset);
-      const runLength = layer.runEndAt(position, end) - position;
-      if (layer.isDataAt(position)) {
+      const runLength = source.runEndAt(position, end) - position;
+      const layer = source.layerAt(position);
+      if (layer !== null) {
         const result = layer.file.readBlocking(buffer, at, runLength, position);
         if (result <= 0) return result === 0 ? Status.EIO : -result;
         position += result;
@@ -103,8 +105,8 @@ export class Reader {
     callback: (status: number) => void,
   ): void {
     const end = offset + length;
-    assert(end <= this.layer.sizeBytes, 'the range is inside the volume');
-    if (isZero(this.layer, offset, end)) {
+    assert(end <= this.source.sizeBytes, 'the range is inside the volume');
+    if (isZero(this.source, offset, end)) {
       buffer.fill(0, start, start + length);
       this.clock.soon(() => callback(Status.OK));
       return;
@@ -135,7 +137,7 @@ export class Reader {
   private take(): PoolRead {
     this.inFlight += 1;
     return (
-      this.spare.pop() ?? new PoolRead(this.layer, (read, status) => this.finished(read, status))
+      this.spare.pop() ?? new PoolRead(this.source, (read, status) => this.finished(read, status))
     );
   }
 

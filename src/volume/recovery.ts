@@ -1,5 +1,5 @@
 /**
- * The base layer's file, and its map after an unclean stop.
+ * Layer files, and their maps after an unclean stop.
  *
  * Why completing the map from the file's extents is sound for the base layer:
  * - A base layer has nothing below it, and its file is the volume, byte for byte: where the file has a hole it
@@ -12,35 +12,48 @@
  * - An extent that the log calls absent is a hole that was not yet punched durably, or a later write: either is
  *   a state since the last flush. A block that the log calls data and that is a hole reads as zeroes from the
  *   file, as it should.
- * A layer above another one cannot do this alone: there a hole may mean "look below" or "zero", so its zero
- * records must be durable before the zeroes are acknowledged as flushed, and its extents only add data.
+ * A layer above another one cannot do this: there a hole may mean "look below" or "zero", and an extent of which a power cut
+ * left a part would hide what lies below. After a power cut its recorded map counts, and it takes no more writes: its file
+ * may hold what the map does not know. After a kill, though, the page cache has everything that was written (the log
+ * says in which run of the system), blocks enter such a file whole, and zeroes are in the log before they are answered:
+ * so the extents are exactly the blocks that were written, and calling them data loses nothing.
  */
 import type { Disk, DiskFile } from '../io/disk.ts';
 import { BlockferryError } from '../io/errors.ts';
 import { BLOCK_BYTES } from '../io/limits.ts';
 import { BlockState } from './layer-map.ts';
 import type { LayerMap } from './layer-map.ts';
-import type { VolumeState } from './metadata-state.ts';
+import type { LayerRecord, VolumeState } from './metadata-state.ts';
 
 /** The data file of a layer. */
 export function layerPath(directory: string, layer: number): string {
   return `${directory}/layer-${String(layer).padStart(8, '0')}.data`;
 }
 
-/** Opens the top layer's file and gives it the recorded size. Throws METADATA_CORRUPT when it is shorter. */
-export function openLayerFile(disk: Disk, directory: string, state: VolumeState): DiskFile {
-  const file = disk.open(layerPath(directory, state.topLayer), { create: false });
+/** Opens a layer's file and gives it the recorded size. Throws METADATA_CORRUPT when it is shorter. */
+export function openLayerFile(disk: Disk, directory: string, layer: LayerRecord): DiskFile {
+  const file = disk.open(layerPath(directory, layer.id), { create: false });
+  const sizeBytes = layer.map.blockCount * BLOCK_BYTES;
   const fileBytes = file.sizeNow();
-  if (fileBytes < state.sizeBytes) {
+  if (fileBytes < sizeBytes) {
     file.closeNow();
     throw new BlockferryError(
       'METADATA_CORRUPT',
-      `${file.path} has ${fileBytes} bytes, its volume ${state.sizeBytes}`,
+      `${file.path} has ${fileBytes} bytes, its layer ${sizeBytes}`,
     );
   }
   // A crash came between the two steps of a resize: what is past the recorded end must not come back.
-  if (fileBytes > state.sizeBytes) file.truncateNow(state.sizeBytes);
+  if (fileBytes > sizeBytes) file.truncateNow(sizeBytes);
   return file;
+}
+
+/** Removes files of layers that the log does not name: a crash came before their record, or after their end. */
+export function removeStrayLayers(disk: Disk, directory: string, state: VolumeState): void {
+  for (const name of disk.list(directory)) {
+    const match = /^layer-(\d{8,})\.data$/.exec(name);
+    if (match === null || state.layers.has(Number(match[1]))) continue;
+    disk.remove(`${directory}/${name}`);
+  }
 }
 
 /** Marks every extent of the file as data; `added` hears of what was not known. */

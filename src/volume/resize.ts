@@ -16,6 +16,7 @@ import type { Metadata } from './metadata.ts';
 
 /** What a volume lends to the change of its size. */
 export interface ResizeHost {
+  /** The layer that takes writes. */
   readonly layer: Layer;
   readonly changes: Changes;
   readonly metadata: Metadata;

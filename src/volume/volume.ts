@@ -1,6 +1,6 @@
 /**
- * One open volume: a base layer in a sparse file whose block n is block n of the volume, its map, and the
- * metadata log that makes the map durable.
+ * One open volume: layers in sparse files whose block n is block n of the volume, their maps, and the metadata log that
+ * makes the maps durable. The layer on top takes the writes; those below it are snapshots, or were.
  *
  * Invariants:
  * - The map changes after the file did. It is recorded at the next flush, after the data was synced.
@@ -11,7 +11,7 @@ import assert from 'node:assert';
 import type { Clock } from '../io/clock.ts';
 import { PENDING, Status } from '../io/device.ts';
 import type { DeviceRequest, StatusContext } from '../io/device.ts';
-import type { Disk, DiskFile } from '../io/disk.ts';
+import type { Disk } from '../io/disk.ts';
 import { BlockferryError } from '../io/errors.ts';
 import { BLOCK_BYTES } from '../io/limits.ts';
 import type { Random } from '../io/random.ts';
@@ -21,14 +21,21 @@ import { Flusher } from './flusher.ts';
 import type { FlushOwner } from './flusher.ts';
 import { IdleWaiters } from './idle.ts';
 import type { IoCounts } from './io-counts.ts';
-import { Layer } from './layer.ts';
+import type { Layer } from './layer.ts';
+import { LayerSet } from './layer-set.ts';
+import { mergeable } from './layer-tree.ts';
+import type { MergePair } from './layer-tree.ts';
+import type { MergeHost, MergeLayer } from './merge-host.ts';
+import { Merger } from './merger.ts';
 import { Metadata } from './metadata.ts';
+import type { MapRecord } from './metadata-state.ts';
 import { validateSize } from './names.ts';
 import { ReadAhead } from './read-ahead.ts';
 import { Reader } from './reader.ts';
-import { openLayerFile } from './recovery.ts';
 import { growVolume, shrinkVolume } from './resize.ts';
 import type { ResizeHost } from './resize.ts';
+import { Snapshots } from './snapshots.ts';
+import type { SnapshotHost } from './snapshots.ts';
 
 export interface VolumeOptions {
   readonly disk: Disk;
@@ -40,9 +47,12 @@ export interface VolumeOptions {
   readonly compactBytes?: number;
 }
 
-export class Volume implements FlushOwner, ResizeHost {
+export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
   readonly metadata: Metadata;
-  readonly layer: Layer;
+  readonly layers: LayerSet;
+  readonly snapshots: Snapshots;
+  readonly clock: Clock;
+  readonly random: Random;
   readonly changes: Changes;
   /** `base:allocation`, by the layer map. */
   readonly allocation: StatusContext;
@@ -54,36 +64,54 @@ export class Volume implements FlushOwner, ResizeHost {
   private readonly idle = new IdleWaiters();
   private failureReason: string | null = null;
   private closing = false;
-  private resizing = false;
+  /** Operations on the layers and the size, one after another: the last of them. */
+  private operations: Promise<unknown> = Promise.resolve();
+  private operating = 0;
+  private readonly merger: Merger;
 
-  private constructor(options: VolumeOptions, metadata: Metadata, file: DiskFile) {
-    const { state } = metadata;
-    const { clock } = options;
-    const top = state.layers.get(state.topLayer);
-    assert(top, 'a volume has a top layer');
+  private constructor(options: VolumeOptions, metadata: Metadata) {
+    const { clock, disk, directory } = options;
     const ended = (): void => this.noticeIdle();
     this.metadata = metadata;
-    this.layer = new Layer(top.id, file, top.map.clone());
-    this.changes = new Changes({ layer: this.layer, metadata, clock, ended });
-    this.reader = new Reader(this.layer, clock, ended);
-    this.readAhead = new ReadAhead(this.layer, ended);
-    this.flusher = new Flusher(this.layer, this);
-    this.allocation = new AllocationContext(this.layer);
+    this.clock = clock;
+    this.random = options.random;
+    this.layers = LayerSet.open({ disk, directory, metadata });
+    const { head } = this.layers;
+    this.changes = new Changes({ view: head, metadata, clock, bootId: disk.bootId, ended });
+    this.reader = new Reader(head, clock, ended);
+    this.readAhead = new ReadAhead(head, ended);
+    this.flusher = new Flusher(this.layers.unsealed, this);
+    this.allocation = new AllocationContext(head);
+    this.merger = new Merger(this, clock);
+    this.snapshots = new Snapshots(this, this.merger);
     metadata.onFailed = (reason) => this.fail(reason);
   }
 
   /** Opens the volume in a directory. Throws METADATA_CORRUPT, DATA_DIR_FORMAT_NEWER, or what the disk throws. */
   static open(options: VolumeOptions): Volume {
     const metadata = Metadata.open(options);
+    const { clock } = options;
     try {
-      const file = openLayerFile(options.disk, options.directory, metadata.state);
-      const volume = new Volume(options, metadata, file);
-      if (metadata.unclean) volume.layer.recover(options.disk);
+      const volume = new Volume(options, metadata);
+      clock.soon(() => volume.tidyUp());
       return volume;
     } catch (thrown) {
       metadata.close();
       throw thrown;
     }
+  }
+
+  /** What a crash interrupted among the layers goes on. */
+  private tidyUp(): void {
+    if (this.closing || this.failed) return;
+    const { state } = this.metadata;
+    if (state.layers.size === 1) return;
+    const tidied = this.exclusive(async () => {
+      if (this.snapshots.unsettled) await this.snapshots.settle();
+      await this.snapshots.tidy();
+    });
+    // A full or failing disk is told to whoever writes next; the next operation tries again.
+    tidied.catch(() => {});
   }
 
   get id(): string {
@@ -95,7 +123,12 @@ export class Volume implements FlushOwner, ResizeHost {
   }
 
   get sizeBytes(): number {
-    return this.layer.sizeBytes;
+    return this.layers.head.sizeBytes;
+  }
+
+  /** The layer that takes writes. */
+  get layer(): Layer {
+    return this.layers.top;
   }
 
   /** A sync failed: writes and flushes answer EIO from then on. */
@@ -107,9 +140,11 @@ export class Volume implements FlushOwner, ResizeHost {
     return this.failureReason;
   }
 
-  /** Bytes of the blocks that hold data. */
+  /** Bytes of the blocks that hold data, in all layers. */
   get allocatedBytes(): number {
-    return this.layer.allocatedBytes;
+    let blocks = 0;
+    for (const { map } of this.layers.all()) blocks += map.data.count;
+    return blocks * BLOCK_BYTES;
   }
 
   /** How its input and output went so far. */
@@ -153,7 +188,7 @@ export class Volume implements FlushOwner, ResizeHost {
   cache(request: DeviceRequest): number {
     const { offset, length } = request;
     if (this.closing) return Status.ESHUTDOWN;
-    if (offset + length > this.layer.sizeBytes) return Status.EINVAL;
+    if (offset + length > this.sizeBytes) return Status.EINVAL;
     this.readAhead.add(offset, length);
     return Status.OK;
   }
@@ -180,7 +215,8 @@ export class Volume implements FlushOwner, ResizeHost {
   /** The longest run from `offset` (whole blocks) that is all data, or all zero, by the map; at most to `end`. */
   runAt(offset: number, end: number): { end: number; zero: boolean } {
     assert(offset % BLOCK_BYTES === 0, 'the offset is a block');
-    return { end: this.layer.runEndAt(offset, end), zero: !this.layer.isDataAt(offset) };
+    const { head } = this.layers;
+    return { end: head.runEndAt(offset, end), zero: !head.isDataAt(offset) };
   }
 
   /**
@@ -188,8 +224,9 @@ export class Volume implements FlushOwner, ResizeHost {
    * `end` when there is none before it. Past the end of the volume nothing is known.
    */
   dataFrom(offset: number, end: number): number {
-    if (end > this.layer.sizeBytes || this.layer.isDataAt(offset)) return offset;
-    const next = this.layer.runEndAt(offset, end);
+    const { head } = this.layers;
+    if (end > head.sizeBytes || head.isDataAt(offset)) return offset;
+    const next = head.runEndAt(offset, end);
     return this.changes.overlap(offset, next) ? offset : next;
   }
 
@@ -225,16 +262,27 @@ export class Volume implements FlushOwner, ResizeHost {
    */
   async resize(sizeBytes: number): Promise<void> {
     validateSize(sizeBytes);
-    if (this.resizing) throw new BlockferryError('VOLUME_BUSY', `${this.name} is being resized`);
     this.refuseIfFailed();
-    this.resizing = true;
-    try {
+    await this.exclusive(async () => {
       if (sizeBytes > this.sizeBytes) await growVolume(this, sizeBytes);
       else if (sizeBytes < this.sizeBytes) await shrinkVolume(this, sizeBytes);
-    } finally {
-      this.resizing = false;
-      this.noticeIdle();
-    }
+    });
+  }
+
+  /** Operations on layers and size run one at a time. Throws SHUTTING_DOWN when the volume closes. */
+  exclusive<Result>(run: () => Promise<Result>): Promise<Result> {
+    const result = this.operations.then(() => {
+      if (!this.closing) return run();
+      throw new BlockferryError('SHUTTING_DOWN', `the volume ${this.name} is closing`);
+    });
+    this.operating += 1;
+    this.operations = result
+      .catch(() => {})
+      .finally(() => {
+        this.operating -= 1;
+        this.noticeIdle();
+      });
+    return result;
   }
 
   /** Waits for what is in flight, makes everything durable, writes the clean mark and closes the files. */
@@ -243,9 +291,11 @@ export class Volume implements FlushOwner, ResizeHost {
     this.closing = true;
     this.changes.refuse(Status.ESHUTDOWN);
     this.readAhead.stop();
-    await this.until(() => !this.resizing && !this.inUse);
+    this.snapshots.close();
+    await this.merger.stop();
+    await this.until(() => this.operating === 0 && !this.inUse);
     let status = await this.flushed();
-    while (status === Status.OK && !this.layer.isRecorded) {
+    while (status === Status.OK && !this.isRecorded) {
       // What a flush left over; the clean mark says that the maps are exact.
       this.layer.touched = true;
       status = await this.flushed();
@@ -257,7 +307,7 @@ export class Volume implements FlushOwner, ResizeHost {
     await this.until(() => !this.flusher.active);
     while (this.metadata.committing) await this.commit();
     this.metadata.close();
-    this.layer.file.closeNow();
+    this.layers.close();
   }
 
   /** Closes the files of a volume that was opened and never used. */
@@ -266,12 +316,18 @@ export class Volume implements FlushOwner, ResizeHost {
     this.closing = true;
     this.changes.refuse(Status.ESHUTDOWN);
     this.metadata.close();
-    this.layer.file.closeNow();
+    this.layers.close();
+  }
+
+  /** Every layer's map is in the log, or on its way. */
+  private get isRecorded(): boolean {
+    return this.layers.unsealed().every((layer) => layer.isRecorded);
   }
 
   /** The pool works for a request, or one waits for it. */
   private get inUse(): boolean {
-    return this.changes.inFlight > 0 || this.reader.inFlight > 0 || this.readAhead.active;
+    const { changes, reader, readAhead, snapshots } = this;
+    return changes.inFlight > 0 || reader.inFlight > 0 || readAhead.active || snapshots.inUse;
   }
 
   flushed(): Promise<number> {
@@ -283,6 +339,54 @@ export class Volume implements FlushOwner, ResizeHost {
 
   commit(): Promise<number> {
     return new Promise((resolve) => this.metadata.commit(resolve));
+  }
+
+  /** Appends what is known of a layer, unless the layer was given up meanwhile. */
+  record(record: MapRecord): void {
+    if (this.metadata.state.layers.has(record.layer)) this.metadata.append(record);
+  }
+
+  soon(callback: () => void): void {
+    this.clock.soon(callback);
+  }
+
+  // ---- for merging
+
+  mergeable(): readonly MergePair[] {
+    return this.failed || this.closing ? [] : mergeable(this.metadata.state);
+  }
+
+  layerOf(id: number): MergeLayer {
+    const layer = this.layers.layerOf(id);
+    return {
+      id,
+      file: layer.file,
+      map: layer.map,
+      resize: () => layer.resized(),
+    };
+  }
+
+  requests(): number {
+    const { reader, changes, snapshots } = this;
+    const own = reader.atOnce + reader.pooled + changes.atOnce + changes.pooled;
+    return own + snapshots.requests;
+  }
+
+  inFlight(): number {
+    return this.reader.inFlight + this.changes.inFlight + this.snapshots.inFlight;
+  }
+
+  merged(from: number, into: number): void {
+    this.layers.merged(from, into);
+    this.changes.layersChanged();
+  }
+
+  removable(from: number): void {
+    this.layers.removable(from);
+  }
+
+  released(): void {
+    this.tidyUp();
   }
 
   until(ready: () => boolean): Promise<void> {

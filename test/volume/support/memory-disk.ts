@@ -5,6 +5,7 @@
  * Every file has what the page cache shows and what the platter holds; a directory entry likewise. `crash`
  * keeps the platter and, chosen by a seed, any part of the changes that were not synced.
  */
+import { randomBytes } from 'node:crypto';
 import type { Disk, DiskCallback, DiskFile } from '../../../src/io/disk.ts';
 import { WOULD_BLOCK } from '../../../src/io/disk.ts';
 
@@ -73,6 +74,8 @@ function applyTo(target: { pages: Map<number, Buffer>; size: number }, change: C
 
 export class MemoryDisk implements Disk {
   knowsExtents = true;
+  /** Another one after a power cut. */
+  bootId = randomBytes(16).toString('hex');
   /** Pages that the disk has. A write that needs more gets ENOSPC. */
   pagesMax = Number.POSITIVE_INFINITY;
   /** Answers of the next syncs of files whose path matches; a non-zero answer stays. */
@@ -194,6 +197,13 @@ export class MemoryDisk implements Disk {
     }
   }
 
+  syncDirectoryLater(path: string, callback: DiskCallback): void {
+    this.later('sync-directory', path, 0, () => {
+      this.syncDirectory(path);
+      callback(0);
+    });
+  }
+
   lock(directory: string): { release(): void } | null {
     if (this.locked.has(directory)) return null;
     this.locked.add(directory);
@@ -226,6 +236,7 @@ export class MemoryDisk implements Disk {
   /** The process is killed: everything it handed to the system stays. */
   kill(): MemoryDisk {
     const after = new MemoryDisk();
+    after.bootId = this.bootId;
     after.files = this.files;
     after.directories = this.directories;
     after.safeFiles = this.safeFiles;

@@ -1,0 +1,493 @@
+/**
+ * The snapshots of one volume: operations on its tree of layers.
+ *
+ * Invariants:
+ * - One operation at a time. What it refuses it refuses before anything changes; what it answered is durable.
+ * - The content changes hands between two turns in which nothing is on its way to the top layer. The host waits for that
+ *   and for nothing else.
+ * - A snapshot is recorded after its layer was sealed: its data and its map are durable by then.
+ * - A layer is given up when the record of that is durable.
+ */
+import type { Clock } from '../io/clock.ts';
+import { Status } from '../io/device.ts';
+import type { BlockDevice } from '../io/device.ts';
+import { BlockferryError } from '../io/errors.ts';
+import { BLOCK_BYTES, SNAPSHOTS_PER_VOLUME_MAX } from '../io/limits.ts';
+import type { Random } from '../io/random.ts';
+import type { Changes } from './changes.ts';
+import type { Layer } from './layer.ts';
+import type { LayerSet } from './layer-set.ts';
+import { changedBlocks, garbageOf, snapshotSizes } from './layer-tree.ts';
+import type { LayerStack } from './layer-tree.ts';
+import type { MergeQueue } from './merge-host.ts';
+import { writeError } from './metadata.ts';
+import type { Metadata } from './metadata.ts';
+import type { SnapshotRecord } from './metadata-state.ts';
+import { validateSnapshotName } from './names.ts';
+import { restoreRange } from './restore-range.ts';
+import { SnapshotDevice } from './snapshot-device.ts';
+import type { ChangedRange, MergeStatus, SnapshotInfo, VolumeSnapshots } from './snapshot-types.ts';
+
+/** What a volume lends to operations on its layers. */
+export interface SnapshotHost {
+  readonly name: string;
+  readonly layers: LayerSet;
+  readonly changes: Changes;
+  readonly metadata: Metadata;
+  readonly clock: Clock;
+  readonly random: Random;
+  /** Runs one operation at a time; throws SHUTTING_DOWN when the volume closes. */
+  exclusive<Result>(run: () => Promise<Result>): Promise<Result>;
+  until(ready: () => boolean): Promise<void>;
+  flushed(): Promise<number>;
+  commit(): Promise<number>;
+  /** Throws VOLUME_FAILED. */
+  refuseIfFailed(): void;
+  noticeIdle(): void;
+}
+
+const ID_BYTES = 16;
+
+export class Snapshots implements VolumeSnapshots {
+  readonly host: SnapshotHost;
+  private readonly merger: MergeQueue;
+  private readonly devices = new Map<string, SnapshotDevice>();
+  /** Layers that the log gave up; durably, once a commit succeeds. */
+  private readonly givenUp = new Set<number>();
+
+  constructor(host: SnapshotHost, merger: MergeQueue) {
+    this.host = host;
+    this.merger = merger;
+  }
+
+  // ---- reading
+
+  get merge(): MergeStatus {
+    return this.merger.status;
+  }
+
+  /** The pool works for a snapshot's device. */
+  get inUse(): boolean {
+    for (const device of this.devices.values()) if (device.inUse) return true;
+    return false;
+  }
+
+  list(): SnapshotInfo[] {
+    const { state } = this.host.metadata;
+    const sizes = snapshotSizes(state, this.host.layers.top.map);
+    return [...state.snapshots.values()].map((snapshot) => infoOf(snapshot, sizes));
+  }
+
+  device(name: string): BlockDevice | null {
+    const snapshot = this.find(name);
+    if (snapshot === null) return null;
+    const known = this.devices.get(snapshot.id);
+    if (known !== undefined) return known;
+    const { host } = this;
+    const device = new SnapshotDevice({
+      view: host.layers.viewOf(snapshot.layer, snapshot.sizeBytes),
+      description: `snapshot ${name} of volume ${host.name}`,
+      clock: host.clock,
+      ended: () => host.noticeIdle(),
+    });
+    this.devices.set(snapshot.id, device);
+    return device;
+  }
+
+  *changed(from: string, to: string | null, start = 0): Generator<ChangedRange> {
+    const before = this.viewOf(this.require(from));
+    const after = to === null ? this.present() : this.viewOf(this.require(to));
+    for (const { first, count, zero } of changedBlocks(before, after)) {
+      const offset = Math.max(start, first * BLOCK_BYTES);
+      const end = (first + count) * BLOCK_BYTES;
+      if (end > offset) yield { offset, length: end - offset, zero };
+    }
+  }
+
+  // ---- operations
+
+  create(name: string): Promise<SnapshotInfo> {
+    return this.host.exclusive(async () => {
+      const [info] = await freeze([this], name, null);
+      if (info === undefined) throw new BlockferryError('INTERNAL', 'a volume was not frozen');
+      return info;
+    });
+  }
+
+  copy(name: string, copyName: string): Promise<SnapshotInfo> {
+    return this.host.exclusive(async () => {
+      const original = this.require(name);
+      this.refuseName(copyName);
+      return this.record({ ...original, id: this.newId(), name: copyName }, null);
+    });
+  }
+
+  refresh(name: string): Promise<SnapshotInfo> {
+    return this.host.exclusive(async () => {
+      const [info] = await freeze([this], name, this.require(name));
+      if (info === undefined) throw new BlockferryError('INTERNAL', 'a volume was not frozen');
+      return info;
+    });
+  }
+
+  synchronise(from: string, to: string): Promise<SnapshotInfo> {
+    return this.host.exclusive(async () => {
+      const source = this.require(from);
+      const target = this.require(to);
+      return this.record({ ...source, id: this.newId(), name: to }, target);
+    });
+  }
+
+  delete(name: string): Promise<void> {
+    return this.host.exclusive(async () => {
+      const snapshot = this.require(name);
+      const { metadata } = this.host;
+      metadata.append({ kind: 'snapshot-removed', id: snapshot.id });
+      await this.committed(() => metadata.append({ kind: 'snapshot-created', ...snapshot }));
+      this.forgetDevice(snapshot.id);
+      await this.tidy();
+    });
+  }
+
+  restore(name: string): Promise<void> {
+    return this.host.exclusive(async () => {
+      const { layers, changes, metadata } = this.host;
+      const snapshot = this.require(name);
+      this.refuseLarger(snapshot);
+      this.host.refuseIfFailed();
+      const top = await layers.prepare();
+      await this.still(() => {
+        layers.push(top, layers.layerOf(snapshot.layer));
+        if (snapshot.sizeBytes < top.sizeBytes) {
+          top.markHole(snapshot.sizeBytes, top.sizeBytes);
+          for (const record of top.takeChanges(Number.POSITIVE_INFINITY)) metadata.append(record);
+        }
+        changes.layersChanged();
+      }, top);
+      await this.committed(() => {});
+      await this.tidy();
+    });
+  }
+
+  restoreRange(name: string, offset: number, length: number): Promise<void> {
+    return this.host.exclusive(async () => {
+      const snapshot = this.require(name);
+      this.refuseRange(snapshot, offset, length);
+      this.host.refuseIfFailed();
+      const source = this.device(name);
+      if (!(source instanceof SnapshotDevice)) throw notFound(this.host.name, name);
+      const frozen = this.host.layers.top;
+      await restoreRange(this.host, source.view, { offset, length }, (switchOver, unused) =>
+        this.still(switchOver, ...unused),
+      );
+      await this.settle();
+      await this.committed(() => {});
+      if (frozen.sealed) await this.tidy();
+    });
+  }
+
+  pauseMerge(): void {
+    this.merger.pause();
+  }
+
+  resumeMerge(): void {
+    this.merger.resume();
+  }
+
+  limitMerge(bytesPerSecond: number | null): void {
+    this.merger.limit(bytesPerSecond);
+  }
+
+  // ---- upkeep
+
+  /** Removes layers that nobody looks through, and has others merged. */
+  async tidy(): Promise<void> {
+    const { metadata, layers } = this.host;
+    for (const id of garbageOf(metadata.state)) {
+      if (this.merger.uses(id)) continue;
+      metadata.append({ kind: 'layer-removed', layer: id });
+      this.givenUp.add(id);
+    }
+    if (this.givenUp.size > 0 && (await this.host.commit()) === Status.OK) {
+      for (const id of this.givenUp) layers.removable(id);
+      this.givenUp.clear();
+    }
+    this.merger.kick();
+  }
+
+  /** Seals what an interrupted operation left: layers below the top that may have been written. */
+  async settle(): Promise<void> {
+    const { layers } = this.host;
+    const open = layers.unsealed().filter((layer) => layer !== layers.top);
+    if (open.length === 0) return;
+    await this.durable(open);
+    for (const layer of open) layers.seal(layer);
+  }
+
+  /** Whether `settle` has something to do. */
+  get unsettled(): boolean {
+    return this.host.layers.unsealed().length > 1;
+  }
+
+  close(): void {
+    for (const device of this.devices.values()) device.remove();
+  }
+
+  /** Requests to snapshots so far, and those not answered. */
+  get requests(): number {
+    let sum = 0;
+    for (const device of this.devices.values()) sum += device.requests;
+    return sum;
+  }
+
+  get inFlight(): number {
+    let sum = 0;
+    for (const device of this.devices.values()) sum += device.inFlight;
+    return sum;
+  }
+
+  // ---- steps of freezing, shared by several volumes
+
+  /** Throws what keeps a snapshot from being made. */
+  refuseName(name: string): void {
+    validateSnapshotName(name);
+    const { name: volume, metadata } = this.host;
+    if (this.find(name) !== null) {
+      throw new BlockferryError('SNAPSHOT_EXISTS', `${volume}@${name} exists already`);
+    }
+    if (metadata.state.snapshots.size >= SNAPSHOTS_PER_VOLUME_MAX) {
+      throw new BlockferryError(
+        'SNAPSHOT_LIMIT',
+        `volume ${volume} has ${SNAPSHOTS_PER_VOLUME_MAX} snapshots`,
+      );
+    }
+  }
+
+  newId(): string {
+    return this.host.random.bytes(ID_BYTES).toString('hex');
+  }
+
+  /** The layer that holds the present content from now on, under a fresh top. Nothing may be on its way to the old one. */
+  split(prepared: Layer): Layer {
+    const { layers, changes } = this.host;
+    const { top } = layers;
+    const { parent } = top;
+    const empty = top.map.data.count === 0 && top.map.zero.count === 0 && !top.touched;
+    if (empty && parent?.sealed === true && parent.map.blockCount === top.map.blockCount) {
+      layers.drop(prepared);
+      return parent;
+    }
+    layers.push(prepared, top);
+    changes.layersChanged();
+    return top;
+  }
+
+  /** Makes everything in these layers durable. Throws VOLUME_FAILED or METADATA_WRITE_FAILED. */
+  async durable(open: readonly Layer[]): Promise<void> {
+    while (open.some((layer) => !layer.isRecorded || layer.touched)) {
+      const status = await this.host.flushed();
+      this.host.refuseIfFailed();
+      if (status !== Status.OK) throw writeError(this.host.layers.top.file.path, status);
+    }
+  }
+
+  /** Records a snapshot in place of another, durably. */
+  async record(snapshot: SnapshotRecord, replaced: SnapshotRecord | null): Promise<SnapshotInfo> {
+    const { metadata } = this.host;
+    if (replaced !== null) metadata.append({ kind: 'snapshot-removed', id: replaced.id });
+    metadata.append({ kind: 'snapshot-created', ...snapshot });
+    await this.committed(() => {
+      metadata.append({ kind: 'snapshot-removed', id: snapshot.id });
+      if (replaced !== null) metadata.append({ kind: 'snapshot-created', ...replaced });
+    });
+    if (replaced !== null) this.forgetDevice(replaced.id);
+    await this.tidy();
+    return infoOf(snapshot, snapshotSizes(metadata.state, this.host.layers.top.map));
+  }
+
+  /** Runs `action` in a turn in which nothing is on its way to the top layer; if it cannot be, `unused` layers go. */
+  private async still(action: () => void, ...unused: readonly Layer[]): Promise<void> {
+    const { changes, layers } = this.host;
+    changes.hold();
+    try {
+      await this.host.until(() => changes.running === 0);
+      this.host.refuseIfFailed();
+      action();
+    } catch (thrown) {
+      for (const layer of unused) layers.drop(layer);
+      throw thrown;
+    } finally {
+      changes.release();
+    }
+  }
+
+  /** Makes what was appended durable; else takes it back with `undo` and throws. */
+  private async committed(undo: () => void): Promise<void> {
+    const status = await this.host.commit();
+    if (status === Status.OK) return;
+    this.host.refuseIfFailed();
+    undo();
+    throw writeError(this.host.layers.top.file.path, status);
+  }
+
+  private find(name: string): SnapshotRecord | null {
+    for (const snapshot of this.host.metadata.state.snapshots.values()) {
+      if (snapshot.name === name) return snapshot;
+    }
+    return null;
+  }
+
+  private require(name: string): SnapshotRecord {
+    const snapshot = this.find(name);
+    if (snapshot === null) throw notFound(this.host.name, name);
+    return snapshot;
+  }
+
+  private refuseLarger({ name, sizeBytes }: SnapshotRecord): void {
+    const { name: volume, layers } = this.host;
+    if (sizeBytes <= layers.top.sizeBytes) return;
+    throw new BlockferryError(
+      'SNAPSHOT_TOO_LARGE',
+      `${volume}@${name} has ${sizeBytes} bytes, the volume ${layers.top.sizeBytes}`,
+    );
+  }
+
+  private refuseRange({ sizeBytes }: SnapshotRecord, offset: number, length: number): void {
+    const end = Math.min(sizeBytes, this.host.layers.top.sizeBytes);
+    const whole = offset % BLOCK_BYTES === 0 && length % BLOCK_BYTES === 0;
+    const inside = offset >= 0 && length > 0 && offset + length <= end;
+    if (whole && inside && Number.isSafeInteger(offset + length)) return;
+    throw new BlockferryError(
+      'RANGE_INVALID',
+      `${length} bytes from ${offset} are no whole blocks of the first ${end} bytes`,
+    );
+  }
+
+  private forgetDevice(id: string): void {
+    const device = this.devices.get(id);
+    if (device === undefined) return;
+    this.devices.delete(id);
+    device.remove();
+    this.host.layers.forget(device.view);
+  }
+
+  private viewOf({ layer, sizeBytes }: SnapshotRecord): LayerStack {
+    const top = this.host.layers.layerOf(layer);
+    return { layers: chainFrom(top), blockCount: sizeBytes / BLOCK_BYTES };
+  }
+
+  private present(): LayerStack {
+    const { top } = this.host.layers;
+    return { layers: chainFrom(top), blockCount: top.sizeBytes / BLOCK_BYTES };
+  }
+}
+
+/** One snapshot of the present content of each volume, all at one instant. */
+export function createTogether(
+  volumes: readonly { readonly snapshots: Snapshots }[],
+  name: string,
+): Promise<SnapshotInfo[]> {
+  const all = volumes.map(({ snapshots }) => snapshots);
+  // Always in the same order, so that two of these do not wait for each other.
+  const inOrder = all.toSorted((one, other) =>
+    one.host.metadata.state.id < other.host.metadata.state.id ? -1 : 1,
+  );
+  const lockFrom = (index: number): Promise<SnapshotInfo[]> => {
+    const next = inOrder[index];
+    if (next === undefined) return freeze(all, name, null);
+    return next.host.exclusive(() => lockFrom(index + 1));
+  };
+  return lockFrom(0);
+}
+
+/** The callers hold each volume's lock. `replaced`: the snapshot of that name, which takes the new content. */
+async function freeze(
+  all: readonly Snapshots[],
+  name: string,
+  replaced: SnapshotRecord | null,
+): Promise<SnapshotInfo[]> {
+  for (const snapshots of all) {
+    if (replaced === null) snapshots.refuseName(name);
+    snapshots.host.refuseIfFailed();
+  }
+  for (const snapshots of all) await snapshots.settle();
+  const prepared = await prepareAll(all);
+  const frozen = await splitAll(all, prepared);
+  const infos: SnapshotInfo[] = [];
+  for (const [index, snapshots] of all.entries()) {
+    const part = frozen[index];
+    if (part === undefined) continue;
+    const { layer, sizeBytes, createdAt } = part;
+    if (!layer.sealed) {
+      await snapshots.durable([layer]);
+      snapshots.host.layers.seal(layer);
+    }
+    const id = snapshots.newId();
+    infos.push(
+      await snapshots.record({ id, name, layer: layer.id, createdAt, sizeBytes }, replaced),
+    );
+  }
+  return infos;
+}
+
+async function prepareAll(all: readonly Snapshots[]): Promise<Layer[]> {
+  const results = await Promise.allSettled(all.map(({ host }) => host.layers.prepare()));
+  const layers = results.map((result) => (result.status === 'fulfilled' ? result.value : null));
+  const failed = results.find((result) => result.status === 'rejected');
+  if (failed === undefined) return layers.filter((layer) => layer !== null);
+  for (const [index, layer] of layers.entries()) {
+    if (layer !== null) all[index]?.host.layers.drop(layer);
+  }
+  throw failed.reason;
+}
+
+interface Frozen {
+  readonly layer: Layer;
+  readonly sizeBytes: number;
+  readonly createdAt: number;
+}
+
+/** The instant: every volume's changes are held, none is on its way, and all tops are changed in one turn. */
+async function splitAll(all: readonly Snapshots[], prepared: readonly Layer[]): Promise<Frozen[]> {
+  const held: Changes[] = [];
+  const used = new Set<Layer>();
+  try {
+    for (const { host } of all) {
+      host.changes.hold();
+      held.push(host.changes);
+    }
+    for (const { host } of all) await host.until(() => host.changes.running === 0);
+    for (const { host } of all) host.refuseIfFailed();
+    return all.map((snapshots, index) => {
+      const layer = prepared[index];
+      if (layer === undefined) throw new BlockferryError('INTERNAL', 'a layer was not prepared');
+      used.add(layer);
+      const { sizeBytes } = snapshots.host.layers.top;
+      const createdAt = Math.floor(snapshots.host.clock.wall());
+      return { layer: snapshots.split(layer), sizeBytes, createdAt };
+    });
+  } finally {
+    for (const [index, layer] of prepared.entries()) {
+      if (!used.has(layer)) all[index]?.host.layers.drop(layer);
+    }
+    for (const changes of held) changes.release();
+  }
+}
+
+function chainFrom(top: Layer): Layer[] {
+  const chain: Layer[] = [];
+  for (let layer: Layer | null = top; layer !== null; layer = layer.parent) chain.push(layer);
+  return chain;
+}
+
+function infoOf(
+  { id, name, createdAt, sizeBytes }: SnapshotRecord,
+  sizes: ReadonlyMap<string, { readonly ownBytes: number; readonly sharedBytes: number }>,
+): SnapshotInfo {
+  const { ownBytes, sharedBytes } = sizes.get(id) ?? { ownBytes: 0, sharedBytes: 0 };
+  return { id, name, createdAt, sizeBytes, ownBytes, sharedBytes };
+}
+
+function notFound(volume: string, name: string): BlockferryError {
+  return new BlockferryError('SNAPSHOT_NOT_FOUND', `volume ${volume} has no snapshot ${name}`);
+}
