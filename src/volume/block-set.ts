@@ -118,7 +118,7 @@ export class BlockSet {
       const index = Math.floor(position / GROUP_BLOCKS);
       const state = this.states[index];
       if (state === uniform) {
-        position = this.groupAfter(index, uniform) * GROUP_BLOCKS;
+        position = this.groupAfter(index, uniform, limit) * GROUP_BLOCKS;
       } else if (state === RegionState.MIXED) {
         const stop = Math.min(limit, (index + 1) * GROUP_BLOCKS);
         position = this.runEndInGroup(this.groupAt(index), index, position, stop, wanted);
@@ -216,7 +216,7 @@ export class BlockSet {
           if (group.stateOf(region - index * GROUP_REGIONS) !== RegionState.NONE) return region;
         }
       } else {
-        region = this.groupAfter(index, RegionState.NONE) * GROUP_REGIONS;
+        region = this.groupAfter(index, RegionState.NONE, this.blocks) * GROUP_REGIONS;
       }
     }
     return -1;
@@ -257,11 +257,12 @@ export class BlockSet {
     return Math.min(GROUP_BLOCKS, this.blocks - index * GROUP_BLOCKS);
   }
 
-  /** The first group after `index` that has another state. */
-  private groupAfter(index: number, state: RegionState): number {
+  /** The first group after `index` that has another state, or that begins at or after the block `limit`. */
+  private groupAfter(index: number, state: RegionState, limit: number): number {
     const { states } = this;
+    const end = Math.ceil(limit / GROUP_BLOCKS);
     let next = index + 1;
-    while (next < states.length && states[next] === state) next += 1;
+    while (next < end && states[next] === state) next += 1;
     return next;
   }
 

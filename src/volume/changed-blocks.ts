@@ -47,8 +47,8 @@ function* changedRuns(before: LayerStack, after: LayerStack): Generator<ChangedR
   const chain = after.layers.map(({ map }) => map);
   const sides = { above, chain, known };
   for (const outer of piecesOf(above, 0, end, [known])) {
-    if (outer.first < known && !above.some((map) => holds(map, outer))) continue;
     const to = outer.first + outer.blocks;
+    if (to <= known && !above.some((map) => holds(map, outer))) continue;
     for (const piece of piecesOf([...above, ...chain], outer.first, to, [known])) {
       yield* runsIn(piece, sides);
     }

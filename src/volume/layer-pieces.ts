@@ -17,7 +17,7 @@ import { LEAF_BYTES, changeBits } from './leaf.ts';
 const LEAF_WORDS = LEAF_BYTES / 4;
 
 /** Regions of one uniform piece: so looking for its end takes a bounded number of steps. */
-const PIECE_REGIONS_MAX = 16_384;
+const PIECE_REGIONS_MAX = 65_536;
 
 /** A run of blocks. Bit n of its words stands for block `first + n`; with `blocksPerBit` not 1, bit 0 for all of it. */
 export interface Piece {
