@@ -4,8 +4,8 @@
  * Invariants:
  * - Data outside the map counts only when it is not all zeroes: a file system rounds extents up, and a disk that
  *   cannot punch is written with zeroes.
- * - A hole where the map says data is no fault of its own: provisioned zeroes look the same. What tells that blocks
- *   are gone is that the file takes less space than its map says.
+ * - A hole where the map says data is no fault of its own: zeroes may be provisioned, and a hole that was punched just
+ *   before a kill is not in the log. Only together with data outside the map it shows that this is another file.
  * - Work is done in bounded pieces, with a turn of the event loop between them, and reads are the pool's.
  */
 import type { DiskFile } from '../io/disk.ts';
@@ -32,7 +32,7 @@ export interface BlockRange {
   readonly count: number;
 }
 
-/** Difference between the space of a file and of its map that is not worth a word. */
+/** Space of a file above that of its map that is not worth a word. */
 const SPACE_SLACK_BYTES = 1024 * 1024;
 const SPACE_SLACK_FRACTION = 16;
 
@@ -40,42 +40,92 @@ const SPACE_SLACK_FRACTION = 16;
 export type OutsideMeaning =
   /** The map lags behind the file: such data is taken up. */
   | 'adopt'
-  /** The map is exact. */
+  /** The map is exact, and the layer takes writes: such data would be taken up at the next kill. */
   | 'fault'
-  /** A merge is being done between this layer and its neighbour, or was cut short. */
-  | 'merge';
+  /** Nothing looks at it: a merge or a power cut left it. */
+  | 'unused'
+  /** As `unused`, and a merge that goes on may have left blocks anywhere. */
+  | 'merging';
 
 const CODE_OF: Readonly<Record<OutsideMeaning, FindingCode>> = {
   adopt: 'data-to-adopt',
   fault: 'data-outside-map',
-  merge: 'merge-remains',
+  unused: 'unused-data',
+  merging: 'unused-data',
 };
 
 const TEXT_OF: Readonly<Record<OutsideMeaning, string>> = {
   adopt:
     'was written after the last flush; the next open takes it up (in a layer above others: unless the system was restarted)',
   fault: 'is not in the map of the layer, which is exact',
-  merge: 'was copied by a merge that did not end; it is done again from the start',
+  unused: 'is in no map, and nobody sees it: a merge or a power cut left it',
+  merging: 'was copied by a merge that did not end, and that will be done again',
 };
 
-/** Where the file holds data outside its map. */
-export async function checkOutside(
+/** Where file and map say something different. */
+export async function checkContent(
   file: DiskFile,
   map: LayerMap,
   meaning: OutsideMeaning,
   tools: CheckTools,
 ): Promise<Finding[]> {
   const places = new Places(CODE_OF[meaning], file.path, TEXT_OF[meaning]);
-  for (const range of outsideRanges(file, map)) {
-    if (range === null) await tools.turn();
-    else if (meaning === 'adopt') places.add(range);
-    else await addWritten(file, range, places, tools);
+  let dataBlocks = 0;
+  let heldBlocks = 0;
+  for (const run of fileRuns(file, map)) {
+    if (run === null) {
+      await tools.turn();
+      continue;
+    }
+    dataBlocks += run.count;
+    if (run.mapped) heldBlocks += run.count;
+    else if (meaning === 'adopt') places.add(run);
+    else await addWritten(file, run, places, tools);
   }
-  return places.findings();
+  const findings = places.findings();
+  if (meaning === 'adopt') return findings;
+  // What is taken and holds no data was provisioned.
+  const taken = file.allocatedNow();
+  const provisioned = Math.max(0, taken - dataBlocks * BLOCK_BYTES);
+  const missing = (map.data.count - heldBlocks) * BLOCK_BYTES - provisioned;
+  if (missing > 0) {
+    const isOther = meaning !== 'merging' && places.any;
+    findings.push(await missingFinding(file, map, { missing, isOther }, tools));
+  }
+  return [...findings, ...spaceAbove(file.path, taken, map)];
 }
 
-/** Runs of blocks that the file has and the map does not call data. Null: only time has passed. */
-export function* outsideRanges(file: DiskFile, map: LayerMap): Generator<BlockRange | null> {
+async function missingFinding(
+  file: DiskFile,
+  map: LayerMap,
+  { missing, isOther }: { missing: number; isOther: boolean },
+  tools: CheckTools,
+): Promise<Finding> {
+  const hole = await firstHole(file, map, tools);
+  const place = hole === null ? atFile(file.path) : atBlocks(file.path, hole);
+  if (isOther) {
+    const what = `the file holds data where its map has none, and lacks ${missing} bytes that the map has: it is that of another layer`;
+    return finding('layer-file-wrong', place, what);
+  }
+  const what = `${missing} bytes that the map calls data are holes: trimmed just before a crash, or lost`;
+  return finding('data-missing', place, what);
+}
+
+function spaceAbove(path: string, taken: number, map: LayerMap): Finding[] {
+  const mapped = map.data.count * BLOCK_BYTES;
+  const slack = Math.max(SPACE_SLACK_BYTES, mapped / SPACE_SLACK_FRACTION);
+  if (taken <= mapped + slack) return [];
+  const what = `the map has ${mapped} bytes of data and the file takes ${taken}`;
+  return [finding('space-above-map', atFile(path), what)];
+}
+
+interface FileRun extends BlockRange {
+  /** The map calls these blocks data. */
+  readonly mapped: boolean;
+}
+
+/** The blocks that are not holes in the file, in runs. Null: only time has passed. */
+export function* fileRuns(file: DiskFile, map: LayerMap): Generator<FileRun | null> {
   const sizeBytes = map.blockCount * BLOCK_BYTES;
   let steps = 0;
   let block = 0;
@@ -90,7 +140,7 @@ export function* outsideRanges(file: DiskFile, map: LayerMap): Generator<BlockRa
       // The map of a volume in use may have become shorter meanwhile.
       if (end > map.blockCount) return;
       const stop = map.data.runEnd(block, end);
-      if (!map.data.has(block)) yield { first: block, count: stop - block };
+      yield { first: block, count: stop - block, mapped: map.data.has(block) };
       block = stop;
     }
   }
@@ -171,6 +221,10 @@ class Places {
     }
   }
 
+  get any(): boolean {
+    return this.ranges.length > 0;
+  }
+
   unreadable(range: BlockRange, errno: number): void {
     if (this.failures.length >= CHECK_PLACES_MAX) return;
     const what = `it could not be read (errno ${errno})`;
@@ -188,28 +242,6 @@ class Places {
     });
     return [...found, ...this.failures];
   }
-}
-
-/** The space that a file takes against what its exact map says. */
-export async function checkSpace(
-  file: DiskFile,
-  map: LayerMap,
-  tools: CheckTools,
-): Promise<Finding[]> {
-  const mapped = map.data.count * BLOCK_BYTES;
-  const taken = file.allocatedNow();
-  if (taken < mapped) {
-    const hole = await firstHole(file, map, tools);
-    const place = hole === null ? atFile(file.path) : atBlocks(file.path, hole);
-    const what =
-      `the map has ${mapped} bytes of data and the file takes ${taken}: data is gone` +
-      `${hole === null ? '' : ', first perhaps here'}, unless the file system compresses`;
-    return [finding('space-below-map', place, what)];
-  }
-  const slack = Math.max(SPACE_SLACK_BYTES, mapped / SPACE_SLACK_FRACTION);
-  if (taken <= mapped + slack) return [];
-  const what = `the map has ${mapped} bytes of data and the file takes ${taken}`;
-  return [finding('space-above-map', atFile(file.path), what)];
 }
 
 /** The first run of blocks that the map calls data and that is a hole of the file. */

@@ -58,8 +58,9 @@ export const FINDINGS = {
   'extents-unknown': 'info',
   'data-to-adopt': 'info',
   'data-outside-map': 'fault',
-  'merge-remains': 'info',
-  'space-below-map': 'warning',
+  'unused-data': 'info',
+  'data-missing': 'warning',
+  'layer-file-wrong': 'fault',
   'space-above-map': 'info',
   // A volume in use.
   'volume-failed': 'fault',

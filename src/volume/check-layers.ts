@@ -1,0 +1,110 @@
+/**
+ * The files of a volume's directory against the layers that its log tells of.
+ *
+ * Nothing is written. A file that cannot be opened or read is a finding, never the end of a check.
+ */
+import type { Disk, DiskFile } from '../io/disk.ts';
+import { errorText } from '../io/errors.ts';
+import { BLOCK_BYTES } from '../io/limits.ts';
+import { checkContent } from './check-extents.ts';
+import type { CheckTools, OutsideMeaning } from './check-extents.ts';
+import { atBytes, atFile, finding } from './check-finding.ts';
+import type { Finding, RepairStep } from './check-finding.ts';
+import { overlapsOf } from './check-tree.ts';
+import { mergeable } from './layer-tree.ts';
+import { LOG_NAME, NEW_LOG_NAME } from './metadata.ts';
+import type { LayerRecord, VolumeState } from './metadata-state.ts';
+import { layerPath } from './recovery.ts';
+
+export interface CheckedDirectory {
+  readonly disk: Disk;
+  readonly directory: string;
+  readonly state: VolumeState;
+  readonly tools: CheckTools;
+}
+
+/** What lies in the directory and does not belong to the log or to a layer. */
+export function checkNames({ disk, directory, state }: CheckedDirectory): Finding[] {
+  const findings: Finding[] = [];
+  const wanted = new Set([...state.layers.keys()].map((layer) => layerPath(directory, layer)));
+  for (const name of disk.list(directory)) {
+    const path = `${directory}/${name}`;
+    if (name === LOG_NAME || wanted.has(path)) continue;
+    const place = atFile(path);
+    const remove: RepairStep = { kind: 'remove', path };
+    if (name === NEW_LOG_NAME) {
+      findings.push(finding('log-leftover', place, 'a compaction that did not end', remove));
+    } else if (/^layer-\d{8,}\.data$/.test(name)) {
+      const what = 'the log has no such layer: it was being made, or was given up';
+      findings.push(finding('layer-file-orphan', place, what, remove));
+    } else {
+      findings.push(finding('foreign-file', place, 'nothing of a volume has this name'));
+    }
+  }
+  return findings;
+}
+
+/** How much the map of a layer can be relied on, and what data outside of it means. */
+export function meaningFor(state: VolumeState, layer: LayerRecord): OutsideMeaning {
+  if (!layer.sealed && !state.clean) return 'adopt';
+  if (layer.id === state.topLayer) return 'fault';
+  const merging = mergeable(state).some(({ from, into }) => from === layer.id || into === layer.id);
+  return merging ? 'merging' : 'unused';
+}
+
+/** The file of one layer, against the record of that layer. */
+export async function checkLayer(
+  checked: CheckedDirectory,
+  layer: LayerRecord,
+): Promise<Finding[]> {
+  const { disk, directory, state, tools } = checked;
+  const path = layerPath(directory, layer.id);
+  let file: DiskFile;
+  try {
+    if (!disk.exists(path)) {
+      const what = `the file of layer ${layer.id} is not there: ${layer.map.data.count} blocks of data`;
+      return [finding('layer-file-missing', atFile(path), what)];
+    }
+    file = disk.open(path, { create: false });
+  } catch (thrown) {
+    return [finding('unreadable', atFile(path), errorText(thrown))];
+  }
+  try {
+    const findings: Finding[] = [];
+    for (const found of overlapsOf(layer, path)) {
+      if (found === null) await tools.turn();
+      else findings.push(found);
+    }
+    const meaning = meaningFor(state, layer);
+    findings.push(...checkLength(file, layer, meaning !== 'adopt'));
+    if (disk.knowsExtents) {
+      findings.push(...(await checkContent(file, layer.map, meaning, tools)));
+    } else {
+      const what = 'this system does not tell holes from data: the map could not be compared';
+      findings.push(finding('extents-unknown', atFile(path), what));
+    }
+    return findings;
+  } catch (thrown) {
+    return [finding('unreadable', atFile(path), errorText(thrown))];
+  } finally {
+    file.closeNow();
+  }
+}
+
+export function checkLength(file: DiskFile, { id, map }: LayerRecord, exact: boolean): Finding[] {
+  const wanted = map.blockCount * BLOCK_BYTES;
+  const length = file.sizeNow();
+  if (length === wanted) return [];
+  const step: RepairStep = { kind: 'set-length', path: file.path, sizeBytes: wanted };
+  if (length > wanted) {
+    const what = `the file has ${length} bytes and layer ${id} ${wanted}: a change of size was cut short`;
+    return [finding('layer-file-long', atBytes(file.path, wanted, length), what, step)];
+  }
+  const lost = map.data.nextRun(Math.floor(length / BLOCK_BYTES), map.blockCount);
+  const what =
+    `the file has ${length} bytes and layer ${id} ${wanted}; ` +
+    (lost === null ? 'no data is recorded past its end' : 'data is recorded past its end');
+  // An exact map without data there proves that nothing but a hole is missing.
+  const repair = lost === null && exact ? step : null;
+  return [finding('layer-file-short', atBytes(file.path, length, wanted), what, repair)];
+}
