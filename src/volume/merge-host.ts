@@ -32,7 +32,7 @@ export interface MergeHost {
   merged(from: number, into: number): void;
   /** That record is durable: the file of `from` may go as soon as no read uses it. */
   removable(from: number): void;
-  /** A merge was given up, and its layers are not used any more: what of them is garbage may go now. */
+  /** A merge is over, or was given up: what of its layers is garbage may go now. */
   released(): void;
   /** The file of a layer could not be synced: that is final for the volume (I10). */
   syncFailed(errno: number): void;
