@@ -289,33 +289,32 @@ function decodeMap(kind: RecordKind, payload: Buffer): MetadataRecord {
   }
   refuseUnless(typeof decoded === 'object' && decoded !== null, `a ${kind} record is not a map`);
   const map = decoded as Readonly<Record<string, unknown>>;
-  switch (kind) {
-    case 'volume-created':
-      return {
-        kind,
-        id: identifier(map),
-        name: text(map, 'name'),
-        sizeBytes: integer(map, 'sizeBytes'),
-        createdAt: integer(map, 'createdAt'),
-        nextMirrorId: integer(map, 'nextMirrorId'),
-      } satisfies VolumeCreated;
-    case 'snapshot-created':
-      return {
-        kind,
-        id: identifier(map),
-        name: text(map, 'name'),
-        layer: integer(map, 'layer'),
-        createdAt: integer(map, 'createdAt'),
-        sizeBytes: integer(map, 'sizeBytes'),
-      } satisfies SnapshotCreated;
-    case 'snapshot-removed':
-      return { kind, id: identifier(map) } satisfies SnapshotRemoved;
-    case 'booted':
-      return { kind, id: identifier(map) } satisfies Booted;
-    default:
-      assert(kind === 'mirror-added', 'no other kind is a map');
-      return decodeMirror(map);
+  if (kind === 'volume-created') {
+    return {
+      kind,
+      id: identifier(map),
+      name: text(map, 'name'),
+      sizeBytes: integer(map, 'sizeBytes'),
+      createdAt: integer(map, 'createdAt'),
+      nextMirrorId: integer(map, 'nextMirrorId'),
+    } satisfies VolumeCreated;
   }
+  if (kind === 'snapshot-created') {
+    return {
+      kind,
+      id: identifier(map),
+      name: text(map, 'name'),
+      layer: integer(map, 'layer'),
+      createdAt: integer(map, 'createdAt'),
+      sizeBytes: integer(map, 'sizeBytes'),
+    } satisfies SnapshotCreated;
+  }
+  if (kind === 'snapshot-removed') {
+    return { kind, id: identifier(map) } satisfies SnapshotRemoved;
+  }
+  if (kind === 'booted') return { kind, id: identifier(map) } satisfies Booted;
+  assert(kind === 'mirror-added', 'no other kind is a map');
+  return decodeMirror(map);
 }
 
 function decodeMirror(map: Readonly<Record<string, unknown>>): MirrorAdded {

@@ -43,7 +43,7 @@ export class View implements ReadSource {
     this.top = top;
     const chain: Layer[] = [];
     for (let layer: Layer | null = top; layer !== null; layer = layer.parent) chain.push(layer);
-    this.chain = chain.reverse();
+    this.chain = chain.toReversed();
     const blocks = this.fixedBytes === null ? top.map.blockCount : this.fixedBytes / BLOCK_BYTES;
     this.owners = chain.length === 1 ? null : new OwnerCache(this.chain, blocks);
   }

@@ -111,7 +111,13 @@ describe('a volume with snapshots', () => {
               model.fill(0, each.range.offset, each.range.offset + each.range.length);
               expect(await zero(volume, each.range, each.noHole)).toBe(0);
               break;
-            default:
+            case 'create':
+            case 'delete':
+            case 'restore':
+            case 'refresh':
+            case 'copy':
+            case 'synchronise':
+            case 'part':
               await operate(volume, each, model, kept);
           }
           expect((await read(volume, 0, SIZE)).equals(model)).toBe(true);
