@@ -9,6 +9,10 @@ export interface SnapshotInfo {
   readonly createdAt: number;
   /** The volume's size then. */
   readonly sizeBytes: number;
+}
+
+/** A snapshot and the space that it takes. */
+export interface SnapshotUsage extends SnapshotInfo {
   /** Bytes of its content that nothing else holds: what a delete would give back. */
   readonly ownBytes: number;
   /** Bytes of its content that it shares with other snapshots, or with the volume. */
@@ -40,8 +44,11 @@ export interface MergeStatus {
 export interface VolumeSnapshots {
   readonly merge: MergeStatus;
 
-  /** Oldest first. */
+  /** In the order in which they were made. */
   list(): SnapshotInfo[];
+
+  /** The same with the space they take: all maps are looked through, in pieces, while others work. */
+  measure(): Promise<SnapshotUsage[]>;
 
   /** A read-only device with the content of a snapshot: the same object while that snapshot exists. Null: no such name. */
   device(name: string): BlockDevice | null;

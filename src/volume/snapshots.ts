@@ -17,7 +17,7 @@ import type { Random } from '../io/random.ts';
 import type { Changes } from './changes.ts';
 import type { Layer } from './layer.ts';
 import type { LayerSet } from './layer-set.ts';
-import { changedBlocks, garbageOf, snapshotSizes } from './layer-tree.ts';
+import { changedBlocks, garbageOf, measureSnapshots } from './layer-tree.ts';
 import type { LayerStack } from './layer-tree.ts';
 import type { MergeQueue } from './merge-host.ts';
 import { writeError } from './metadata.ts';
@@ -26,7 +26,13 @@ import type { SnapshotRecord } from './metadata-state.ts';
 import { validateSnapshotName } from './names.ts';
 import { restoreRange } from './restore-range.ts';
 import { SnapshotDevice } from './snapshot-device.ts';
-import type { ChangedRange, MergeStatus, SnapshotInfo, VolumeSnapshots } from './snapshot-types.ts';
+import type {
+  ChangedRange,
+  MergeStatus,
+  SnapshotInfo,
+  SnapshotUsage,
+  VolumeSnapshots,
+} from './snapshot-types.ts';
 
 /** What a volume lends to operations on its layers. */
 export interface SnapshotHost {
@@ -47,6 +53,8 @@ export interface SnapshotHost {
 }
 
 const ID_BYTES = 16;
+/** How long sizes are measured before others get a turn, in milliseconds. */
+const MEASURE_MS = 2;
 
 export class Snapshots implements VolumeSnapshots {
   readonly host: SnapshotHost;
@@ -73,9 +81,23 @@ export class Snapshots implements VolumeSnapshots {
   }
 
   list(): SnapshotInfo[] {
-    const { state } = this.host.metadata;
-    const sizes = snapshotSizes(state, this.host.layers.top.map);
-    return [...state.snapshots.values()].map((snapshot) => infoOf(snapshot, sizes));
+    return [...this.host.metadata.state.snapshots.values()].map(infoOf);
+  }
+
+  async measure(): Promise<SnapshotUsage[]> {
+    const { clock, metadata, layers } = this.host;
+    const measure = measureSnapshots(metadata.state, layers.top.map);
+    let step = measure.next();
+    for (let until = clock.now() + MEASURE_MS; step.done !== true; step = measure.next()) {
+      if (clock.now() < until) continue;
+      await new Promise<void>((resolve) => clock.soon(resolve));
+      until = clock.now() + MEASURE_MS;
+    }
+    const sizes = step.value;
+    return this.list().map((info) => ({
+      ...info,
+      ...(sizes.get(info.id) ?? { ownBytes: 0, sharedBytes: 0 }),
+    }));
   }
 
   device(name: string): BlockDevice | null {
@@ -302,7 +324,7 @@ export class Snapshots implements VolumeSnapshots {
     });
     if (replaced !== null) this.forgetDevice(replaced.id);
     await this.tidy();
-    return infoOf(snapshot, snapshotSizes(metadata.state, this.host.layers.top.map));
+    return infoOf(snapshot);
   }
 
   /** Runs `action` in a turn in which nothing is on its way to the top layer; if it cannot be, `unused` layers go. */
@@ -480,12 +502,8 @@ function chainFrom(top: Layer): Layer[] {
   return chain;
 }
 
-function infoOf(
-  { id, name, createdAt, sizeBytes }: SnapshotRecord,
-  sizes: ReadonlyMap<string, { readonly ownBytes: number; readonly sharedBytes: number }>,
-): SnapshotInfo {
-  const { ownBytes, sharedBytes } = sizes.get(id) ?? { ownBytes: 0, sharedBytes: 0 };
-  return { id, name, createdAt, sizeBytes, ownBytes, sharedBytes };
+function infoOf({ id, name, createdAt, sizeBytes }: SnapshotRecord): SnapshotInfo {
+  return { id, name, createdAt, sizeBytes };
 }
 
 function notFound(volume: string, name: string): BlockferryError {
