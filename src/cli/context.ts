@@ -28,7 +28,8 @@ export function clientOf(options: SharedOptions): ControlClient {
   return new ControlClient(controlAddress(options));
 }
 
-function controlAddress(options: SharedOptions): Address {
+/** Where the node takes commands. */
+export function controlAddress(options: SharedOptions): Address {
   const named = options.control ?? process.env['BLOCKFERRY_CONTROL'];
   if (named !== undefined && named !== '') return parseAddress(named);
   return parseAddress(defaultControlAddress(defaultDataDirectory(userOfProcess())));

@@ -5,6 +5,7 @@ import { volumePath } from './client.ts';
 import { clientOf, print, printJson, wantsColour, type SharedOptions } from './context.ts';
 import { formatBytes, oneLine } from './format.ts';
 import { renderVolume, renderVolumeList } from './render.ts';
+import { addTransferVerbs } from './transfer-verbs.ts';
 import { leaf } from './verb.ts';
 
 interface ForceOptions extends SharedOptions {
@@ -18,7 +19,7 @@ const SIZES =
 export function addVolumeVerbs(program: Command): void {
   const volume = program
     .command('volume')
-    .summary('create, list, show, resize and delete volumes')
+    .summary('create, list, show, resize, delete, import and export volumes')
     .description(
       'Volumes: named block devices of fixed size. Space on the disk is taken when written.',
     );
@@ -62,6 +63,8 @@ Without --force a volume that has mirrors or attached clients is left alone.
   blockferry volume delete demo`,
     )
     .action(remove);
+
+  addTransferVerbs(volume);
 }
 
 async function create(name: string, size: string, options: SharedOptions): Promise<void> {

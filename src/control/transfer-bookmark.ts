@@ -77,6 +77,11 @@ export class Bookmark {
     return { target, position: position - (position % TRANSFER_CHUNK_BYTES) };
   }
 
+  /** The target that the copy was begun with, whatever its source was; null where that is not known. */
+  targetOf(): BookmarkedEnd | null {
+    return this.exists ? (this.parse()?.target ?? null) : null;
+  }
+
   /** @throws BlockferryError TRANSFER_CHANGED */
   compare(which: 'source' | 'target', then: BookmarkedEnd, now: BookmarkedEnd): void {
     if (then.name !== now.name) throw this.changed(`its ${which} was ${then.name}`);
