@@ -4,6 +4,7 @@
  */
 import { Command, CommanderError } from 'commander';
 import { VERSION } from '../control/version.ts';
+import { addCheckVerb } from './check.ts';
 import { EXIT_FAILED, EXIT_OK, EXIT_USAGE, reportError } from './context.ts';
 import { oneLine } from './format.ts';
 import { addMirrorVerbs } from './mirror-verbs.ts';
@@ -20,8 +21,8 @@ A first session:
   nbd-client -N demo 127.0.0.1 10809 /dev/nbd0             attach it (as root)
   blockferry status --watch                                watch the mirror
 
-Every verb but serve talks to a running node: --control ADDR, or BLOCKFERRY_CONTROL, or the
-socket of a node that runs with default settings. ADDR is host:port or unix:PATH.
+Every verb but serve and check --data talks to a running node: --control ADDR, or BLOCKFERRY_CONTROL,
+or the socket of a node that runs with default settings. ADDR is host:port or unix:PATH.
 
 Exit codes: 0 done, 1 refused or failed (one line on stderr says why and what to do), 2 usage.`;
 
@@ -52,6 +53,7 @@ export function createProgram(): Command {
   addMirrorVerbs(program);
   addStatusVerbs(program);
   addReloadVerb(program);
+  addCheckVerb(program);
   return program;
 }
 

@@ -18,6 +18,7 @@ import {
 } from '../io/limits.ts';
 import type { BlockferryEvent } from '../replicator/status.ts';
 import { check, FLAG, NO_BODY, NO_QUERY, type VolumeRoute } from './api-checks.ts';
+import { addCheckRoute } from './check.ts';
 import type { EventLog } from './events.ts';
 import { MIRROR_ACTIONS, type NodeFacts, type ReloadReport } from './status.ts';
 import type { VolumeCommands } from './volumes.ts';
@@ -71,6 +72,7 @@ export function createApi(options: ApiOptions): FastifyInstance {
   });
   addVolumeRoutes(app, options.commands);
   addMirrorRoutes(app, options.commands);
+  addCheckRoute(app, options.commands);
   addEventRoute(app, options.events);
   return app;
 }

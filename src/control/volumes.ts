@@ -15,6 +15,7 @@ import type { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import type { NewMirror } from '../replicator/mirror-set.ts';
 import type { EventSink } from '../replicator/status.ts';
 import { parseSize, type Volume, type VolumeStore } from '../volume/store.ts';
+import { volumeCheckStatus, type VolumeCheckStatus } from './check-status.ts';
 import { Serial } from './serial.ts';
 import type { MirrorAction, NodeStatus, VolumeAccess, VolumeStatus } from './status.ts';
 
@@ -108,6 +109,12 @@ export class VolumeCommands {
       failure: volume.failed ? (volume.failure ?? 'the disk failed') : null,
       mirrors,
     };
+  }
+
+  /** Other commands go on meanwhile. @throws BlockferryError VOLUME_NOT_FOUND, BUSY */
+  async check(name: string): Promise<VolumeCheckStatus> {
+    const { volume } = this.require(name);
+    return volumeCheckStatus(volume.id, volume.name, await this.store.check(volume));
   }
 
   /** @throws BlockferryError VOLUME_NAME_INVALID, SIZE_INVALID, VOLUME_EXISTS, VOLUME_LIMIT */

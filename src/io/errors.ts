@@ -29,6 +29,11 @@ export const ERROR_CATALOGUE = {
   ADDRESS_INVALID: entry('usage', 400, 'use host:port or unix:PATH'),
   ADDRESS_UNAVAILABLE: entry('environment', 500, 'choose an address that this host can listen on'),
   BUSY: entry('operator', 503, 'try again when the commands under way are done'),
+  CHECK_FOUND_FAULTS: entry(
+    'environment',
+    500,
+    'look its code up in docs/operating/check.md; a mirror may have what is lost',
+  ),
   CONFIG_INVALID: entry('usage', 400, 'correct the configuration file'),
   CONTROL_UNREACHABLE: entry('operator', 503, 'start the node, or name its socket with --control'),
   DATA_DIR_FORMAT_NEWER: entry(

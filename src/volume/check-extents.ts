@@ -55,8 +55,7 @@ const CODE_OF: Readonly<Record<OutsideMeaning, FindingCode>> = {
 };
 
 const TEXT_OF: Readonly<Record<OutsideMeaning, string>> = {
-  adopt:
-    'was written after the last flush; the next open takes it up (in a layer above others: unless the system was restarted)',
+  adopt: 'was written after the last flush, and the next open takes it up',
   fault: 'is not in the map of the layer, which is exact',
   unused: 'is in no map, and nobody sees it: a merge or a power cut left it',
   merging: 'was copied by a merge that did not end, and that will be done again',
@@ -191,7 +190,7 @@ export function* writtenRuns(bytes: Buffer): Generator<BlockRange> {
 }
 
 /** The first CHECK_PLACES_MAX places of one kind, and how many more there are. */
-class Places {
+export class Places {
   private readonly code: FindingCode;
   private readonly file: string;
   private readonly text: string;

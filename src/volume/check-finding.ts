@@ -62,7 +62,8 @@ export const FINDINGS = {
   'data-missing': 'warning',
   'layer-file-wrong': 'fault',
   'space-above-map': 'info',
-  // A volume in use.
+  // A node that runs.
+  'volume-not-open': 'fault',
   'volume-failed': 'fault',
 } as const satisfies Record<string, Severity>;
 

@@ -11,7 +11,6 @@ import type { CheckTools, OutsideMeaning } from './check-extents.ts';
 import { atBytes, atFile, finding } from './check-finding.ts';
 import type { Finding, RepairStep } from './check-finding.ts';
 import { overlapsOf } from './check-tree.ts';
-import { mergeable } from './layer-tree.ts';
 import { LOG_NAME, NEW_LOG_NAME } from './metadata.ts';
 import type { LayerRecord, VolumeState } from './metadata-state.ts';
 import { layerPath } from './recovery.ts';
@@ -21,6 +20,8 @@ export interface CheckedDirectory {
   readonly directory: string;
   readonly state: VolumeState;
   readonly tools: CheckTools;
+  /** See `mergingLayers`. */
+  readonly merging: ReadonlySet<number>;
 }
 
 /** What lies in the directory and does not belong to the log or to a layer. */
@@ -44,12 +45,32 @@ export function checkNames({ disk, directory, state }: CheckedDirectory): Findin
   return findings;
 }
 
-/** How much the map of a layer can be relied on, and what data outside of it means. */
-export function meaningFor(state: VolumeState, layer: LayerRecord): OutsideMeaning {
-  if (!layer.sealed && !state.clean) return 'adopt';
-  if (layer.id === state.topLayer) return 'fault';
-  const merging = mergeable(state).some(({ from, into }) => from === layer.id || into === layer.id);
-  return merging ? 'merging' : 'unused';
+/** Layers that a merge may be working on, or may have been: half of it may be done in their files. */
+export function mergingLayers(state: VolumeState): ReadonlySet<number> {
+  const children = new Map<number, LayerRecord[]>();
+  for (const layer of state.layers.values()) {
+    children.set(layer.parent, [...(children.get(layer.parent) ?? []), layer]);
+  }
+  const named = new Set([...state.snapshots.values()].map(({ layer }) => layer));
+  const merging = new Set<number>();
+  for (const { id, sealed } of state.layers.values()) {
+    const [child, ...others] = children.get(id) ?? [];
+    if (!sealed || named.has(id) || child?.sealed !== true || others.length > 0) continue;
+    merging.add(id);
+    merging.add(child.id);
+  }
+  return merging;
+}
+
+/** What data outside the map of a layer means. `killed`: the system runs on since the volume was written. */
+export function meaningFor(
+  state: VolumeState,
+  { id, parent, sealed }: LayerRecord,
+  { killed, merging }: { killed: boolean; merging: ReadonlySet<number> },
+): OutsideMeaning {
+  if (!sealed && !state.clean) return parent === 0 || killed ? 'adopt' : 'unused';
+  if (id === state.topLayer) return 'fault';
+  return merging.has(id) ? 'merging' : 'unused';
 }
 
 /** The file of one layer, against the record of that layer. */
@@ -57,7 +78,7 @@ export async function checkLayer(
   checked: CheckedDirectory,
   layer: LayerRecord,
 ): Promise<Finding[]> {
-  const { disk, directory, state, tools } = checked;
+  const { disk, directory, state, tools, merging } = checked;
   const path = layerPath(directory, layer.id);
   let file: DiskFile;
   try {
@@ -75,8 +96,9 @@ export async function checkLayer(
       if (found === null) await tools.turn();
       else findings.push(found);
     }
-    const meaning = meaningFor(state, layer);
-    findings.push(...checkLength(file, layer, meaning !== 'adopt'));
+    const killed = state.boot !== '' && state.boot === disk.bootId;
+    const meaning = meaningFor(state, layer, { killed, merging });
+    findings.push(...checkLength(file, layer, layer.sealed || state.clean));
     if (disk.knowsExtents) {
       findings.push(...(await checkContent(file, layer.map, meaning, tools)));
     } else {

@@ -9,7 +9,7 @@ import { BlockferryError } from '../io/errors.ts';
 import { atBlocks, atBytes, atFile, finding } from './check-finding.ts';
 import type { Finding, FindingCode, Place, RepairStep } from './check-finding.ts';
 import type { LayerRecord, SnapshotRecord, VolumeState } from './metadata-state.ts';
-import { validateVolumeName } from './names.ts';
+import { validateSnapshotName, validateVolumeName } from './names.ts';
 import { layerPath } from './recovery.ts';
 
 export interface TreePlaces {
@@ -30,14 +30,14 @@ export function checkState(state: VolumeState, places: TreePlaces): Finding[] {
 }
 
 function checkName(state: VolumeState, log: Place): Finding[] {
-  const why = whyNoName(state.name);
+  const why = whyRefused(() => validateVolumeName(state.name));
   return why === null ? [] : [finding('volume-name-invalid', log, why)];
 }
 
-/** What is wrong with a name of a volume or a snapshot, which have the same rules; null when it is good. */
-function whyNoName(name: string): string | null {
+/** What is wrong with a name; null when it is good. */
+function whyRefused(validate: () => void): string | null {
   try {
-    validateVolumeName(name);
+    validate();
     return null;
   } catch (thrown) {
     if (thrown instanceof BlockferryError) return thrown.message;
@@ -135,7 +135,7 @@ function checkSnapshots(state: VolumeState, places: TreePlaces): Finding[] {
       const what = `${shown} is layer ${layer.id}, which is not sealed`;
       findings.push(finding('snapshot-layer-not-sealed', place, what));
     }
-    const why = whyNoName(snapshot.name);
+    const why = whyRefused(() => validateSnapshotName(snapshot.name));
     if (why !== null) findings.push(finding('snapshot-name-invalid', place, `${shown}: ${why}`));
     const other = first.get(snapshot.name);
     if (other === undefined) first.set(snapshot.name, snapshot);

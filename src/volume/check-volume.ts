@@ -7,7 +7,7 @@ import { errorText } from '../io/errors.ts';
 import type { CheckTools } from './check-extents.ts';
 import { atFile, finding, hasUnmendable } from './check-finding.ts';
 import type { Finding } from './check-finding.ts';
-import { checkLayer, checkNames } from './check-layers.ts';
+import { checkLayer, checkNames, mergingLayers } from './check-layers.ts';
 import type { CheckedDirectory } from './check-layers.ts';
 import { checkLog } from './check-log.ts';
 import type { CheckedLog } from './check-log.ts';
@@ -53,7 +53,10 @@ export async function checkVolume(
     findings.push(...checkState(state, { ...log, logPath: path }));
     // A tree with a fault cannot be walked.
     const sound = !findings.some(({ severity }) => severity === 'fault');
-    if (sound) findings.push(...(await checkFiles({ disk, directory, state, tools })));
+    if (sound)
+      findings.push(
+        ...(await checkFiles({ disk, directory, state, tools, merging: mergingLayers(state) })),
+      );
   }
   return withoutRisk(findings);
 }

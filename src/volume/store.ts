@@ -11,6 +11,8 @@
 import type { Disk } from '../io/disk.ts';
 import { BlockferryError, errorText } from '../io/errors.ts';
 import { VOLUMES_MAX } from '../io/limits.ts';
+import type { Finding } from './check-finding.ts';
+import { checkLiveVolume } from './check-live.ts';
 import { createVolume, removeVolume } from './creation.ts';
 import type { StoreOptions } from './creation.ts';
 import { validateSize, validateVolumeName } from './names.ts';
@@ -52,6 +54,7 @@ export class VolumeStore {
   private readonly reserved = new Set<string>();
   private readonly work = new Set<Promise<unknown>>();
   private closing = false;
+  private checking = false;
 
   private constructor(options: StoreOptions, lock: { release(): void }) {
     this.options = options;
@@ -120,6 +123,21 @@ export class VolumeStore {
       await this.track(removeVolume(this.options, id, volume));
     } finally {
       this.reserved.delete(name);
+    }
+  }
+
+  /**
+   * What is wrong with a volume, looked at while it is in use. Throws BUSY while another check runs, VOLUME_NOT_FOUND when
+   * the volume is closed meanwhile, and what the disk throws.
+   */
+  async check(volume: Volume): Promise<Finding[]> {
+    if (this.checking) throw new BlockferryError('BUSY', 'another volume is being checked');
+    this.checking = true;
+    try {
+      const gone = (): boolean => this.volumes.get(volume.name) !== volume;
+      return await checkLiveVolume({ disk: this.options.disk, volume, gone });
+    } finally {
+      this.checking = false;
     }
   }
 
