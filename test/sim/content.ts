@@ -1,0 +1,190 @@
+/**
+ * A file as the page cache has it and as the disk has it, and what lies between the two.
+ *
+ * What a power cut leaves, by dice: of each write that was not synced any of its 512-byte sectors, each as the page
+ * cache had it after that write; of holes and lengths, which file systems journal, the first few. A sync that fails
+ * leaves any part of what it covered, and no later sync knows of the rest: the pages count as clean.
+ */
+import type { Dice } from '../../scripts/fuzz/dice.ts';
+
+export const PAGE = 4096;
+export const SECTOR = 512;
+
+type Change =
+  /** Whole sectors from `position`; the file then reached at least to `end`. */
+  | { readonly kind: 'write'; position: number; bytes: Buffer; end: number }
+  | { readonly kind: 'zero'; position: number; length: number; reserve: boolean }
+  | { readonly kind: 'size'; size: number };
+
+/** How much of what was not synced a power cut leaves: a percentage of the sectors, writes or files. */
+export interface Survival {
+  readonly per: 'sector' | 'write' | 'file' | 'early' | 'late';
+  readonly percent: number;
+}
+
+export class Bytes {
+  readonly pages = new Map<number, Buffer>();
+  /** Pages that have space and read as zeroes. */
+  readonly reserved = new Set<number>();
+  size = 0;
+
+  clone(): Bytes {
+    const copy = new Bytes();
+    for (const [page, data] of this.pages) copy.pages.set(page, Buffer.from(data));
+    for (const page of this.reserved) copy.reserved.add(page);
+    copy.size = this.size;
+    return copy;
+  }
+
+  has(page: number): boolean {
+    return this.pages.has(page) || this.reserved.has(page);
+  }
+
+  write(position: number, bytes: Buffer, end: number): void {
+    for (let done = 0; done < bytes.length;) {
+      const page = Math.floor((position + done) / PAGE);
+      const within = position + done - page * PAGE;
+      const length = Math.min(PAGE - within, bytes.length - done);
+      let data = this.pages.get(page);
+      if (data === undefined) this.pages.set(page, (data = Buffer.alloc(PAGE)));
+      this.reserved.delete(page);
+      bytes.copy(data, within, done, done + length);
+      done += length;
+    }
+    this.size = Math.max(this.size, end);
+  }
+
+  zero(position: number, length: number, reserve: boolean): void {
+    const end = Math.min(position + length, reserve ? Infinity : Math.max(this.size, position));
+    for (let at = position; at < end;) {
+      const page = Math.floor(at / PAGE);
+      const pageEnd = Math.min(end, (page + 1) * PAGE);
+      if (at === page * PAGE && (pageEnd - at === PAGE || pageEnd >= this.size)) {
+        this.pages.delete(page);
+        this.reserved.delete(page);
+        if (reserve) this.reserved.add(page);
+      } else {
+        this.pages.get(page)?.fill(0, at - page * PAGE, pageEnd - page * PAGE);
+        if (reserve && !this.pages.has(page)) this.reserved.add(page);
+      }
+      at = pageEnd;
+    }
+    if (reserve) this.size = Math.max(this.size, position + length);
+  }
+
+  truncate(size: number): void {
+    for (const [page, data] of this.pages) {
+      if (page * PAGE >= size) this.pages.delete(page);
+      else if ((page + 1) * PAGE > size) data.fill(0, size - page * PAGE);
+    }
+    for (const page of this.reserved) if (page * PAGE >= size) this.reserved.delete(page);
+    this.size = size;
+  }
+
+  read(position: number, length: number): Buffer {
+    const bytes = Buffer.alloc(length);
+    for (let done = 0; done < length;) {
+      const page = Math.floor((position + done) / PAGE);
+      const within = position + done - page * PAGE;
+      const part = Math.min(PAGE - within, length - done);
+      this.pages.get(page)?.copy(bytes, done, within, within + part);
+      done += part;
+    }
+    return bytes;
+  }
+}
+
+export class Inode {
+  /** What everybody sees. */
+  readonly cache: Bytes;
+  /** What is durable. */
+  private readonly disk: Bytes;
+  private changes: Change[] = [];
+
+  constructor(durable = new Bytes()) {
+    this.disk = durable;
+    this.cache = durable.clone();
+  }
+
+  write(position: number, bytes: Buffer): void {
+    if (bytes.length === 0) return;
+    const end = position + bytes.length;
+    this.cache.write(position, bytes, end);
+    // Sectors go to the disk as the page cache has them, with what stood beside the bytes.
+    const first = Math.floor(position / SECTOR) * SECTOR;
+    const last = Math.ceil(end / SECTOR) * SECTOR;
+    const sectors = this.cache.read(first, last - first);
+    this.changes.push({ kind: 'write', position: first, bytes: sectors, end });
+  }
+
+  zero(position: number, length: number, reserve: boolean): void {
+    this.cache.zero(position, length, reserve);
+    this.changes.push({ kind: 'zero', position, length, reserve });
+  }
+
+  truncate(size: number): void {
+    this.cache.truncate(size);
+    this.changes.push({ kind: 'size', size });
+  }
+
+  /** What a sync that begins now will cover. */
+  dirty(): readonly Change[] {
+    return this.changes.slice();
+  }
+
+  synced(covered: readonly Change[]): void {
+    for (const change of covered) apply(this.disk, change);
+    this.forget(covered);
+  }
+
+  syncFailed(covered: readonly Change[], dice: Dice): void {
+    keepSome(this.disk, covered, dice, { per: 'write', percent: 30 });
+    this.forget(covered);
+  }
+
+  afterPowerCut(dice: Dice, survival: Survival): Inode {
+    const left = this.disk.clone();
+    keepSome(left, this.changes, dice, survival);
+    return new Inode(left);
+  }
+
+  private forget(covered: readonly Change[]): void {
+    const done = new Set(covered);
+    this.changes = this.changes.filter((change) => !done.has(change));
+  }
+}
+
+function apply(target: Bytes, change: Change): void {
+  if (change.kind === 'write') target.write(change.position, change.bytes, change.end);
+  else if (change.kind === 'zero') target.zero(change.position, change.length, change.reserve);
+  else target.truncate(change.size);
+}
+
+function keepSome(
+  target: Bytes,
+  changes: readonly Change[],
+  dice: Dice,
+  { per, percent }: Survival,
+): void {
+  const journaled = changes.filter(({ kind }) => kind !== 'write').length;
+  let journal = percent === 100 ? journaled : dice.below(journaled + 1);
+  if (percent === 0) journal = 0;
+  const border = dice.below(changes.length + 1);
+  const file = dice.chance(percent);
+  changes.forEach((change, index) => {
+    if (change.kind !== 'write') {
+      if (journal > 0) apply(target, change);
+      journal -= 1;
+      return;
+    }
+    const whole = per === 'file' ? file : per === 'early' ? index < border : index >= border;
+    const keepsWrite = per === 'write' ? dice.chance(percent) : whole;
+    for (let done = 0; done < change.bytes.length; done += SECTOR) {
+      const keeps = per === 'sector' ? dice.chance(percent) : keepsWrite;
+      if (!keeps) continue;
+      const position = change.position + done;
+      const end = Math.min(change.end, position + SECTOR);
+      target.write(position, change.bytes.subarray(done, done + SECTOR), end);
+    }
+  });
+}
