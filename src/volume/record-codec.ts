@@ -133,7 +133,6 @@ export const LAYOUTS: Readonly<Record<RecordKind, Layout>> = {
   'layer-removed': { code: 20, fields: [['layer', 'u32']] },
   'snapshot-created': { code: 21, fields: null },
   'snapshot-removed': { code: 22, fields: null },
-  booted: { code: 24, fields: null },
   'layer-resized': {
     code: 23,
     fields: [
@@ -141,6 +140,7 @@ export const LAYOUTS: Readonly<Record<RecordKind, Layout>> = {
       ['sizeBytes', 'u64'],
     ],
   },
+  booted: { code: 24, fields: null },
 };
 
 const KIND_OF_CODE = new Map<number, RecordKind>(

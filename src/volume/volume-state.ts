@@ -1,0 +1,119 @@
+/**
+ * The state of a volume as its metadata log tells it, and what every fold of a record asks of it.
+ */
+import { BLOCK_BYTES, VOLUME_BYTES_MAX } from '../io/limits.ts';
+import type { BlockSet } from './block-set.ts';
+import type { LayerMap } from './layer-map.ts';
+
+export interface LayerRecord {
+  readonly id: number;
+  /** The layer below; 0 for the base layer. */
+  readonly parent: number;
+  /** Nothing is written to it any more, and `map` is exact. */
+  readonly sealed: boolean;
+  /** A sealed layer keeps the size that it had: it may be smaller or larger than the volume. */
+  readonly map: LayerMap;
+}
+
+export interface SnapshotRecord {
+  /** 32 hexadecimal digits. */
+  readonly id: string;
+  readonly name: string;
+  readonly layer: number;
+  /** Wall-clock milliseconds since 1970. */
+  readonly createdAt: number;
+  readonly sizeBytes: number;
+}
+
+export interface MirrorRecord {
+  readonly id: number;
+  readonly uri: string;
+  readonly mode: 'async' | 'sync';
+  readonly stallPolicy: 'degrade' | 'block';
+  readonly paused: boolean;
+  /** Blocks that differ. Folded from records: what is durable, or buffered for the next commit. */
+  readonly dirty: BlockSet;
+  /** Blocks that may differ and are to be compared. */
+  readonly suspect: BlockSet;
+}
+
+export interface VolumeState {
+  /** 32 hexadecimal digits; empty before the first record. */
+  readonly id: string;
+  readonly name: string;
+  readonly sizeBytes: number;
+  /** Wall-clock milliseconds since 1970. */
+  readonly createdAt: number;
+  readonly generation: number;
+  /** Parents before their children, as they came. */
+  readonly layers: ReadonlyMap<number, LayerRecord>;
+  /** The layer that takes writes; 0 before the first. */
+  readonly topLayer: number;
+  /** Greater than the number of any layer that there ever was. */
+  readonly nextLayer: number;
+  /** By id, in the order in which they were made. */
+  readonly snapshots: ReadonlyMap<string, SnapshotRecord>;
+  readonly mirrors: ReadonlyMap<number, MirrorRecord>;
+  /** Regions that were recorded hot. */
+  readonly hot: ReadonlySet<number>;
+  readonly nextMirrorId: number;
+  /** The last word about writing is `closed-clean`, or nothing was ever written. */
+  readonly clean: boolean;
+  /** The run of the system in which it was last opened for writing; empty before the first. */
+  readonly boot: string;
+}
+
+/** A record that cannot follow the ones before it. */
+export class RecordRefused extends Error {}
+
+export type Writable<Value> = { -readonly [Key in keyof Value]: Value[Key] };
+/** The same, for those who fold. */
+export interface MutableState extends Writable<
+  Omit<VolumeState, 'layers' | 'snapshots' | 'mirrors' | 'hot'>
+> {
+  readonly layers: Map<number, Writable<LayerRecord>>;
+  readonly snapshots: Map<string, SnapshotRecord>;
+  readonly mirrors: Map<number, Writable<MirrorRecord>>;
+  readonly hot: Set<number>;
+}
+
+const GENERATION_FIRST = 1;
+
+export function emptyState(): VolumeState {
+  const state: MutableState = {
+    id: '',
+    name: '',
+    sizeBytes: 0,
+    createdAt: 0,
+    generation: GENERATION_FIRST,
+    layers: new Map<number, LayerRecord>(),
+    topLayer: 0,
+    nextLayer: 1,
+    snapshots: new Map<string, SnapshotRecord>(),
+    mirrors: new Map<number, MirrorRecord>(),
+    hot: new Set<number>(),
+    nextMirrorId: 1,
+    clean: true,
+    boot: '',
+  };
+  return state;
+}
+
+/** Throws RecordRefused. */
+export function check(condition: boolean, message: string): asserts condition {
+  if (!condition) throw new RecordRefused(message);
+}
+
+/** A size that a volume may have. Throws RecordRefused. */
+export function checkSize(sizeBytes: number): void {
+  check(Number.isSafeInteger(sizeBytes), 'the size is not an integer');
+  check(sizeBytes > 0 && sizeBytes <= VOLUME_BYTES_MAX, `the size ${sizeBytes} is out of range`);
+  check(sizeBytes % BLOCK_BYTES === 0, `the size ${sizeBytes} is not whole blocks`);
+}
+
+/** Throws RecordRefused for a layer that does not exist. */
+export function layerOf(state: MutableState, layer: number): Writable<LayerRecord> {
+  const found = state.layers.get(layer);
+  check(found !== undefined, `layer ${layer} is unknown`);
+  return found;
+}
