@@ -3,7 +3,7 @@
  *
  * Invariants:
  * - Writes that overlap end in the order in which they arrived (I2), whichever of them ran on the pool.
- * - Before the first change after a clean open, the clean mark is durably invalidated.
+ * - Before the first change after an open, the log says durably that there are some, and in which run of the system.
  * - Once refused, nothing new is changed; what is under way ends, zeroes at the end of their piece.
  * - Above other layers a change of part of a block is alone with that block; zeroes are recorded before the answer, for a
  *   kill leaves no trace of them in the file.
@@ -28,7 +28,7 @@ import type { ZeroAbilities } from './zeroing.ts';
 
 /** Reasons for a change to look twice, as bits. None of them: it goes straight into the file. */
 const Care = Object.freeze({
-  /** The clean mark stands; it must go first. */
+  /** The log says that nothing is written, or that it was in another run of the system: it must be told first. */
   UNARMED: 1,
   /** Changes are on the pool or waiting: this one may overlap them. */
   QUEUED: 2,
@@ -79,7 +79,8 @@ export class Changes {
       (operation) => this.start(operation),
       (operation, result) => this.diskDone(operation, result),
     );
-    if (this.metadata.state.clean) this.care = Care.UNARMED;
+    const { clean, boot } = this.metadata.state;
+    if (clean || (this.bootId !== '' && boot !== this.bootId)) this.care = Care.UNARMED;
     this.layersChanged();
   }
 
@@ -204,10 +205,11 @@ export class Changes {
     if (this.arming) return;
     this.arming = true;
     this.queue.hold();
-    if (this.metadata.state.clean) {
-      if (this.bootId !== '') this.metadata.append({ kind: 'booted', id: this.bootId });
-      this.metadata.append({ kind: 'opened' });
+    const { bootId, metadata } = this;
+    if (bootId !== '' && metadata.state.boot !== bootId) {
+      metadata.append({ kind: 'booted', id: bootId });
     }
+    if (metadata.state.clean) metadata.append({ kind: 'opened' });
     this.metadata.commit((status) => {
       this.arming = false;
       if (status === Status.OK) this.care &= ~Care.UNARMED;

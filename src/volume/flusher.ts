@@ -90,7 +90,7 @@ export class Flusher {
     const records: MapRecord[] = [];
     const touched: Layer[] = [];
     for (const layer of this.layers()) {
-      records.push(...layer.takeChanges(FLUSH_RECORDS_MAX));
+      for (const record of layer.takeChanges(FLUSH_RECORDS_MAX)) records.push(record);
       if (!layer.touched) continue;
       layer.touched = false;
       touched.push(layer);

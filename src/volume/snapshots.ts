@@ -306,11 +306,34 @@ export class Snapshots implements VolumeSnapshots {
 
   /** Makes everything in these layers durable. Throws VOLUME_FAILED or METADATA_WRITE_FAILED. */
   async durable(open: readonly Layer[]): Promise<void> {
-    while (open.some((layer) => !layer.isRecorded || layer.touched)) {
+    // At least one: a flush of the host may have taken all of it, and be on its way.
+    do {
       const status = await this.host.flushed();
       this.host.refuseIfFailed();
       if (status !== Status.OK) throw writeError(this.host.layers.top.file.path, status);
+    } while (open.some((layer) => !layer.isRecorded || layer.touched));
+  }
+
+  /** Makes the frozen content durable and records it under a name. */
+  async keep(
+    { layer, sizeBytes, createdAt }: Frozen,
+    name: string,
+    replaced: SnapshotRecord | null,
+  ): Promise<SnapshotInfo> {
+    if (!layer.sealed) {
+      await this.durable([layer]);
+      this.host.layers.seal(layer);
     }
+    const id = this.newId();
+    return this.record({ id, name, layer: layer.id, createdAt, sizeBytes }, replaced);
+  }
+
+  /** Takes a snapshot back whose group could not be completed. */
+  async giveUp(id: string): Promise<void> {
+    this.host.metadata.append({ kind: 'snapshot-removed', id });
+    this.forgetDevice(id);
+    await this.host.commit();
+    await this.tidy();
   }
 
   /** Records a snapshot in place of another, durably. */
@@ -436,18 +459,14 @@ async function freeze(
   const prepared = await prepareAll(all);
   const frozen = await splitAll(all, prepared);
   const infos: SnapshotInfo[] = [];
-  for (const [index, snapshots] of all.entries()) {
-    const part = frozen[index];
-    if (part === undefined) continue;
-    const { layer, sizeBytes, createdAt } = part;
-    if (!layer.sealed) {
-      await snapshots.durable([layer]);
-      snapshots.host.layers.seal(layer);
+  try {
+    for (const [index, snapshots] of all.entries()) {
+      const part = frozen[index];
+      if (part !== undefined) infos.push(await snapshots.keep(part, name, replaced));
     }
-    const id = snapshots.newId();
-    infos.push(
-      await snapshots.record({ id, name, layer: layer.id, createdAt, sizeBytes }, replaced),
-    );
+  } catch (thrown) {
+    for (const [index, { id }] of infos.entries()) await all[index]?.giveUp(id);
+    throw thrown;
   }
   return infos;
 }
