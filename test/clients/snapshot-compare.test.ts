@@ -13,7 +13,7 @@ import { deleteSnapshot, snapshotUri, takeSnapshot } from '../support/snapshots.
 import { requireTools, testScope } from '../support/tools.ts';
 
 const NAMES = ['s0', 's1', 's2', 's3'] as const;
-const LOAD = ['size=96m', 'bssplit=2k/10:4k/50:64k/30:1m/10', 'iodepth=16', 'time_based=1'];
+const LOAD = ['size=48m', 'bssplit=2k/10:4k/50:64k/30:1m/10', 'iodepth=16', 'time_based=1'];
 
 async function load(uri: string, round: number, seconds: number): Promise<FioResult> {
   const rw = round % 2 === 0 ? 'randwrite' : 'randtrimwrite';
@@ -35,7 +35,7 @@ it('equals the copy that was made at its time, while writes go on', async (conte
   requireTools(context, 'qemu-img', 'nbdcopy', 'fio');
   const scope = testScope();
   const node = await startNode(scope, { name: 'alpha' });
-  await node.createVolume('disk', '96M');
+  await node.createVolume('disk', '48M');
   const disk = node.uri('disk');
   const dir = scope.tempDir();
   const fileOf = (name: string): string => join(dir, `${name}.img`);
@@ -44,7 +44,7 @@ it('equals the copy that was made at its time, while writes go on', async (conte
     await load(disk, round, 0.5);
     await readExport(disk, fileOf(name));
     await takeSnapshot(node, 'disk', name);
-    const writing = load(disk, round + 1, 3);
+    const writing = load(disk, round + 1, 2);
     for (const earlier of NAMES.slice(0, round + 1)) {
       expect([earlier, await compare(fileOf(earlier), snapshotUri(node, 'disk', earlier))]).toEqual(
         [earlier, 0],
@@ -54,7 +54,7 @@ it('equals the copy that was made at its time, while writes go on', async (conte
     expect(await compare(fileOf(name), disk)).toBe(1); // so the load did change the volume
   }
 
-  const writing = load(disk, 8, 3);
+  const writing = load(disk, 8, 2);
   await deleteSnapshot(node, 'disk', 's0');
   await deleteSnapshot(node, 'disk', 's2');
   const left = async (): Promise<void> => {
