@@ -121,7 +121,10 @@ class Export {
       const found = flags.restart === true ? null : bookmark.read(pair);
       if (found !== null) bookmark.compare('target', found.target, pair.target);
       const mayReplace = flags.force === true || bookmark.exists;
-      const targetIsZero = await judgeTarget(target, source.sizeBytes, { mayReplace });
+      const targetIsZero = await judgeTarget(target, source.sizeBytes, {
+        what: target.name,
+        mayReplace,
+      });
       const from = found?.position ?? 0;
       const report = this.report(target.name, from);
       const ends = { source, target, from, targetIsZero, zeroTail: false };

@@ -106,7 +106,10 @@ class Import {
       const { end: target } = await node.open(name);
       try {
         node.checkSize(volume, target);
-        const targetIsZero = await judgeTarget(target, source.sizeBytes, { mayReplace: false });
+        const targetIsZero = await judgeTarget(target, source.sizeBytes, {
+          what: `volume ${name}`,
+          mayReplace: false,
+        });
         return { target, bookmarked, from: 0, targetIsZero };
       } catch (error) {
         await target.close();
@@ -131,7 +134,10 @@ class Import {
     const { end: target } = await node.open(name);
     try {
       node.checkSize(volume, target);
-      const targetIsZero = await judgeTarget(target, source.sizeBytes, { mayReplace });
+      const targetIsZero = await judgeTarget(target, source.sizeBytes, {
+        what: `volume ${name}`,
+        mayReplace,
+      });
       return { target, bookmarked, from: resumed ?? 0, targetIsZero };
     } catch (error) {
       await target.close();

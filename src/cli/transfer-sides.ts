@@ -95,15 +95,16 @@ async function openFileSource(path: string, named: string | undefined): Promise<
 
 /**
  * Refuses a target that cannot take the source, or holds something that nobody allowed to replace. True: it is
- * known to read as zeroes.
+ * known to read as zeroes. `what`: the target in messages.
  * @throws BlockferryError TARGET_READ_ONLY, TARGET_TOO_SMALL, TARGET_NOT_EMPTY
  */
 export async function judgeTarget(
   target: NbdEnd,
   sourceBytes: number,
-  options: { mayReplace: boolean },
+  options: { what: string; mayReplace: boolean },
 ): Promise<boolean> {
-  const { name, sizeBytes } = target;
+  const { sizeBytes } = target;
+  const { what: name } = options;
   if (target.readOnly) throw new BlockferryError('TARGET_READ_ONLY', `${name} is read-only`);
   if (sizeBytes < sourceBytes) {
     const sizes = `${sizeBytes} bytes, the source ${sourceBytes}`;
@@ -111,8 +112,8 @@ export async function judgeTarget(
   }
   if (target.knowsHoles && (await isKnownEmpty(target))) return true;
   if (options.mayReplace) return false;
-  const what = target.knowsHoles ? 'holds data' : 'may hold data, and cannot tell';
-  throw new BlockferryError('TARGET_NOT_EMPTY', `${name} ${what}`);
+  const why = target.knowsHoles ? 'holds data' : 'may hold data, and cannot tell';
+  throw new BlockferryError('TARGET_NOT_EMPTY', `${name} ${why}`);
 }
 
 /** A file under another name until it is whole, so that what has the right name always is. */
