@@ -10,6 +10,7 @@ import { oneLine } from './format.ts';
 import { addMirrorVerbs } from './mirror-verbs.ts';
 import { addReloadVerb } from './reload.ts';
 import { addServeVerb } from './serve.ts';
+import { addSnapshotVerbs } from './snapshot-verbs.ts';
 import { addStatusVerbs } from './status-verbs.ts';
 import { addVolumeVerbs } from './volume-verbs.ts';
 
@@ -17,6 +18,7 @@ const OVERVIEW = `
 A first session:
   blockferry serve --data /srv/blockferry                  start a node
   blockferry volume create demo 10G                        make a volume
+  blockferry snapshot create demo clean                    keep its content; go back any time
   blockferry mirror add demo nbd://host2:10809/demo        keep a remote copy of it
   nbd-client -N demo 127.0.0.1 10809 /dev/nbd0             attach it (as root)
   blockferry status --watch                                watch the mirror
@@ -50,6 +52,7 @@ export function createProgram(): Command {
     .exitOverride();
   addServeVerb(program);
   addVolumeVerbs(program);
+  addSnapshotVerbs(program);
   addMirrorVerbs(program);
   addStatusVerbs(program);
   addReloadVerb(program);

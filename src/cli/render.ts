@@ -2,6 +2,7 @@
 import type { NodeStatus, VolumeAccess, VolumeStatus } from '../control/status.ts';
 import type { BlockferryEvent, MirrorState, MirrorStatus } from '../replicator/status.ts';
 import { formatBytes, formatSeconds, formatTable, oneLine, paint, type Tone } from './format.ts';
+import { renderMerge } from './render-snapshots.ts';
 
 const TONES: Record<MirrorState, Tone> = {
   connecting: 'busy',
@@ -31,16 +32,26 @@ export function renderVolume(volume: VolumeStatus, colour: boolean): string {
     formatBytes(volume.size_bytes),
     `${formatBytes(volume.allocated_bytes)} allocated`,
     volume.role,
-    `${volume.connections} connection${volume.connections === 1 ? '' : 's'}`,
+    counted(volume.connections, 'connection'),
     `position ${volume.position.generation}:${volume.position.epoch}`,
+    ...(volume.snapshots === 0 ? [] : [counted(volume.snapshots, 'snapshot')]),
     ...accessWords(volume.access),
   ];
   let text = `${paint(oneLine(volume.name), 'heading', colour)}  ${facts.join(', ')}\n`;
   if (volume.failure !== null) {
     text += `${paint(`  FAILED: ${oneLine(volume.failure)}`, 'bad', colour)}\n`;
   }
+  const { merge } = volume;
+  if (merge.state !== 'idle') {
+    const line = `  ${renderMerge(merge)}`;
+    text += `${paint(line, merge.state === 'failed' ? 'bad' : 'busy', colour)}\n`;
+  }
   if (volume.mirrors.length > 0) text += renderMirrors(volume.mirrors, colour);
   return text;
+}
+
+function counted(count: number, noun: string): string {
+  return `${count} ${noun}${count === 1 ? '' : 's'}`;
 }
 
 /** What is out of the ordinary. */
@@ -82,13 +93,23 @@ function renderMirrors(mirrors: readonly MirrorStatus[], colour: boolean): strin
 export function renderVolumeList(volumes: readonly VolumeStatus[]): string {
   if (volumes.length === 0)
     return 'no volumes; create one with: blockferry volume create NAME SIZE\n';
-  const heads = ['NAME', 'SIZE', 'ALLOCATED', 'ROLE', 'CONNECTIONS', 'MIRRORS', 'STATE'];
+  const heads = [
+    'NAME',
+    'SIZE',
+    'ALLOCATED',
+    'ROLE',
+    'CONNECTIONS',
+    'SNAPSHOTS',
+    'MIRRORS',
+    'STATE',
+  ];
   const rows = volumes.map((volume) => [
     oneLine(volume.name),
     formatBytes(volume.size_bytes),
     formatBytes(volume.allocated_bytes),
     volume.role,
     String(volume.connections),
+    String(volume.snapshots),
     volume.mirrors.map((mirror) => mirror.state).join(',') || '-',
     volume.failure === null ? 'ok' : 'FAILED',
   ]);

@@ -18,8 +18,11 @@ import {
 } from '../io/limits.ts';
 import type { BlockferryEvent } from '../replicator/status.ts';
 import { check, FLAG, NO_BODY, NO_QUERY, type VolumeRoute } from './api-checks.ts';
+import { addSnapshotRoutes } from './api-snapshots.ts';
 import { addCheckRoute } from './check.ts';
 import type { EventLog } from './events.ts';
+import type { MergeCommands } from './merges.ts';
+import type { SnapshotCommands } from './snapshots.ts';
 import { MIRROR_ACTIONS, type NodeFacts, type ReloadReport } from './status.ts';
 import type { VolumeCommands } from './volumes.ts';
 
@@ -36,6 +39,8 @@ const EVENTS_QUERY = z.strictObject({ follow: FLAG });
 
 interface ApiOptions {
   readonly commands: VolumeCommands;
+  readonly snapshots: SnapshotCommands;
+  readonly merges: MergeCommands;
   readonly events: EventLog;
   readonly log: Logger;
   readonly facts: () => NodeFacts;
@@ -72,6 +77,7 @@ export function createApi(options: ApiOptions): FastifyInstance {
   });
   addVolumeRoutes(app, options.commands);
   addMirrorRoutes(app, options.commands);
+  addSnapshotRoutes(app, options);
   addCheckRoute(app, options.commands);
   addEventRoute(app, options.events);
   return app;

@@ -1,14 +1,15 @@
 /**
  * What the operator said of exports: one rule for each name, and one for all others.
  *
- * A rule that could never let anybody in is refused, and so is one for a name that no volume can have. A volume
- * of that name need not exist yet.
+ * A rule that could never let anybody in is refused, and so is one for a name that no volume and no snapshot can
+ * have. A volume of that name need not exist yet.
  */
 import { errorText } from '../io/errors.ts';
 import { AddressList, SubjectList, type ExportPolicy } from '../nbd/access.ts';
-import { validateVolumeName } from '../volume/store.ts';
+import { validateSnapshotName, validateVolumeName } from '../volume/store.ts';
 import type { ConfigFile } from './config-file.ts';
 import type { ExportValues } from './config-schema.ts';
+import { splitExportName } from './export-name.ts';
 import type { TlsConfig } from './tls-config.ts';
 
 /** The name that stands for every volume without a rule of its own. */
@@ -30,8 +31,10 @@ export const EXPORT_POLICY_DEFAULT: ExportPolicy = Object.freeze({
   subjects: null,
 });
 
+/** Of a volume, or a snapshot as `volume@snapshot`: that has the rule of its volume if it has none of its own. */
 export function policyOf(rules: ExportRules, name: string): ExportPolicy {
-  return rules.named.get(name) ?? rules.others;
+  const { named, others } = rules;
+  return named.get(name) ?? named.get(splitExportName(name).volume) ?? others;
 }
 
 /** @throws BlockferryError CONFIG_INVALID */
@@ -78,7 +81,9 @@ type Parse<T> = (texts: readonly string[]) => T;
 
 function checkName(file: ConfigFile, name: string): void {
   try {
-    validateVolumeName(name);
+    const { volume, snapshot } = splitExportName(name);
+    validateVolumeName(volume);
+    if (snapshot !== null) validateSnapshotName(snapshot);
   } catch (error) {
     throw file.fault(['export', name], errorText(error));
   }

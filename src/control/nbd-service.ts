@@ -14,17 +14,17 @@ import { NbdServer, type NbdLog, type NbdServerCounters, type ServerTls } from '
 import type { Activation } from './activation.ts';
 import { refuseStrangers, type NodeConfig } from './config.ts';
 import type { TlsMode } from './defaults.ts';
+import type { Sessions } from './command-room.ts';
 import type { VolumeAccess } from './status.ts';
 import type { TlsConfig } from './tls-config.ts';
-import { VolumeExports, type Devices } from './volume-exports.ts';
-import type { Sessions } from './volumes.ts';
+import { VolumeExports, type Exported } from './volume-exports.ts';
 
 interface NbdServiceOptions {
   readonly config: NodeConfig;
   readonly network: Network;
   readonly clock: Clock;
   readonly log: NbdLog;
-  readonly devices: Devices;
+  readonly exported: Exported;
 }
 
 export class NbdService implements Sessions {
@@ -40,7 +40,7 @@ export class NbdService implements Sessions {
     const { config, log } = options;
     this.config = config;
     this.log = log;
-    this.exports = new VolumeExports(options.devices, config.exports);
+    this.exports = new VolumeExports(options.exported, config.exports);
     this.server = new NbdServer({
       network: options.network,
       clock: options.clock,

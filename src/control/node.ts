@@ -22,12 +22,15 @@ import { VolumeStore } from '../volume/store.ts';
 import { createExaminer } from '../workers/examiner-pool.ts';
 import type { Activation } from './activation.ts';
 import { createApi } from './api.ts';
+import { CommandRoom } from './command-room.ts';
 import type { NodeConfig } from './config.ts';
 import { EventLog } from './events.ts';
 import { HeldNetwork } from './held-network.ts';
 import { listenForControl } from './listen.ts';
+import { MergeCommands } from './merges.ts';
 import { NbdService } from './nbd-service.ts';
 import { leadsTo } from './own-address.ts';
+import { SnapshotCommands } from './snapshots.ts';
 import type { NodeFacts, ReloadReport } from './status.ts';
 import { VERSION } from './version.ts';
 import { VolumeCommands } from './volumes.ts';
@@ -135,36 +138,39 @@ export class BlockferryNode {
     this.opened('workers', () => examiner.close());
     const store = VolumeStore.open({ disk, clock, random, path: config.data });
     this.opened('store', () => store.close());
+    const room = new CommandRoom(this.events);
     const commands = new VolumeCommands({
       node: config.name,
       store,
-      events: this.events,
+      room,
       replicate: (volume) =>
         new ReplicatedVolume({ volume, clock, random, network, examiner, events: this.events }),
       isOurs: (address) => leadsTo(address, this.nbdAddresses),
     });
     this.opened('volumes', () => commands.close());
-    const nbd = new NbdService({ config, network, clock, log, devices: commands.devices });
+    const nbd = new NbdService({ config, network, clock, log, exported: room });
     this.opened('nbd', () => nbd.close());
-    commands.servedBy(nbd);
+    room.servedBy(nbd);
     this.nbd = nbd;
     await nbd.listen(this.parts.inherited);
-    await this.openControl({ commands, nbd }, () => {
+    await this.openControl({ room, commands, nbd }, () => {
       // Only now, with every address ours: a start that fails has touched neither volumes nor mirrors.
       commands.start();
       network.open();
     });
-    this.tellStarted(commands, store);
+    this.tellStarted(room, store);
   }
 
   private async openControl(
-    { commands, nbd }: { commands: VolumeCommands; nbd: NbdService },
+    { room, commands, nbd }: { room: CommandRoom; commands: VolumeCommands; nbd: NbdService },
     begin: () => void,
   ): Promise<void> {
-    const { config, log, network, inherited } = this.parts;
+    const { config, clock, log, network, inherited } = this.parts;
     const start = deferred();
     const app = createApi({
       commands,
+      snapshots: new SnapshotCommands(room, clock),
+      merges: new MergeCommands(room),
       events: this.events,
       log,
       facts: () => this.facts(nbd),
@@ -173,7 +179,7 @@ export class BlockferryNode {
     });
     this.opened('control', () => {
       start.reject(new BlockferryError('SHUTTING_DOWN', 'the node did not start'));
-      return this.closeControl(app, commands);
+      return this.closeControl(app, room);
     });
     this.controlAddress = await listenForControl(app, { network, config, inherited });
     begin();
@@ -181,12 +187,12 @@ export class BlockferryNode {
   }
 
   /** Lets commands under way end, but not for longer than CONTROL_DRAIN_MS_MAX. */
-  private async closeControl(app: FastifyInstance, commands: VolumeCommands): Promise<void> {
+  private async closeControl(app: FastifyInstance, room: CommandRoom): Promise<void> {
     this.events.close();
     const timer = this.parts.clock.after(CONTROL_DRAIN_MS_MAX, () => {
       app.server.closeAllConnections();
     });
-    await Promise.all([commands.stop(), app.close()]);
+    await Promise.all([room.stop(), app.close()]);
     timer.cancel();
   }
 
@@ -215,12 +221,12 @@ export class BlockferryNode {
     }
   }
 
-  private tellStarted(commands: VolumeCommands, store: VolumeStore): void {
+  private tellStarted(room: CommandRoom, store: VolumeStore): void {
     const { config } = this.parts;
     for (const { id, reason } of store.damaged) {
       this.tell('volume-damaged', `volume directory ${id} was left alone: ${reason}`);
     }
-    const volumes = commands.devices.size;
+    const volumes = room.devices.size;
     const nbd = this.nbdAddresses.map(formatAddress).join(', ');
     this.tell(
       'node-started',

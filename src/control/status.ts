@@ -3,6 +3,7 @@ import type { NbdServerCounters } from '../nbd/server.ts';
 import type { TlsMode } from './defaults.ts';
 import type { MirrorStatus, Position } from '../replicator/status.ts';
 import type { IoCounts } from '../volume/io-counts.ts';
+import type { ChangedRange, MergeStatus } from '../volume/snapshot-types.ts';
 
 /** Who may use a volume, and how. Addresses and names that may are the operator's own business. */
 export interface VolumeAccess {
@@ -29,7 +30,58 @@ export interface VolumeStatus {
   readonly io: IoCounts;
   /** Why the volume refuses writes, or null. It says so until the node is restarted. */
   readonly failure: string | null;
+  /** How many there are. */
+  readonly snapshots: number;
+  readonly merge: MergeProgress;
   readonly mirrors: readonly MirrorStatus[];
+}
+
+/** The work that follows the deleting of snapshots. */
+export interface MergeProgress {
+  readonly state: MergeStatus['state'];
+  /** Of the merge on its way. */
+  readonly done_bytes: number;
+  readonly total_bytes: number;
+  /** Merges that follow it. */
+  readonly waiting: number;
+  /** Bytes a second at most; null: what the host leaves. */
+  readonly limit: number | null;
+  /** Why it failed, or null. */
+  readonly reason: string | null;
+}
+
+export interface SnapshotStatus {
+  readonly volume: string;
+  readonly name: string;
+  /** What NBD clients call it. */
+  readonly export: string;
+  /** 32 hexadecimal digits; another content is another id. */
+  readonly id: string;
+  /** ISO 8601: when its content was the volume's. */
+  readonly created_at: string;
+  readonly size_bytes: number;
+  /** NBD connections that use it now. */
+  readonly connections: number;
+}
+
+/** A snapshot with the space that it takes: that is looked for in the maps of all layers. */
+export interface MeasuredSnapshot extends SnapshotStatus {
+  /** Bytes that nothing else holds: what deleting it gives back. */
+  readonly own_bytes: number;
+  /** Bytes that other snapshots, or the volume, hold too. */
+  readonly shared_bytes: number;
+}
+
+/** A piece of what changed between a snapshot and another, or the present content. */
+export interface SnapshotDiff {
+  /** Ids: pages of one difference have the same. */
+  readonly from: string;
+  /** Null: the present content. */
+  readonly to: string | null;
+  /** Whole blocks, ascending. `zero`: it reads as zeroes at the later point. */
+  readonly ranges: readonly ChangedRange[];
+  /** The `offset` of the next page; null after the last. */
+  readonly next: number | null;
 }
 
 /** A volume directory that could not be opened. Nothing in it was changed. */

@@ -39,7 +39,7 @@ export type ExportAccess =
 /** The names that clients may ask for. The source decides what '' (the default export) is. */
 export interface ExportSource {
   find(name: string, client: ClientFacts): ExportAccess;
-  /** What this client may see, sorted by name; null when listing is switched off. */
+  /** What this client may see, in the order to show it; null when listing is switched off. */
   list(client: ClientFacts): readonly NbdExport[] | null;
 }
 

@@ -33,20 +33,24 @@ export interface LayerStack {
 }
 
 /**
- * What changed from the view `before` to the view `after` of the same volume. Blocks that are past the end of `before`
- * count as changed.
+ * What changed from the view `before` to the view `after` of the same volume, from block `start` on, which
+ * begins a region. Blocks that are past the end of `before` count as changed.
  */
-export function changedBlocks(before: LayerStack, after: LayerStack): Generator<ChangedRun> {
-  return joined(changedRuns(before, after));
+export function changedBlocks(
+  before: LayerStack,
+  after: LayerStack,
+  start = 0,
+): Generator<ChangedRun> {
+  return joined(changedRuns(before, after, start));
 }
 
-function* changedRuns(before: LayerStack, after: LayerStack): Generator<ChangedRun> {
+function* changedRuns(before: LayerStack, after: LayerStack, start: number): Generator<ChangedRun> {
   const above = layersOnOneSide(before.layers, after.layers);
   const known = before.blockCount;
   const end = after.blockCount;
   const chain = after.layers.map(({ map }) => map);
   const sides = { above, chain, known };
-  for (const outer of piecesOf(above, 0, end, [known])) {
+  for (const outer of piecesOf(above, start, end, [known])) {
     const to = outer.first + outer.blocks;
     if (to <= known && !above.some((map) => holds(map, outer))) continue;
     for (const piece of piecesOf([...above, ...chain], outer.first, to, [known])) {

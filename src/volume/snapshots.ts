@@ -12,7 +12,12 @@ import type { Clock } from '../io/clock.ts';
 import { Status } from '../io/device.ts';
 import type { BlockDevice } from '../io/device.ts';
 import { BlockferryError } from '../io/errors.ts';
-import { BLOCK_BYTES, SNAPSHOTS_PER_VOLUME_MAX } from '../io/limits.ts';
+import {
+  BLOCK_BYTES,
+  BLOCKS_PER_REGION,
+  REGION_BYTES,
+  SNAPSHOTS_PER_VOLUME_MAX,
+} from '../io/limits.ts';
 import type { Random } from '../io/random.ts';
 import type { Changes } from './changes.ts';
 import type { Layer } from './layer.ts';
@@ -119,7 +124,8 @@ export class Snapshots implements VolumeSnapshots {
   *changed(from: string, to: string | null, start = 0): Generator<ChangedRange> {
     const before = this.viewOf(this.require(from));
     const after = to === null ? this.present() : this.viewOf(this.require(to));
-    for (const { first, count, zero } of changedBlocks(before, after)) {
+    const region = Math.floor(start / REGION_BYTES) * BLOCKS_PER_REGION;
+    for (const { first, count, zero } of changedBlocks(before, after, region)) {
       const offset = Math.max(start, first * BLOCK_BYTES);
       const end = (first + count) * BLOCK_BYTES;
       if (end > offset) yield { offset, length: end - offset, zero };

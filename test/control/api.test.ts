@@ -92,6 +92,15 @@ describe('the control API', () => {
       connections: 0,
       access: { read_only: false, hidden: false, tls: 'off' },
       failure: null,
+      snapshots: 0,
+      merge: {
+        state: 'idle',
+        done_bytes: 0,
+        total_bytes: 0,
+        waiting: 0,
+        limit: null,
+        reason: null,
+      },
       mirrors: [],
     };
     expect(created).toEqual(demo);

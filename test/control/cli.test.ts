@@ -50,7 +50,7 @@ describe('blockferry', () => {
     const grown = await node.cli(['volume', 'resize', 'demo', '2G', '--json']);
     expect((JSON.parse(grown.stdout) as VolumeStatus).size_bytes).toBe(2 ** 31);
     expect((await node.cli(['volume', 'list'])).stdout).toMatch(
-      /^NAME +SIZE .*\ndemo +2\.0 GiB +0 B +standalone +0 +- +ok\n$/,
+      /^NAME +SIZE .*\ndemo +2\.0 GiB +0 B +standalone +0 +0 +- +ok\n$/,
     );
     expect((await node.cli(['volume', 'show', 'demo'])).stdout).toMatch(
       /^demo  2\.0 GiB, 0 B allocated, standalone, 0 connections, position \d+:\d+\n$/,

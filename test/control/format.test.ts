@@ -28,6 +28,15 @@ const STATUS: NodeStatus = {
       connections: 1,
       access: { read_only: true, hidden: false, tls: 'required' },
       failure: null,
+      snapshots: 2,
+      merge: {
+        state: 'running',
+        done_bytes: 1024,
+        total_bytes: 4096,
+        waiting: 1,
+        limit: 50 * 2 ** 20,
+        reason: null,
+      },
       mirrors: [
         {
           uri: 'nbd://127.0.0.1:10810/demo',
@@ -95,7 +104,8 @@ describe('text for people', () => {
   test('status is a page, without colour where there is none', () => {
     expect(renderStatus(STATUS, false)).toBe(`node alpha
 
-demo  1.0 GiB, 12.0 MiB allocated, primary, 1 connection, position 1:42, read-only, TLS only
+demo  1.0 GiB, 12.0 MiB allocated, primary, 1 connection, position 1:42, 2 snapshots, read-only, TLS only
+  merging, 1.0 KiB of 4.0 KiB, 1 more to follow, at most 50.0 MiB a second
   MIRROR                      MODE          STATE  CONSISTENT  STAGED  DIRTY     LAG         ETA  SENT
   nbd://127.0.0.1:10810/demo  sync/degrade  delta  yes         0 B     12.0 KiB  1 min 15 s  -    1023 B
     last error: connection refused

@@ -1,12 +1,13 @@
 /**
- * Which volumes a client finds, sees in the list, and gets as the default export: by name, address and
- * identity, and without learning of what it may not have. Pure: devices are names.
+ * Which volumes and snapshots a client finds, sees in the list, and gets as the default export: by name, address
+ * and identity, and without learning of what it may not have. Pure: devices are names.
  */
 import { beforeEach, describe, expect, test } from 'vitest';
 import { resolveConfig } from '../../src/control/config.ts';
 import type { ExportRules } from '../../src/control/export-rules.ts';
-import { VolumeExports } from '../../src/control/volume-exports.ts';
+import { VolumeExports, type Exported } from '../../src/control/volume-exports.ts';
 import type { BlockDevice } from '../../src/io/device.ts';
+import { SNAPSHOTS_LISTED_MAX } from '../../src/io/limits.ts';
 import type { ClientFacts } from '../../src/nbd/server.ts';
 
 const LOCAL: ClientFacts = { ip: null, tls: null };
@@ -15,7 +16,17 @@ const FAR: ClientFacts = { ip: '203.0.113.1', tls: null };
 const ANN: ClientFacts = { ip: '10.1.2.3', tls: { kind: 'psk', identity: 'ann' } };
 const EVE: ClientFacts = { ip: '10.1.2.3', tls: { kind: 'psk', identity: 'eve' } };
 
+/** Volumes, and snapshots as `volume@snapshot`, in the order in which they were made. */
 const devices = new Map<string, BlockDevice>();
+
+const exported: Exported = {
+  volumes: () => [...devices.keys()].filter((name) => !name.includes('@')),
+  snapshotsOf: (volume) =>
+    [...devices.keys()]
+      .filter((name) => name.startsWith(`${volume}@`))
+      .map((name) => name.slice(volume.length + 1)),
+  find: (name) => devices.get(name) ?? null,
+};
 
 beforeEach(() => {
   devices.clear();
@@ -29,8 +40,10 @@ function rules(text: string): ExportRules {
 }
 
 function exportsOf(names: readonly string[], text = ''): VolumeExports {
-  for (const name of names) devices.set(name, { readOnly: false } as BlockDevice);
-  return new VolumeExports(devices, rules(text));
+  for (const name of names) {
+    devices.set(name, { readOnly: name.includes('@') } as BlockDevice);
+  }
+  return new VolumeExports(exported, rules(text));
 }
 
 /** What `find` said: the name of what was granted, or the kind of refusal. */
@@ -136,6 +149,58 @@ describe('what is not shown', () => {
     expect(listed(exports, LOCAL)).toBeNull();
     expect(found(exports, 'a', LOCAL)).toBe('a');
     expect(found(exports, '', LOCAL)).toBe('unknown');
+  });
+});
+
+describe('snapshots', () => {
+  const ALL = ['b', 'a', 'a@late', 'a@early', 'b@only', 'a-b'];
+
+  test('are found by volume@snapshot, read-only, and listed after their volume as they were made', () => {
+    const exports = exportsOf(ALL);
+    expect(listed(exports, FAR)).toEqual(['a', 'a@late', 'a@early', 'a-b', 'b', 'b@only']);
+    expect(exports.find('a@late', FAR)).toMatchObject({
+      kind: 'granted',
+      export: { name: 'a@late', readOnly: true },
+    });
+    for (const name of ['a@', '@early', 'a@only', 'early', 'a@late@early', 'c@early']) {
+      expect(found(exports, name, LOCAL), name).toBe('unknown');
+    }
+  });
+
+  test('are no default export, and do not keep their volume from being it', () => {
+    const exports = exportsOf(['a', 'a@early']);
+    expect(found(exports, '', LOCAL)).toBe('a');
+  });
+
+  test('are under the rule of their own, else of their volume, else of all others', () => {
+    const exports = exportsOf(
+      ALL,
+      '[export.a]\nallow = ["unix"]\n[export."a@late"]\nallow = ["10.0.0.0/8"]\n[export."*"]\nhidden = true',
+    );
+    const who = (name: string): string[] =>
+      [LOCAL, NEAR, FAR].map((client) => found(exports, name, client));
+    expect(who('a@early')).toEqual(['a@early', 'denied', 'denied']);
+    expect(who('a@late')).toEqual(['denied', 'a@late', 'denied']);
+    expect(who('b@only')).toEqual(['b@only', 'b@only', 'b@only']);
+    expect(listed(exports, LOCAL)).toEqual(['a', 'a@early']);
+  });
+
+  test('are not listed where their volume is not, or where they are hidden themselves', () => {
+    const denied =
+      '[export.a]\nallow = ["unix"]\n[export."a@late"]\n[export."b@only"]\nhidden = true';
+    expect(listed(exportsOf(ALL, denied), FAR)).toEqual(['a-b', 'b']);
+    const hidden = '[export.a]\nhidden = true\n[export."a@late"]\n';
+    expect(listed(exportsOf(ALL, hidden), FAR)).toEqual(['a-b', 'b', 'b@only']);
+    const later = '[export.a]\ntls = "required"\n[export."a@late"]\n';
+    expect(listed(exportsOf(ALL, later), FAR)).toEqual(['a-b', 'b', 'b@only']);
+  });
+
+  test('fill a list only so far; volumes are all in it', () => {
+    const many = Array.from({ length: SNAPSHOTS_LISTED_MAX + 1 }, (_, index) => `a@${index}`);
+    const exports = exportsOf(['a', ...many, 'b', 'b@only']);
+    const names = listed(exports, LOCAL) ?? [];
+    expect(names).toEqual(['a', ...many.slice(0, -1), 'b']);
+    expect(found(exports, many.at(-1) ?? '', LOCAL)).toBe(many.at(-1));
   });
 });
 
