@@ -5,6 +5,7 @@
  * Invariants:
  * - A record is believed only if its header checksum (seeded by this very file), its sequence, its batch and
  *   its payload checksum all hold. Nothing is allocated by a length that was not checked.
+ * - A batch counts whole or not at all: what was committed together is never seen in part.
  * - What one sync made durable is one batch, and a batch is written only after the one before it was synced.
  *   So a bad record is a torn tail exactly when no good record of a later batch follows it, and it is not in
  *   the batch that the file was born with. Anything else is corruption, and reported.
@@ -47,7 +48,7 @@ export const FileHeader = Object.freeze({
 export const RecordHeader = Object.freeze({
   MAGIC: 0,
   KIND: 4,
-  RESERVED_A: 6,
+  FLAGS: 6,
   PAYLOAD_BYTES: 8,
   PAYLOAD_CHECKSUM: 12,
   SEQUENCE: 16,
@@ -56,6 +57,9 @@ export const RecordHeader = Object.freeze({
   CHECKSUM: 36,
   SIZE: 40,
 } as const);
+
+/** The only flag: no record of this batch follows. A batch without such a record is no commit. */
+const LAST_OF_BATCH = 1;
 
 /** Records begin at multiples of this. */
 export const RECORD_ALIGNMENT = 8;
@@ -143,12 +147,15 @@ export class RecordBuffer {
     let sequence = place.firstSequence;
     let start = 0;
     while (start < this.length) {
+      const payloadBytes = this.bytes.readUInt32BE(start + RecordHeader.PAYLOAD_BYTES);
+      const end = start + RecordHeader.SIZE + align(payloadBytes);
+      const flags = end === this.length ? LAST_OF_BATCH : 0;
+      this.bytes.writeUInt16BE(flags, start + RecordHeader.FLAGS);
       writeU64(this.bytes, start + RecordHeader.SEQUENCE, sequence);
       writeU64(this.bytes, start + RecordHeader.BATCH, place.batch);
       const header = this.bytes.subarray(start, start + RecordHeader.CHECKSUM);
       this.bytes.writeUInt32BE(crc32(header, seed), start + RecordHeader.CHECKSUM);
-      const payloadBytes = this.bytes.readUInt32BE(start + RecordHeader.PAYLOAD_BYTES);
-      start += RecordHeader.SIZE + align(payloadBytes);
+      start = end;
       sequence += 1;
     }
     assert.equal(start, this.length, 'records fill the buffer');
@@ -170,7 +177,7 @@ function align(length: number): number {
 /** What the bytes of a log hold, up to where they can be believed. */
 export interface LogContents {
   readonly identity: LogIdentity;
-  /** Length of the valid part. */
+  /** Length of the valid part: whole commits. */
   readonly end: number;
   readonly nextSequence: number;
   /** Bytes follow the valid part: a commit that was cut short. */
@@ -192,8 +199,8 @@ export class CorruptLog extends BlockferryError {
 }
 
 /**
- * Reads a log and hands each record, in order, to `fold`. Throws CorruptLog with the offset of the first
- * byte that cannot be explained, or DATA_DIR_FORMAT_NEWER. What `fold` throws becomes CorruptLog.
+ * Reads a log and hands each record of a whole commit, in order, to `fold`. Throws CorruptLog with the offset of the
+ * first byte that cannot be explained, or DATA_DIR_FORMAT_NEWER. What `fold` throws becomes CorruptLog.
  */
 export function readLog(
   bytes: Buffer,
@@ -202,30 +209,46 @@ export function readLog(
 ): LogContents {
   const header = readFileHeader(bytes, path);
   const { identity } = header;
-  const seed = seedOf(identity);
-  const birthEnd = FileHeader.SIZE + header.birthBytes;
-  let offset: number = FileHeader.SIZE;
-  let batch: number = FileHeader.SIZE;
-  let sequence = header.firstSequence;
-  while (offset < bytes.length) {
-    const found = readRecord(bytes, offset, seed);
-    if (found === null || found.sequence !== sequence) break;
-    if (found.batch !== offset && found.batch !== batch) break;
-    foldAt(bytes, offset, found, path, fold);
-    batch = found.batch;
-    offset = found.end;
-    sequence += 1;
+  const { end, bad, nextSequence } = findEnd(bytes, header);
+  for (let offset: number = FileHeader.SIZE; offset < end;) {
+    offset = foldAt(bytes, offset, path, fold);
   }
-  if (offset < birthEnd) {
-    throw corrupt(path, offset, 'a record that was durable before the file had its name is bad');
+  if (end < FileHeader.SIZE + header.birthBytes) {
+    throw corrupt(path, bad, 'a record that was durable before the file had its name is bad');
   }
-  if (offset < bytes.length) {
-    const later = laterBatchAfter(bytes, offset, seed);
+  if (end < bytes.length) {
+    const later = laterBatchAfter(bytes, { bad, batch: end }, seedOf(identity));
     if (later >= 0) {
-      throw corrupt(path, offset, `a bad record stands before a later good one at ${later}`);
+      throw corrupt(path, bad, `a bad record stands before a later good one at ${later}`);
     }
   }
-  return { identity, end: offset, nextSequence: sequence, torn: offset < bytes.length };
+  return { identity, end, nextSequence, torn: end < bytes.length };
+}
+
+interface LogEnd {
+  /** Where the last whole batch ends. */
+  readonly end: number;
+  readonly nextSequence: number;
+  /** The first byte that is not part of a record in its place. */
+  readonly bad: number;
+}
+
+function findEnd(bytes: Buffer, header: FileHeaderFields): LogEnd {
+  const seed = seedOf(header.identity);
+  let end: number = FileHeader.SIZE;
+  let nextSequence = header.firstSequence;
+  let offset = end;
+  let sequence = nextSequence;
+  while (offset < bytes.length) {
+    const found = readRecord(bytes, offset, seed);
+    if (found === null || found.sequence !== sequence || found.batch !== end) break;
+    offset = found.end;
+    sequence += 1;
+    if (!found.last) continue;
+    end = offset;
+    nextSequence = sequence;
+  }
+  return { end, nextSequence, bad: offset };
 }
 
 /** A record whose own checksums hold. */
@@ -233,7 +256,10 @@ export interface FoundRecord {
   readonly code: number;
   readonly payloadBytes: number;
   readonly sequence: number;
+  /** Where its batch begins. */
   readonly batch: number;
+  /** No record of its batch follows. */
+  readonly last: boolean;
   /** Where the next record begins. */
   readonly end: number;
 }
@@ -250,7 +276,8 @@ function readRecord(bytes: Buffer, offset: number, seed: number): FoundRecord | 
   if (bytes.readUInt32BE(offset + RecordHeader.MAGIC) !== RECORD_MAGIC) return null;
   const checksum = crc32(bytes.subarray(offset, offset + RecordHeader.CHECKSUM), seed);
   if (bytes.readUInt32BE(offset + RecordHeader.CHECKSUM) !== checksum) return null;
-  if (bytes.readUInt16BE(offset + RecordHeader.RESERVED_A) !== 0) return null;
+  const flags = bytes.readUInt16BE(offset + RecordHeader.FLAGS);
+  if (flags !== 0 && flags !== LAST_OF_BATCH) return null;
   if (bytes.readUInt32BE(offset + RecordHeader.RESERVED_B) !== 0) return null;
   const payloadBytes = bytes.readUInt32BE(offset + RecordHeader.PAYLOAD_BYTES);
   if (payloadBytes > METADATA_RECORD_BYTES_MAX) return null;
@@ -263,6 +290,7 @@ function readRecord(bytes: Buffer, offset: number, seed: number): FoundRecord | 
     payloadBytes,
     sequence: peekU64(bytes, offset + RecordHeader.SEQUENCE),
     batch: peekU64(bytes, offset + RecordHeader.BATCH),
+    last: flags === LAST_OF_BATCH,
     end,
   };
 }
@@ -272,33 +300,43 @@ function peekU64(bytes: Buffer, offset: number): number {
   return bytes.readUInt32BE(offset) * 2 ** 32 + bytes.readUInt32BE(offset + 4);
 }
 
+/** Folds the record at `offset`, whose checksums hold, and says where it ends. */
 function foldAt(
   bytes: Buffer,
   offset: number,
-  found: FoundRecord,
   path: string,
   fold: (record: MetadataRecord, offset: number) => void,
-): void {
-  const kind = kindOfCode(found.code);
+): number {
+  const code = bytes.readUInt16BE(offset + RecordHeader.KIND);
+  const kind = kindOfCode(code);
   if (kind === null) {
     throw new BlockferryError(
       'DATA_DIR_FORMAT_NEWER',
-      `${path} holds a record of the unknown kind ${found.code} at offset ${offset}`,
+      `${path} holds a record of the unknown kind ${code} at offset ${offset}`,
     );
   }
   const body = offset + RecordHeader.SIZE;
+  const payloadBytes = bytes.readUInt32BE(offset + RecordHeader.PAYLOAD_BYTES);
   try {
-    fold(decodePayload(kind, bytes.subarray(body, body + found.payloadBytes)), offset);
+    fold(decodePayload(kind, bytes.subarray(body, body + payloadBytes)), offset);
   } catch (thrown) {
     throw corrupt(path, offset, errorText(thrown), thrown);
   }
+  return body + align(payloadBytes);
 }
 
-/** The offset of a good record after `bad` that was written when the bytes at `bad` were durable; -1 if none. */
-function laterBatchAfter(bytes: Buffer, bad: number, seed: number): number {
-  for (let offset = bad + RECORD_ALIGNMENT; offset < bytes.length; offset += RECORD_ALIGNMENT) {
+/**
+ * The offset of a good record after `bad` that was written when the bytes there were durable: it belongs to a batch
+ * after the one at `batch`, in which `bad` lies. -1 if there is none.
+ */
+function laterBatchAfter(
+  bytes: Buffer,
+  { bad, batch }: { bad: number; batch: number },
+  seed: number,
+): number {
+  for (let offset = bad; offset < bytes.length; offset += RECORD_ALIGNMENT) {
     const found = readRecord(bytes, offset, seed);
-    if (found !== null && found.batch > bad) return offset;
+    if (found !== null && found.batch > batch) return offset;
   }
   return -1;
 }

@@ -93,7 +93,7 @@ describe('the document', () => {
     const payload = Buffer.from('0000000040000000', 'hex');
     const payloadChecksum = crc32(payload).toString(16).padStart(8, '0');
     const header = Buffer.from(
-      `424652430002000000000008${payloadChecksum}000000000000000700000000000003e800000000`,
+      `424652430002000100000008${payloadChecksum}000000000000000700000000000003e800000000`,
       'hex',
     );
     const seed = crc32(Buffer.from(identity.volumeId, 'hex'), identity.salt);

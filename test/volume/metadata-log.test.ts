@@ -120,6 +120,10 @@ function refusal(bytes: Buffer): BlockferryError {
 
 const ALL = [...BIRTH, ...COMMITS.flat()];
 
+function afterCommits(count: number): VolumeState {
+  return folded([...BIRTH, ...COMMITS.slice(0, count).flat()]);
+}
+
 describe('a metadata log', () => {
   test('gives back the state of its records', async () => {
     const { disk } = await written();
@@ -132,16 +136,16 @@ describe('a metadata log', () => {
     expect(metadata.state.layers.get(1)!.map.stateOf(15)).toBe(2);
   });
 
-  test('cut at any byte gives the whole records before the cut', async () => {
-    const { disk, ends, batches } = await written();
+  test('cut at any byte gives the whole commits before the cut', async () => {
+    const { disk, batches } = await written();
     const bytes = disk.readFile(LOG);
     for (let length = 0; length <= bytes.length; length += 1) {
       const cut = bytes.subarray(0, length);
       if (length < batches[0]!) {
         expect(refusal(cut).code).toBe('METADATA_CORRUPT');
       } else {
-        const whole = ends.filter((end) => end <= length).length;
-        expect(shown(opened(cut))).toEqual(shown(folded(ALL.slice(0, whole))));
+        const whole = batches.filter((end) => end <= length).length - 1;
+        expect(shown(opened(cut))).toEqual(shown(afterCommits(whole)));
       }
     }
   });
@@ -165,7 +169,7 @@ describe('a metadata log', () => {
       const lastBatch = offset >= batches.at(-2)!;
       if (lastBatch) {
         // The last commit cannot be told from one that was cut short.
-        expect(shown(opened(damaged))).toEqual(shown(folded(ALL.slice(0, record))));
+        expect(shown(opened(damaged))).toEqual(shown(afterCommits(COMMITS.length - 1)));
       } else {
         const error = refusal(damaged);
         expect(error.code).toBe('METADATA_CORRUPT');
@@ -174,14 +178,15 @@ describe('a metadata log', () => {
     }
   });
 
-  test('whose last commit reached the disk in part is cut at its first missing record', async () => {
-    const { disk, batches } = await written();
+  test('whose last commit reached the disk in part is cut before it', async () => {
+    const { disk, ends, batches } = await written();
     const bytes = disk.readFile(LOG);
-    const lost = Buffer.from(bytes);
-    // The first record of the last commit is missing, the ones after it are there.
-    lost.fill(0, batches.at(-2), batches.at(-2)! + 40);
-    const kept = ALL.length - COMMITS.at(-1)!.length;
-    expect(shown(opened(lost))).toEqual(shown(folded(ALL.slice(0, kept))));
+    // One record of the last commit is missing, the ones before and after it are there.
+    for (const [index, end] of ends.entries()) {
+      if (end <= batches.at(-2)!) continue;
+      const lost = Buffer.from(bytes).fill(0, ends[index - 1], ends[index - 1]! + 40);
+      expect(shown(opened(lost))).toEqual(shown(afterCommits(COMMITS.length - 1)));
+    }
   });
 
   test('of a later format, or with records of unknown kinds, is refused as newer', async () => {
