@@ -18,7 +18,15 @@ import type { Metadata } from './metadata.ts';
 import { layerPath, openLayerFile, removeStrayLayers } from './recovery.ts';
 import { View } from './view.ts';
 
+/** Layers of another volume, and the one of them that a clone's base layer lies on. */
+export interface Origin {
+  readonly layers: LayerSet;
+  readonly layer: Layer;
+}
+
 export interface LayerSetOptions {
+  /** What lies below the base layer of a clone. */
+  readonly origin: Origin | null;
   readonly disk: Disk;
   readonly directory: string;
   readonly metadata: Metadata;
@@ -36,11 +44,15 @@ export class LayerSet {
   /** Those that are not sealed, the top last. */
   private open: readonly Layer[] = [];
   private nextId: number;
+  private readonly origin: LayerSet | null;
+  /** Layers of clones: their chains go on through these. */
+  private readonly clones = new Set<LayerSet>();
 
   private constructor(options: LayerSetOptions, layers: Map<number, Layer>, top: Layer) {
     this.disk = options.disk;
     this.directory = options.directory;
     this.metadata = options.metadata;
+    this.origin = options.origin?.layers ?? null;
     this.layers = layers;
     this.nextId = this.metadata.state.nextLayer;
     this.head = new View(top, null);
@@ -50,14 +62,14 @@ export class LayerSet {
 
   /** Opens every layer's file, and takes up what a process that was killed wrote. Throws METADATA_CORRUPT, or what the disk throws. */
   static open(options: LayerSetOptions): LayerSet {
-    const { disk, directory, metadata } = options;
+    const { disk, directory, metadata, origin } = options;
     const { state } = metadata;
     removeStrayLayers(disk, directory, state);
     const layers = new Map<number, Layer>();
     try {
       for (const record of state.layers.values()) {
         const { id, sealed } = record;
-        const parent = layers.get(record.parent) ?? null;
+        const parent = layers.get(record.parent) ?? origin?.layer ?? null;
         const file = openLayerFile(disk, directory, record);
         const map = sealed ? record.map : record.map.clone();
         layers.set(id, new Layer({ id, file, parent, map, sealed }));
@@ -66,6 +78,7 @@ export class LayerSet {
       assert(top, 'a volume has a top layer');
       const set = new LayerSet(options, layers, top);
       if (metadata.unclean) set.recover();
+      origin?.layers.clones.add(set);
       return set;
     } catch (thrown) {
       for (const layer of layers.values()) layer.file.closeNow();
@@ -83,6 +96,11 @@ export class LayerSet {
   /** All layers. */
   all(): IterableIterator<Layer> {
     return this.layers.values();
+  }
+
+  /** The layer is of this volume, not of a clone's origin. */
+  owns(layer: Layer): boolean {
+    return this.layers.get(layer.id) === layer;
   }
 
   layerOf(id: number): Layer {
@@ -150,8 +168,14 @@ export class LayerSet {
     const gone = this.layerOf(from);
     const kept = this.layerOf(into);
     if (kept.parent === gone) kept.parent = gone.parent;
+    this.replace(gone, kept);
+  }
+
+  /** Wherever a chain leads through `gone` it leads through `kept`, also in clones, and clones of clones. */
+  private replace(gone: Layer, kept: Layer): void {
     for (const layer of this.layers.values()) if (layer.parent === gone) layer.parent = kept;
     for (const view of this.allViews()) view.look(view.top === gone ? kept : view.top);
+    for (const clone of this.clones) clone.replace(gone, kept);
   }
 
   /** The log says, durably, that the layer is gone, and nobody looks through it. */
@@ -163,6 +187,7 @@ export class LayerSet {
   }
 
   close(): void {
+    this.origin?.clones.delete(this);
     for (const layer of this.layers.values()) layer.retire(() => {});
   }
 
@@ -187,7 +212,9 @@ export class LayerSet {
   /** The log had no clean mark. */
   private recover(): void {
     const { state } = this.metadata;
-    const killed = state.boot !== '' && state.boot === this.disk.bootId;
+    // Where extents are not known, all of a layer would be called data, and hide what lies below it.
+    const sameRun = state.boot !== '' && state.boot === this.disk.bootId;
+    const killed = sameRun && this.disk.knowsExtents;
     for (const layer of this.unsealed()) {
       if (layer.parent === null || killed) layer.recover(this.disk);
     }

@@ -30,18 +30,22 @@ export function layerPath(directory: string, layer: number): string {
   return `${directory}/layer-${String(layer).padStart(8, '0')}.data`;
 }
 
-/** Opens a layer's file and gives it the recorded size. Throws METADATA_CORRUPT when it is shorter. */
+/**
+ * Opens a layer's file and gives it the recorded size. Throws METADATA_CORRUPT when the base layer's is shorter. That of a
+ * layer above it may be: a power cut can take its length, and what was provisioned in it, which reads as zeroes anyway.
+ */
 export function openLayerFile(disk: Disk, directory: string, layer: LayerRecord): DiskFile {
   const file = disk.open(layerPath(directory, layer.id), { create: false });
   const sizeBytes = layer.map.blockCount * BLOCK_BYTES;
   const fileBytes = file.sizeNow();
-  if (fileBytes < sizeBytes) {
+  if (fileBytes < sizeBytes && layer.parent === 0) {
     file.closeNow();
     throw new BlockferryError(
       'METADATA_CORRUPT',
       `${file.path} has ${fileBytes} bytes, its layer ${sizeBytes}`,
     );
   }
+  if (fileBytes < sizeBytes) file.truncateNow(sizeBytes);
   // A crash came between the two steps of a resize: what is past the recorded end must not come back.
   if (fileBytes > sizeBytes) file.truncateNow(sizeBytes);
   return file;
