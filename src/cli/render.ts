@@ -1,5 +1,5 @@
 /** Status and events as a person reads them. Pure. */
-import type { NodeStatus, VolumeAccess, VolumeStatus } from '../control/status.ts';
+import type { NodeStatus, SpaceStatus, VolumeAccess, VolumeStatus } from '../control/status.ts';
 import type { BlockferryEvent, MirrorState, MirrorStatus } from '../replicator/status.ts';
 import { formatBytes, formatSeconds, formatTable, oneLine, paint, type Tone } from './format.ts';
 import { renderMerge } from './render-snapshots.ts';
@@ -18,6 +18,7 @@ const TONES: Record<MirrorState, Tone> = {
 /** The whole node, or some of its volumes. */
 export function renderStatus(status: NodeStatus, colour: boolean): string {
   let text = `${paint(`node ${oneLine(status.node)}`, 'heading', colour)}\n`;
+  text += renderSpace(status.space, colour);
   if (status.volumes.length === 0) text += 'no volumes\n';
   for (const volume of status.volumes) text += `\n${renderVolume(volume, colour)}`;
   for (const damaged of status.damaged) {
@@ -25,6 +26,16 @@ export function renderStatus(status: NodeStatus, colour: boolean): string {
     text += `\n${paint(line, 'bad', colour)}\n`;
   }
   return text;
+}
+
+function renderSpace(space: SpaceStatus, colour: boolean): string {
+  const { level, free_bytes: free, total_bytes: total, over_provisioning: over } = space;
+  const volumes = `${formatBytes(space.allocated_bytes)} of ${formatBytes(space.size_bytes)} in volumes`;
+  if (level === null || free === null || total === null) return `disk  ${volumes}\n`;
+  const there = `${formatBytes(free)} of ${formatBytes(total)} free`;
+  const times = over === null ? '' : `, over-provisioning ${over.toFixed(2)}`;
+  const line = `disk ${level}  ${there}, ${volumes}${times}`;
+  return `${level === 'ok' ? line : paint(line, level === 'low' ? 'busy' : 'bad', colour)}\n`;
 }
 
 export function renderVolume(volume: VolumeStatus, colour: boolean): string {

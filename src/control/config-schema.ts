@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import {
   CONFIGURED_CLIENTS_MAX,
+  CONFIGURED_DISK_WARN_PERCENT_MAX,
   CONFIGURED_HANDSHAKE_SECONDS_MAX,
   CONFIGURED_IN_FLIGHT_MIB_MAX,
   CONFIGURED_OPTIONS_MAX,
@@ -50,6 +51,7 @@ const LIMITS = z.strictObject({
   options: whole(1, CONFIGURED_OPTIONS_MAX).optional(),
   in_flight_mib: whole(1, CONFIGURED_IN_FLIGHT_MIB_MAX).optional(),
   in_flight_total_mib: whole(1, CONFIGURED_IN_FLIGHT_MIB_MAX).optional(),
+  disk_warn_percent: whole(0, CONFIGURED_DISK_WARN_PERCENT_MAX).optional(),
 });
 
 /** One `[export."NAME"]`. */

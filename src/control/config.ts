@@ -18,6 +18,7 @@ import { NODE_NAME } from './config-schema.ts';
 import {
   defaultControlAddress,
   defaultDataDirectory,
+  DISK_WARN_PERCENT_DEFAULT,
   NBD_ADDRESS_DEFAULT,
   type LogLevel,
   type UserSurroundings,
@@ -40,6 +41,8 @@ export interface NodeConfig {
   readonly logLevel: LogLevel;
   readonly tls: TlsConfig;
   readonly limits: NbdLimits;
+  /** Less than this is free on the file system of `data`: there is a warning. 0: there is none. */
+  readonly diskWarnPercent: number;
   readonly exports: ExportRules;
 }
 
@@ -85,6 +88,7 @@ export function resolveConfig(flags: ConfigFlags, surroundings: Surroundings): N
     logLevel: flags.logLevel ?? values.log_level ?? 'info',
     tls,
     limits: resolveLimits(values.limits ?? {}),
+    diskWarnPercent: values.limits?.disk_warn_percent ?? DISK_WARN_PERCENT_DEFAULT,
     exports: resolveExports(file, { list: flags.list !== false && (values.list ?? true), tls }),
   };
   for (const { address } of config.nbd) refuseStrangers(config, address);

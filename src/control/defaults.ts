@@ -10,6 +10,9 @@ export type TlsMode = (typeof TLS_MODES)[number];
 
 export const NBD_ADDRESS_DEFAULT = '127.0.0.1:10809';
 
+/** Less than this of the data directory's file system is free: `disk-low`. */
+export const DISK_WARN_PERCENT_DEFAULT = 10;
+
 /** The user who runs the process. */
 export interface UserSurroundings {
   readonly environment: Readonly<Record<string, string | undefined>>;

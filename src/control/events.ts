@@ -21,7 +21,7 @@ export interface EventFollower {
 }
 
 /** Words in a kind that make it a warning in the log. */
-const ALARMING = /-(?:delta|error|lost|outrun|failed|diverged|not-converging|damaged)$/;
+const ALARMING = /-(?:delta|error|lost|outrun|failed|diverged|not-converging|damaged|low|full)$/;
 
 export class EventLog implements EventSink {
   private readonly clock: Clock;

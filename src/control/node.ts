@@ -18,12 +18,13 @@ import { CONTROL_DRAIN_MS_MAX } from '../io/limits.ts';
 import type { Address, Network } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
-import { VolumeStore } from '../volume/store.ts';
+import { VolumeStore, type Volume } from '../volume/store.ts';
 import { createExaminer } from '../workers/examiner-pool.ts';
 import type { Activation } from './activation.ts';
 import { createApi } from './api.ts';
 import { CommandRoom } from './command-room.ts';
 import type { NodeConfig } from './config.ts';
+import { SpaceWatch } from './disk-space.ts';
 import { EventLog } from './events.ts';
 import { HeldNetwork } from './held-network.ts';
 import { listenForControl } from './listen.ts';
@@ -56,6 +57,7 @@ const FIXED_KEYS = {
   control: 'control',
   logLevel: 'log_level',
   limits: 'limits',
+  diskWarnPercent: 'limits',
 } as const satisfies Partial<Record<keyof NodeConfig, string>>;
 
 interface Part {
@@ -139,6 +141,10 @@ export class BlockferryNode {
     const store = VolumeStore.open({ disk, clock, random, path: config.data });
     this.opened('store', () => store.close());
     const room = new CommandRoom(this.events);
+    const { data: path, diskWarnPercent: warnPercent } = config;
+    const volumes = (): readonly Volume[] => store.list();
+    const space = new SpaceWatch({ disk, clock, events: this.events, path, warnPercent, volumes });
+    this.opened('space', async () => space.stop());
     const commands = new VolumeCommands({
       node: config.name,
       store,
@@ -146,6 +152,7 @@ export class BlockferryNode {
       replicate: (volume) =>
         new ReplicatedVolume({ volume, clock, random, network, examiner, events: this.events }),
       isOurs: (address) => leadsTo(address, this.nbdAddresses),
+      space: () => space.status,
     });
     this.opened('volumes', () => commands.close());
     const nbd = new NbdService({ config, network, clock, log, exported: room });
@@ -159,6 +166,7 @@ export class BlockferryNode {
       network.open();
     });
     this.tellStarted(room, store);
+    space.start();
   }
 
   private async openControl(
@@ -242,7 +250,8 @@ export class BlockferryNode {
 
 function fixedKeysThatChanged(from: NodeConfig, to: NodeConfig): string[] {
   const keys = Object.keys(FIXED_KEYS) as (keyof typeof FIXED_KEYS)[];
-  return keys.filter((key) => !isDeepStrictEqual(from[key], to[key])).map((key) => FIXED_KEYS[key]);
+  const changed = keys.filter((key) => !isDeepStrictEqual(from[key], to[key]));
+  return [...new Set(changed.map((key) => FIXED_KEYS[key]))];
 }
 
 interface Deferred {

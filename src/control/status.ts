@@ -90,10 +90,28 @@ export interface DamagedVolume {
   readonly reason: string;
 }
 
+/** What is left: `low` below the threshold of the warning, `full` when nearly nothing is. */
+export type SpaceLevel = 'ok' | 'low' | 'full';
+
+/** The space of the data directory's file system. Null: it does not say, or was not asked yet. */
+export interface SpaceStatus {
+  readonly level: SpaceLevel | null;
+  /** That this node may take. */
+  readonly free_bytes: number | null;
+  readonly total_bytes: number | null;
+  /** Of all volumes. */
+  readonly size_bytes: number;
+  /** Of all volumes with their snapshots. */
+  readonly allocated_bytes: number;
+  /** `size_bytes` as a multiple of what is free and what is allocated. Over 1, not every volume can be filled. */
+  readonly over_provisioning: number | null;
+}
+
 export interface NodeStatus {
   readonly node: string;
   readonly volumes: readonly VolumeStatus[];
   readonly damaged: readonly DamagedVolume[];
+  readonly space: SpaceStatus;
 }
 
 /** The process behind a control address. */

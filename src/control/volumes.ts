@@ -15,7 +15,7 @@ import { parseSize, type Volume, type VolumeStore } from '../volume/store.ts';
 import { volumeCheckStatus, type VolumeCheckStatus } from './check-status.ts';
 import { counted, type CommandRoom } from './command-room.ts';
 import { mergeStatusOf } from './merges.ts';
-import type { MirrorAction, NodeStatus, VolumeStatus } from './status.ts';
+import type { MirrorAction, NodeStatus, SpaceStatus, VolumeStatus } from './status.ts';
 
 interface VolumeCommandsOptions {
   readonly node: string;
@@ -25,6 +25,7 @@ interface VolumeCommandsOptions {
   readonly replicate: (volume: Volume) => ReplicatedVolume;
   /** Whether an export at this address is one of our own. */
   readonly isOurs: (address: Address) => boolean;
+  readonly space: () => SpaceStatus;
 }
 
 export class VolumeCommands {
@@ -33,6 +34,7 @@ export class VolumeCommands {
   private readonly room: CommandRoom;
   private readonly replicate: (volume: Volume) => ReplicatedVolume;
   private readonly isOurs: (address: Address) => boolean;
+  private readonly space: () => SpaceStatus;
   private started = false;
 
   constructor(options: VolumeCommandsOptions) {
@@ -41,6 +43,7 @@ export class VolumeCommands {
     this.room = options.room;
     this.replicate = options.replicate;
     this.isOurs = options.isOurs;
+    this.space = options.space;
     for (const volume of this.store.list()) this.attach(volume);
   }
 
@@ -60,6 +63,7 @@ export class VolumeCommands {
       node: this.node,
       volumes: this.names().map((name) => this.show(name)),
       damaged: this.store.damaged.map(({ id, reason }) => ({ id, reason })),
+      space: this.space(),
     };
   }
 

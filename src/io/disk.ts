@@ -12,6 +12,13 @@ export const WOULD_BLOCK = -11;
 
 export type DiskCallback = (result: number) => void;
 
+/** What a file system has, in bytes. */
+export interface DiskSpace {
+  /** That this process may take; what is reserved for others is not counted. */
+  readonly freeBytes: number;
+  readonly totalBytes: number;
+}
+
 export interface DiskFile {
   readonly path: string;
   /**
@@ -82,6 +89,8 @@ export interface Disk {
   syncDirectory(path: string): void;
   /** The same on the pool. */
   syncDirectoryLater(path: string, callback: DiskCallback): void;
+  /** Asks on the pool for the space of the file system that has `path`; null when it does not say. */
+  space(path: string, callback: (space: DiskSpace | null) => void): void;
   /** Takes the directory for this process until `release`, or returns null when another process has it. */
   lock(directory: string): { release(): void } | null;
 }

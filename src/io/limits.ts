@@ -303,6 +303,13 @@ export const CONTROL_COMMANDS_WAITING_MAX = 64;
 export const CONTROL_REPLY_MS_MAX = 120_000;
 /** Control: how long a stopping node waits for requests under way. Then they are cut. */
 export const CONTROL_DRAIN_MS_MAX = 5_000;
+/** Space: how often the file system of the data directory is asked for it. */
+export const SPACE_LOOK_MS = 5_000;
+/** Space: a file system with no more free than this, or than SPACE_FULL_PERCENT of it, is full: writes fail any moment. */
+export const SPACE_FULL_BYTES: number = 64 * MIB;
+export const SPACE_FULL_PERCENT = 1;
+/** Configuration: the highest threshold of the warning of a full disk that can be set, in percent. More is refused. */
+export const CONFIGURED_DISK_WARN_PERCENT_MAX = 50;
 /** Log: bytes that a stuck reader of the log may leave unwritten. Further lines are dropped. */
 export const LOG_BACKLOG_BYTES_MAX: number = 4 * MIB;
 /** A stopping node is given this long in all. Then the process ends; what is on disk is crash-safe. */

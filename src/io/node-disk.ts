@@ -10,7 +10,7 @@ import * as fs from 'node:fs';
 import { dirname } from 'node:path';
 
 import { lockDirectory } from './directory-lock.ts';
-import type { Disk, DiskCallback, DiskFile } from './disk.ts';
+import type { Disk, DiskCallback, DiskFile, DiskSpace } from './disk.ts';
 import { errnoOf } from './errors.ts';
 import { NodeFile } from './node-file.ts';
 import { loadSyscalls, type Syscalls } from './syscalls.ts';
@@ -39,6 +39,7 @@ export function createNodeDisk(options: { syscalls?: Syscalls | null } = {}): Di
     remove: (path) => fs.rmSync(path, { recursive: true }),
     syncDirectory,
     syncDirectoryLater,
+    space,
     lock: (directory) => lockDirectory(directory, syscalls()?.lock ?? null),
   };
 }
@@ -91,6 +92,16 @@ function syncDirectoryLater(path: string, callback: DiskCallback): void {
     fs.fsync(fd, (error) => {
       fs.close(fd, () => callback(error === null ? 0 : -errnoOf(error)));
     });
+  });
+}
+
+function space(path: string, callback: (space: DiskSpace | null) => void): void {
+  fs.statfs(path, (failed, found) => {
+    // A file system that counts no blocks (some of those in user space) says nothing.
+    if (failed !== null || found.blocks === 0) return callback(null);
+    const bytes = (blocks: number): number =>
+      Math.min(blocks * found.bsize, Number.MAX_SAFE_INTEGER);
+    callback({ freeBytes: bytes(found.bavail), totalBytes: bytes(found.blocks) });
   });
 }
 

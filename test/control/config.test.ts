@@ -54,6 +54,7 @@ describe('configuration', () => {
       logLevel: 'info',
       tls: { mode: 'off', files: {} },
       limits: NBD_LIMITS_DEFAULT,
+      diskWarnPercent: 10,
       exports: { list: true, named: new Map(), others: EXPORT_POLICY_DEFAULT },
     });
     expect(resolveConfig({}, surroundings('', { isRoot: true })).data).toBe('/var/lib/blockferry');

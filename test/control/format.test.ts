@@ -61,6 +61,14 @@ const STATUS: NodeStatus = {
     },
   ],
   damaged: [{ id: 'f'.repeat(32), reason: 'record 7 at byte 4096 is corrupt' }],
+  space: {
+    level: 'low',
+    free_bytes: 5 * 2 ** 20,
+    total_bytes: 64 * 2 ** 20,
+    size_bytes: 2 ** 30,
+    allocated_bytes: 12 * 2 ** 20,
+    over_provisioning: 60.235,
+  },
 };
 
 describe('text for people', () => {
@@ -103,6 +111,7 @@ describe('text for people', () => {
 
   test('status is a page, without colour where there is none', () => {
     expect(renderStatus(STATUS, false)).toBe(`node alpha
+disk low  5.0 MiB of 64.0 MiB free, 12.0 MiB of 1.0 GiB in volumes, over-provisioning 60.23
 
 demo  1.0 GiB, 12.0 MiB allocated, primary, 1 connection, position 1:42, 2 snapshots, read-only, TLS only
   merging, 1.0 KiB of 4.0 KiB, 1 more to follow, at most 50.0 MiB a second

@@ -6,7 +6,7 @@
  * the next one finds is in `platter`.
  */
 import type { Dice } from '../../scripts/fuzz/dice.ts';
-import type { Disk, DiskCallback, DiskFile } from '../../src/io/disk.ts';
+import type { Disk, DiskCallback, DiskFile, DiskSpace } from '../../src/io/disk.ts';
 import { WOULD_BLOCK } from '../../src/io/disk.ts';
 import { Inode, PAGE } from './content.ts';
 import { Directory, failure, type Platter } from './platter.ts';
@@ -213,6 +213,14 @@ export class SimDisk implements Disk {
       if (errno === 0) this.platter.directory(path).sync();
       return -errno;
     }, callback);
+  }
+
+  /** Nothing of a volume asks for it. */
+  space(_path: string, callback: (space: DiskSpace | null) => void): void {
+    this.later(
+      () => 0,
+      () => callback(null),
+    );
   }
 
   lock(directory: string): { release(): void } | null {

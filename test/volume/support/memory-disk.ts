@@ -6,7 +6,7 @@
  * keeps the platter and, chosen by a seed, any part of the changes that were not synced.
  */
 import { randomBytes } from 'node:crypto';
-import type { Disk, DiskCallback, DiskFile } from '../../../src/io/disk.ts';
+import type { Disk, DiskCallback, DiskFile, DiskSpace } from '../../../src/io/disk.ts';
 import { WOULD_BLOCK } from '../../../src/io/disk.ts';
 
 const ENOSPC = 28;
@@ -201,6 +201,14 @@ export class MemoryDisk implements Disk {
     this.later('sync-directory', path, 0, () => {
       this.syncDirectory(path);
       callback(0);
+    });
+  }
+
+  space(path: string, callback: (space: DiskSpace | null) => void): void {
+    this.later('space', path, 0, () => {
+      if (!Number.isFinite(this.pagesMax)) return callback(null);
+      const free = Math.max(0, this.pagesMax - this.pagesUsed());
+      callback({ freeBytes: free * PAGE, totalBytes: this.pagesMax * PAGE });
     });
   }
 
