@@ -86,6 +86,7 @@ export const ERROR_CATALOGUE = {
     'give a size such as 512M, 10G or 1T, a multiple of 4096 bytes',
   ),
   SNAPSHOT_EXISTS: entry('operator', 409, 'choose another name'),
+  SNAPSHOT_HAS_CLONES: entry('operator', 409, 'delete the clones first'),
   SNAPSHOT_IN_USE: entry('operator', 409, 'detach its clients first, or add --force'),
   SNAPSHOT_LIMIT: entry('operator', 409, 'delete a snapshot first'),
   SNAPSHOT_NAME_INVALID: entry(
@@ -115,6 +116,7 @@ export const ERROR_CATALOGUE = {
   VOLUME_BUSY: entry('operator', 409, 'detach its clients first'),
   VOLUME_EXISTS: entry('operator', 409, 'choose another name'),
   VOLUME_FAILED: entry('environment', 500, 'check the disk, then restart the node'),
+  VOLUME_HAS_CLONES: entry('operator', 409, 'delete the clones first'),
   VOLUME_HAS_MIRRORS: entry(
     'operator',
     409,

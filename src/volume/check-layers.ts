@@ -12,6 +12,7 @@ import { atBytes, atFile, finding } from './check-finding.ts';
 import type { Finding, RepairStep } from './check-finding.ts';
 import { overlapsOf } from './check-tree.ts';
 import { LOG_NAME, NEW_LOG_NAME } from './metadata.ts';
+import { hasBelow } from './metadata-state.ts';
 import type { LayerRecord, VolumeState } from './metadata-state.ts';
 import { layerPath } from './recovery.ts';
 
@@ -65,10 +66,11 @@ export function mergingLayers(state: VolumeState): ReadonlySet<number> {
 /** What data outside the map of a layer means. `killed`: the system runs on since the volume was written. */
 export function meaningFor(
   state: VolumeState,
-  { id, parent, sealed }: LayerRecord,
+  layer: LayerRecord,
   { killed, merging }: { killed: boolean; merging: ReadonlySet<number> },
 ): OutsideMeaning {
-  if (!sealed && !state.clean) return parent === 0 || killed ? 'adopt' : 'unused';
+  const { id, sealed } = layer;
+  if (!sealed && !state.clean) return !hasBelow(state, layer) || killed ? 'adopt' : 'unused';
   if (id === state.topLayer) return 'fault';
   return merging.has(id) ? 'merging' : 'unused';
 }

@@ -24,12 +24,16 @@ export interface StoreOptions {
 const ID_BYTES = 16;
 const BASE_LAYER = 1;
 
+/** A volume to be. */
+export interface NewVolume {
+  readonly name: string;
+  readonly sizeBytes: number;
+  /** Of a clone: the ids of the volume and the snapshot below it. */
+  readonly origin: { readonly volume: string; readonly snapshot: string } | null;
+}
+
 /** Creates a volume and returns its directory. Throws METADATA_WRITE_FAILED and leaves nothing behind. */
-export async function createVolume(
-  options: StoreOptions,
-  name: string,
-  sizeBytes: number,
-): Promise<string> {
+export async function createVolume(options: StoreOptions, volume: NewVolume): Promise<string> {
   const { disk, path } = options;
   const parent = `${path}/volumes`;
   const id = options.random.bytes(ID_BYTES).toString('hex');
@@ -37,7 +41,7 @@ export async function createVolume(
   const directory = `${parent}/${id}`;
   try {
     disk.makeDirectory(building);
-    await buildVolume(options, building, { id, name, sizeBytes });
+    await buildVolume(options, building, id, volume);
     disk.syncDirectory(building);
     disk.rename(building, directory);
     disk.syncDirectory(parent);
@@ -52,14 +56,15 @@ export async function createVolume(
 async function buildVolume(
   options: StoreOptions,
   directory: string,
-  volume: { id: string; name: string; sizeBytes: number },
+  id: string,
+  { name, sizeBytes, origin }: NewVolume,
 ): Promise<void> {
   const file = options.disk.open(layerPath(directory, BASE_LAYER), {
     create: true,
     exclusive: true,
   });
   try {
-    file.truncateNow(volume.sizeBytes);
+    file.truncateNow(sizeBytes);
     const synced = await new Promise<number>((resolve) => file.datasync(resolve));
     if (synced < 0) throw writeError(file.path, -synced);
   } finally {
@@ -67,7 +72,8 @@ async function buildVolume(
   }
   const createdAt = Math.floor(options.clock.wall());
   await Metadata.create({ ...options, directory }, [
-    { kind: 'volume-created', ...volume, createdAt, nextMirrorId: 1 },
+    { kind: 'volume-created', id, name, sizeBytes, createdAt, nextMirrorId: 1 },
+    ...(origin === null ? [] : [{ kind: 'cloned' as const, ...origin }]),
     { kind: 'layer-created', layer: BASE_LAYER, parent: 0 },
   ]);
 }

@@ -19,6 +19,7 @@ import {
   MERGE_BATCH_BYTES_BUSY,
   MERGE_BATCH_MS,
   MERGE_BATCH_RUNS_MAX,
+  MERGE_HOLE_BYTES,
   MERGE_RECORDS_PER_TURN,
 } from '../io/limits.ts';
 import { BlockSet } from './block-set.ts';
@@ -27,9 +28,9 @@ import type { MergePair } from './layer-tree.ts';
 import type { MergeHost, MergeLayer } from './merge-host.ts';
 import { mergePieces, mergedState } from './merge-plan.ts';
 import type { MergeMaps, MergePiece } from './merge-plan.ts';
-import { MergeStep, runStep } from './merge-step.ts';
+import { MergeStep, answer, runStep } from './merge-step.ts';
 import type { MergeFault } from './merge-step.ts';
-import { recordsOfMap } from './metadata-state.ts';
+import { hasBelow, recordsOfMap } from './metadata-state.ts';
 
 /** What was done and is not recorded yet. */
 interface Batch {
@@ -59,6 +60,7 @@ export class LayerMerge {
   private planEnded = false;
   private batch: Batch = { pieces: [], bytes: 0, since: 0 };
   private settling = false;
+  private readonly zeroPace = new ZeroPace();
 
   constructor(host: MergeHost, clock: Clock, pair: MergePair) {
     this.host = host;
@@ -114,7 +116,8 @@ export class LayerMerge {
 
   /** Does a step with a buffer of its own. A step that fails is handed out again. */
   async run(step: MergeStep, buffer: Buffer): Promise<MergeFault | null> {
-    const files = { from: this.from.file, into: this.into.file, map: this.into.map };
+    const { clock, zeroPace, from, into } = this;
+    const files = { from: from.file, into: into.file, map: into.map, clock, zeroPace };
     const fault = await runStep(step, files, buffer);
     if (fault !== null) {
       this.again.push(step);
@@ -164,9 +167,32 @@ export class LayerMerge {
     }
     const fault = await this.commit();
     if (fault !== null) return fault;
-    cutFile(into);
     host.removable(from.id);
     return null;
+  }
+
+  /**
+   * Cuts off what lies past the end of the merged layer: space to be given back, which nobody looks at. In pieces, while
+   * `mayGoOn`: the file is locked meanwhile. What is left is cut off at the next open.
+   */
+  async trim(mayGoOn: () => boolean): Promise<void> {
+    const { file, map } = this.into;
+    const end = map.blockCount * BLOCK_BYTES;
+    try {
+      if (file.sizeNow() <= end) return;
+      let extent = file.dataAfter(end);
+      while (extent !== null) {
+        if (!mayGoOn()) return;
+        const start = Math.max(end, extent.start);
+        const length = Math.min(MERGE_HOLE_BYTES, extent.end - start);
+        const status = await answer((done) => file.punchHole(start, length, done));
+        if (status < 0) break;
+        extent = file.dataAfter(start + length);
+      }
+      file.truncateNow(end);
+    } catch {
+      // Only its space is not given back yet.
+    }
   }
 
   private maps(): MergeMaps {
@@ -174,14 +200,17 @@ export class LayerMerge {
     const lower = host.metadata.state.layers.get(pair.direction === 'up' ? pair.from : pair.into);
     assert(lower, 'layers that merge exist');
     const { direction } = pair;
-    return { from: this.from.map, into: this.into.map, direction, base: lower.parent === 0 };
+    return {
+      from: this.from.map,
+      into: this.into.map,
+      direction,
+      base: !hasBelow(host.metadata.state, lower),
+    };
   }
 
   private async sync(): Promise<MergeFault | null> {
     const { file } = this.into;
-    const status = await new Promise<number>((resolve) => {
-      file.datasync(resolve);
-    });
+    const status = await answer((done) => file.datasync(done));
     if (status >= 0) return null;
     this.host.syncFailed(-status);
     return { errno: -status, what: `${file.path} could not be synced`, final: true };
@@ -221,21 +250,8 @@ export class LayerMerge {
   }
 
   private async commit(): Promise<MergeFault | null> {
-    const status = await new Promise<number>((resolve) => {
-      this.host.metadata.commit(resolve);
-    });
+    const status = await answer((done) => this.host.metadata.commit(done));
     if (status === Status.OK) return null;
     return { errno: status, what: 'the metadata log could not be written' };
-  }
-}
-
-/** What lies past the end of the merged layer is not seen by anybody: it is space to be given back. */
-function cutFile({ file, map }: MergeLayer): void {
-  try {
-    if (file.sizeNow() > map.blockCount * BLOCK_BYTES) {
-      file.truncateNow(map.blockCount * BLOCK_BYTES);
-    }
-  } catch {
-    // Only its space is not given back yet.
   }
 }

@@ -30,8 +30,12 @@ export interface ReadSource {
   layerAt(offset: number): Layer | null;
 }
 
+let lastKey = 0;
+
 export class Layer {
   readonly id: number;
+  /** Another number for every layer that was opened, of whatever volume. */
+  readonly key: number;
   readonly file: DiskFile;
   /** The layer below; null for the base layer. */
   parent: Layer | null;
@@ -57,6 +61,8 @@ export class Layer {
   }) {
     const { map } = options;
     this.id = options.id;
+    lastKey += 1;
+    this.key = lastKey;
     this.file = options.file;
     this.parent = options.parent;
     this.map = map;

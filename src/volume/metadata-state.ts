@@ -12,7 +12,7 @@ import { BlockSet, RegionState } from './block-set.ts';
 import { BlockState } from './layer-map.ts';
 import { foldTreeRecord } from './metadata-tree.ts';
 import type { MetadataRecord, MirrorAdded, MirrorSet } from './records.ts';
-import { check, checkSize, layerOf } from './volume-state.ts';
+import { check, checkSize, hasBelow, layerOf } from './volume-state.ts';
 import type {
   LayerRecord,
   MirrorRecord,
@@ -23,7 +23,7 @@ import type {
 
 export { recordsOf, recordsOfMap, recordsOfSet } from './state-records.ts';
 export type { MapRecord } from './state-records.ts';
-export { RecordRefused, emptyState } from './volume-state.ts';
+export { RecordRefused, emptyState, hasBelow } from './volume-state.ts';
 export type { LayerRecord, MirrorRecord, SnapshotRecord, VolumeState } from './volume-state.ts';
 
 /** Folds one record into `folded`, which it changes. Throws RecordRefused before any change. */
@@ -44,6 +44,7 @@ export function foldRecord(folded: VolumeState, record: MetadataRecord): void {
       checkSize(record.sizeBytes);
       resize(state, record.sizeBytes);
       return;
+    case 'cloned':
     case 'layer-created':
     case 'layer-resized':
     case 'layer-sealed':
@@ -167,7 +168,7 @@ function resize(state: MutableState, sizeBytes: number): void {
   state.sizeBytes = sizeBytes;
   top.map.resize(blockCount);
   // What lies below may be longer than the volume was: it must not come up through the part that grew.
-  if (top.parent !== 0 && blockCount > before) {
+  if (hasBelow(state, top) && blockCount > before) {
     top.map.set(before, blockCount - before, BlockState.ZERO);
   }
   for (const mirror of state.mirrors.values()) {

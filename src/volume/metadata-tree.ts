@@ -13,6 +13,7 @@ import { check, checkSize, layerOf } from './volume-state.ts';
 import type { LayerRecord, MutableState, Writable } from './volume-state.ts';
 
 type TreeKind =
+  | 'cloned'
   | 'layer-created'
   | 'layer-resized'
   | 'layer-sealed'
@@ -27,6 +28,13 @@ export function foldTreeRecord(
   record: Extract<MetadataRecord, { kind: TreeKind }>,
 ): void {
   switch (record.kind) {
+    case 'cloned': {
+      check(state.layers.size === 0, 'a clone has its origin before its layers');
+      check(record.volume !== state.id, 'a volume is not a clone of itself');
+      const { volume, snapshot } = record;
+      state.origin = { volume, snapshot };
+      return;
+    }
     case 'layer-created':
       createLayer(state, record.layer, record.parent);
       return;

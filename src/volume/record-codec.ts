@@ -15,6 +15,7 @@ import { METADATA_RECORD_BYTES_MAX } from '../io/limits.ts';
 import { LEAF_BYTES } from './leaf.ts';
 import type {
   Booted,
+  Cloned,
   MetadataRecord,
   MirrorAdded,
   RecordKind,
@@ -141,6 +142,7 @@ export const LAYOUTS: Readonly<Record<RecordKind, Layout>> = {
     ],
   },
   booted: { code: 24, fields: null },
+  cloned: { code: 25, fields: null },
 };
 
 const KIND_OF_CODE = new Map<number, RecordKind>(
@@ -313,6 +315,10 @@ function decodeMap(kind: RecordKind, payload: Buffer): MetadataRecord {
     return { kind, id: identifier(map) } satisfies SnapshotRemoved;
   }
   if (kind === 'booted') return { kind, id: identifier(map) } satisfies Booted;
+  if (kind === 'cloned') {
+    const volume = identifier(map, 'volume');
+    return { kind, volume, snapshot: identifier(map, 'snapshot') } satisfies Cloned;
+  }
   assert(kind === 'mirror-added', 'no other kind is a map');
   return decodeMirror(map);
 }
@@ -335,8 +341,8 @@ function decodeMirror(map: Readonly<Record<string, unknown>>): MirrorAdded {
 }
 
 /** 32 hexadecimal digits: the id of a volume or a snapshot. */
-function identifier(map: Readonly<Record<string, unknown>>): string {
-  const id = text(map, 'id');
+function identifier(map: Readonly<Record<string, unknown>>, name = 'id'): string {
+  const id = text(map, name);
   refuseUnless(/^[0-9a-f]{32}$/.test(id), 'an id is not 32 hexadecimal digits');
   return id;
 }

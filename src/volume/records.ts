@@ -32,6 +32,13 @@ export interface LayerResized {
   readonly layer: number;
   readonly sizeBytes: number;
 }
+/** The volume is a clone: below its base layer lies a snapshot of another volume. Comes before the first layer. */
+export interface Cloned {
+  readonly kind: 'cloned';
+  /** Ids of that volume and that snapshot, 32 hexadecimal digits each. */
+  readonly volume: string;
+  readonly snapshot: string;
+}
 /** Nothing is written to the layer any more, and its map is exact. */
 export interface LayerSealed {
   readonly kind: 'layer-sealed';
@@ -157,6 +164,7 @@ export type MetadataRecord =
   | VolumeCreated
   | Resized
   | LayerCreated
+  | Cloned
   | LayerResized
   | LayerSealed
   | LayersMerged

@@ -23,7 +23,7 @@ import type { Changes } from './changes.ts';
 import type { Layer } from './layer.ts';
 import type { LayerSet } from './layer-set.ts';
 import { changedBlocks, garbageOf, measureSnapshots } from './layer-tree.ts';
-import type { LayerStack } from './layer-tree.ts';
+import type { LayerStack, ViewLayer } from './layer-tree.ts';
 import type { MergeQueue } from './merge-host.ts';
 import { writeError } from './metadata.ts';
 import type { Metadata } from './metadata.ts';
@@ -55,6 +55,8 @@ export interface SnapshotHost {
   /** Throws VOLUME_FAILED. */
   refuseIfFailed(): void;
   noticeIdle(): void;
+  /** Names of the volumes that are clones of a snapshot, by its id. */
+  clonesOf(snapshot: string): readonly string[];
 }
 
 const ID_BYTES = 16;
@@ -152,7 +154,9 @@ export class Snapshots implements VolumeSnapshots {
 
   refresh(name: string): Promise<SnapshotInfo> {
     return this.host.exclusive(async () => {
-      const [info] = await freeze([this], name, this.require(name));
+      const replaced = this.require(name);
+      this.refuseCloned(replaced);
+      const [info] = await freeze([this], name, replaced);
       if (info === undefined) throw new BlockferryError('INTERNAL', 'a volume was not frozen');
       return info;
     });
@@ -162,6 +166,7 @@ export class Snapshots implements VolumeSnapshots {
     return this.host.exclusive(async () => {
       const source = this.require(from);
       const target = this.require(to);
+      this.refuseCloned(target);
       return this.record({ ...source, id: this.newId(), name: to }, target);
     });
   }
@@ -169,6 +174,7 @@ export class Snapshots implements VolumeSnapshots {
   delete(name: string): Promise<void> {
     return this.host.exclusive(async () => {
       const snapshot = this.require(name);
+      this.refuseCloned(snapshot);
       const { metadata } = this.host;
       metadata.append({ kind: 'snapshot-removed', id: snapshot.id });
       await this.committed(() => metadata.append({ kind: 'snapshot-created', ...snapshot }));
@@ -301,7 +307,8 @@ export class Snapshots implements VolumeSnapshots {
     const { top } = layers;
     const { parent } = top;
     const empty = top.map.data.count === 0 && top.map.zero.count === 0 && !top.touched;
-    if (empty && parent?.sealed === true && parent.map.blockCount === top.map.blockCount) {
+    const same = parent?.sealed === true && parent.map.blockCount === top.map.blockCount;
+    if (empty && same && layers.owns(parent)) {
       layers.drop(prepared);
       return parent;
     }
@@ -381,17 +388,29 @@ export class Snapshots implements VolumeSnapshots {
     throw writeError(this.host.layers.top.file.path, status);
   }
 
-  private find(name: string): SnapshotRecord | null {
+  find(name: string): SnapshotRecord | null {
     for (const snapshot of this.host.metadata.state.snapshots.values()) {
       if (snapshot.name === name) return snapshot;
     }
     return null;
   }
 
-  private require(name: string): SnapshotRecord {
+  /** Throws SNAPSHOT_NOT_FOUND. */
+  require(name: string): SnapshotRecord {
     const snapshot = this.find(name);
     if (snapshot === null) throw notFound(this.host.name, name);
     return snapshot;
+  }
+
+  /** A clone reads through its snapshot, as long as it exists. */
+  private refuseCloned({ id, name }: SnapshotRecord): void {
+    const { name: volume } = this.host;
+    const clones = this.host.clonesOf(id);
+    if (clones.length === 0) return;
+    throw new BlockferryError(
+      'SNAPSHOT_HAS_CLONES',
+      `${volume}@${name} is below ${clones.length === 1 ? 'the volume' : 'the volumes'} ${clones.join(', ')}`,
+    );
   }
 
   private refuseLarger({ name, sizeBytes }: SnapshotRecord): void {
@@ -521,9 +540,12 @@ async function splitAll(all: readonly Snapshots[], prepared: readonly Layer[]): 
   }
 }
 
-function chainFrom(top: Layer): Layer[] {
-  const chain: Layer[] = [];
-  for (let layer: Layer | null = top; layer !== null; layer = layer.parent) chain.push(layer);
+/** The layers of a view, those of a clone's origin with them: numbers of layers are those of one volume. */
+function chainFrom(top: Layer): ViewLayer[] {
+  const chain: ViewLayer[] = [];
+  for (let layer: Layer | null = top; layer !== null; layer = layer.parent) {
+    chain.push({ id: layer.key, map: layer.map });
+  }
   return chain;
 }
 

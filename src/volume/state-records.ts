@@ -24,6 +24,7 @@ export function* recordsOf(state: VolumeState): Generator<MetadataRecord> {
     nextMirrorId: state.nextMirrorId,
   };
   yield { kind: 'generation-opened', generation: state.generation };
+  if (state.origin !== null) yield { kind: 'cloned', ...state.origin };
   yield* recordsOfLayers(state);
   for (const mirror of state.mirrors.values()) {
     yield {

@@ -6,15 +6,19 @@
  * - `volumes/` holds a directory for each volume, named by its id; names are in the logs and unique.
  * - A directory takes its final name when its content is durable, and loses it before anything in it goes:
  *   a crash leaves a whole volume, or `creating-ID` / `deleting-ID`, which the next open removes.
+ * - A clone is opened after the volume it reads through, and closed before it; while it exists neither that volume nor
+ *   that snapshot goes.
  * - A volume that cannot be opened is reported and left as it is; the others open.
  */
+import assert from 'node:assert';
 import type { Disk } from '../io/disk.ts';
 import { BlockferryError, errorText } from '../io/errors.ts';
 import { VOLUMES_MAX } from '../io/limits.ts';
 import type { Finding } from './check-finding.ts';
 import { checkLiveVolume } from './check-live.ts';
 import { createVolume, removeVolume } from './creation.ts';
-import type { StoreOptions } from './creation.ts';
+import type { NewVolume, StoreOptions } from './creation.ts';
+import type { Origin } from './layer-set.ts';
 import { validateSize, validateVolumeName } from './names.ts';
 import { Volume } from './volume.ts';
 
@@ -27,6 +31,8 @@ export {
   validateVolumeName,
 } from './names.ts';
 export { Volume } from './volume.ts';
+
+type VolumeOrigin = NonNullable<NewVolume['origin']>;
 
 export interface DamagedVolume {
   readonly id: string;
@@ -53,6 +59,8 @@ export class VolumeStore {
   /** Names of volumes that are being created or deleted. */
   private readonly reserved = new Set<string>();
   private readonly work = new Set<Promise<unknown>>();
+  /** Directories that were opened, or could not be. */
+  private readonly tried = new Set<string>();
   private closing = false;
   private checking = false;
 
@@ -93,6 +101,24 @@ export class VolumeStore {
   async create(name: string, sizeBytes: number): Promise<Volume> {
     validateVolumeName(name);
     validateSize(sizeBytes);
+    return await this.make({ name, sizeBytes, origin: null });
+  }
+
+  /**
+   * A volume with the content of a snapshot, through which it reads what it has not written itself. Takes no space, and no
+   * time. Throws as `create`, and SNAPSHOT_NOT_FOUND.
+   */
+  async clone(source: Volume, snapshot: string, name: string): Promise<Volume> {
+    validateVolumeName(name);
+    // The snapshot stays while this runs, and afterwards because of the clone.
+    return await source.exclusive(() => {
+      const { id, sizeBytes } = source.snapshots.require(snapshot);
+      return this.make({ name, sizeBytes, origin: { volume: source.id, snapshot: id } });
+    });
+  }
+
+  private async make(wanted: NewVolume): Promise<Volume> {
+    const { name } = wanted;
     if (this.closing) throw new BlockferryError('SHUTTING_DOWN', 'the node is stopping');
     if (this.volumes.has(name) || this.reserved.has(name)) {
       throw new BlockferryError('VOLUME_EXISTS', `a volume ${name} exists already`);
@@ -102,9 +128,9 @@ export class VolumeStore {
     }
     this.reserved.add(name);
     try {
-      const directory = await this.track(createVolume(this.options, name, sizeBytes));
-      const volume = Volume.open({ ...this.options, directory });
-      this.volumes.set(name, volume);
+      const directory = await this.track(createVolume(this.options, wanted));
+      const volume = this.open(directory);
+      this.add(volume);
       return volume;
     } finally {
       this.reserved.delete(name);
@@ -117,10 +143,15 @@ export class VolumeStore {
     if (this.volumes.get(name) !== volume) {
       throw new BlockferryError('VOLUME_NOT_FOUND', `there is no volume ${name}`);
     }
+    if (volume.clones.size > 0) {
+      const clones = [...volume.clones.keys()].join(', ');
+      throw new BlockferryError('VOLUME_HAS_CLONES', `${name} is below the volumes ${clones}`);
+    }
     this.volumes.delete(name);
     this.reserved.add(name);
     try {
       await this.track(removeVolume(this.options, id, volume));
+      this.originOf(volume)?.clones.delete(name);
     } finally {
       this.reserved.delete(name);
     }
@@ -146,9 +177,36 @@ export class VolumeStore {
     if (this.closing) return;
     this.closing = true;
     await Promise.allSettled(this.work);
-    await Promise.allSettled([...this.volumes.values()].map((volume) => volume.close()));
-    this.volumes.clear();
+    while (this.volumes.size > 0) await this.closeSome();
+
     this.lock.release();
+  }
+
+  /** Closes what no open clone reads through. */
+  private async closeSome(): Promise<void> {
+    const free = [...this.volumes.values()].filter(({ clones }) => clones.size === 0);
+    assert(free.length > 0, 'no volume is a clone of its own clone');
+    await Promise.allSettled(free.map((volume) => volume.close()));
+    for (const volume of free) {
+      this.volumes.delete(volume.name);
+      this.originOf(volume)?.clones.delete(volume.name);
+    }
+  }
+
+  private originOf(volume: Volume): Volume | null {
+    const id = volume.metadata.state.origin?.volume;
+    return id === undefined ? null : this.byId(id);
+  }
+
+  private byId(id: string): Volume | null {
+    for (const volume of this.volumes.values()) if (volume.id === id) return volume;
+    return null;
+  }
+
+  private add(volume: Volume): void {
+    this.volumes.set(volume.name, volume);
+    const { origin } = volume.metadata.state;
+    if (origin !== null) this.byId(origin.volume)?.clones.set(volume.name, origin.snapshot);
   }
 
   private async track<Result>(promise: Promise<Result>): Promise<Result> {
@@ -170,13 +228,36 @@ export class VolumeStore {
     }
     for (const entry of disk.list(directory)) {
       if (/^(creating|deleting)-[0-9a-f]{32}$/.test(entry)) disk.remove(`${directory}/${entry}`);
-      else if (/^[0-9a-f]{32}$/.test(entry)) this.openOne(entry, `${directory}/${entry}`);
+      else if (/^[0-9a-f]{32}$/.test(entry)) this.openOne(entry);
     }
   }
 
-  private openOne(id: string, directory: string): void {
+  private open(directory: string): Volume {
+    const originOf = (origin: VolumeOrigin): Origin => this.below(origin);
+    return Volume.open({ ...this.options, directory, originOf });
+  }
+
+  /** The layers below a clone; opens their volume if that has not been its turn yet. Throws METADATA_CORRUPT. */
+  private below({ volume, snapshot }: VolumeOrigin): Origin {
+    if (this.byId(volume) === null && !this.closing) this.openOne(volume);
+    const found = this.byId(volume);
+    const layer = found?.metadata.state.snapshots.get(snapshot)?.layer;
+    if (found !== null && layer !== undefined) {
+      return { layers: found.layers, layer: found.layers.layerOf(layer) };
+    }
+    throw new BlockferryError(
+      'METADATA_CORRUPT',
+      `the snapshot ${snapshot} of the volume ${volume}, which lies below this one, is not here`,
+    );
+  }
+
+  /** Opens a volume, once. */
+  private openOne(id: string): void {
+    if (this.tried.has(id)) return;
+    this.tried.add(id);
+    const directory = `${this.options.path}/volumes/${id}`;
     try {
-      const volume = Volume.open({ ...this.options, directory });
+      const volume = this.open(directory);
       const why =
         volume.id !== id
           ? `${directory} holds the volume ${volume.id}`
@@ -184,7 +265,7 @@ export class VolumeStore {
             ? `another volume has the name ${volume.name}`
             : null;
       if (why === null) {
-        this.volumes.set(volume.name, volume);
+        this.add(volume);
       } else {
         volume.abandon();
         this.damaged.push({ id, reason: why });

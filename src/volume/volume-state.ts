@@ -45,6 +45,8 @@ export interface VolumeState {
   /** Wall-clock milliseconds since 1970. */
   readonly createdAt: number;
   readonly generation: number;
+  /** The snapshot below the base layer, by the ids of its volume and its own; null: nothing is below it. */
+  readonly origin: { readonly volume: string; readonly snapshot: string } | null;
   /** Parents before their children, as they came. */
   readonly layers: ReadonlyMap<number, LayerRecord>;
   /** The layer that takes writes; 0 before the first. */
@@ -61,6 +63,11 @@ export interface VolumeState {
   readonly clean: boolean;
   /** The run of the system in which it was last opened for writing; empty before the first. */
   readonly boot: string;
+}
+
+/** What a layer does not hold is looked for below it; if nothing is below, it reads as zeroes. */
+export function hasBelow(state: VolumeState, layer: LayerRecord): boolean {
+  return layer.parent !== 0 || state.origin !== null;
 }
 
 /** A record that cannot follow the ones before it. */
@@ -86,6 +93,7 @@ export function emptyState(): VolumeState {
     sizeBytes: 0,
     createdAt: 0,
     generation: GENERATION_FIRST,
+    origin: null,
     layers: new Map<number, LayerRecord>(),
     topLayer: 0,
     nextLayer: 1,

@@ -23,6 +23,7 @@ import { IdleWaiters } from './idle.ts';
 import type { IoCounts } from './io-counts.ts';
 import type { Layer } from './layer.ts';
 import { LayerSet } from './layer-set.ts';
+import type { Origin } from './layer-set.ts';
 import { mergeable } from './layer-tree.ts';
 import type { MergePair } from './layer-tree.ts';
 import type { MergeHost, MergeLayer } from './merge-host.ts';
@@ -45,6 +46,8 @@ export interface VolumeOptions {
   readonly directory: string;
   /** Length from which the metadata log is compacted. */
   readonly compactBytes?: number;
+  /** Finds what lies below a clone. Throws METADATA_CORRUPT. */
+  readonly originOf?: (origin: { volume: string; snapshot: string }) => Origin;
 }
 
 export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
@@ -68,6 +71,8 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
   private operations: Promise<unknown> = Promise.resolve();
   private operating = 0;
   private readonly merger: Merger;
+  /** Snapshots that clones read through: id of the snapshot by name of the clone. Kept by the store. */
+  readonly clones = new Map<string, string>();
 
   private constructor(options: VolumeOptions, metadata: Metadata) {
     const { clock, disk, directory } = options;
@@ -75,7 +80,9 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     this.metadata = metadata;
     this.clock = clock;
     this.random = options.random;
-    this.layers = LayerSet.open({ disk, directory, metadata });
+    const { origin } = metadata.state;
+    const below = origin === null ? null : (options.originOf?.(origin) ?? lost(origin));
+    this.layers = LayerSet.open({ disk, directory, metadata, origin: below });
     const { head } = this.layers;
     this.changes = new Changes({ view: head, metadata, clock, bootId: disk.bootId, ended });
     this.reader = new Reader(head, clock, ended);
@@ -350,6 +357,10 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     this.clock.soon(callback);
   }
 
+  clonesOf(snapshot: string): readonly string[] {
+    return [...this.clones].filter(([, below]) => below === snapshot).map(([name]) => name);
+  }
+
   // ---- for merging
 
   mergeable(): readonly MergePair[] {
@@ -396,4 +407,11 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
   noticeIdle(): void {
     this.idle.notice();
   }
+}
+
+function lost(origin: { volume: string; snapshot: string }): never {
+  throw new BlockferryError(
+    'METADATA_CORRUPT',
+    `the snapshot ${origin.snapshot} of the volume ${origin.volume}, which lies below this one, is not here`,
+  );
 }
