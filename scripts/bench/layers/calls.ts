@@ -30,8 +30,8 @@ export async function remove(node: TestNode, volume: string, name: string): Prom
 }
 
 export async function isMerging(node: TestNode, volume: string): Promise<boolean> {
-  const { merge } = await node.request<{ merge: { state: string } }>('GET', snapshots(volume));
-  if (merge.state === 'failed') throw new Error(`a merge of ${volume} failed`);
+  const { merge } = await node.volume(volume);
+  if (merge.state === 'failed') throw new Error(`a merge of ${volume}: ${merge.reason}`);
   return merge.state !== 'idle';
 }
 

@@ -1,4 +1,7 @@
-/** How long a snapshot and a restore of a huge thin volume take while fio keeps it busy, and how long fio then waits. */
+/**
+ * How long a snapshot and a restore of a huge thin volume take while fio keeps the node busy, and how long fio then waits.
+ * fio works on the volume that a snapshot is taken of. A restore wants a volume that no client has: fio is on another one.
+ */
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { FioResult } from '../../../test/support/fio.ts';
 import type { TestNode } from '../../../test/support/node.ts';
@@ -9,88 +12,111 @@ import type { Comparison } from './comparison.ts';
 
 export const PAUSES = 'layers: snapshot and restore of 1 TiB under load';
 
-const VOLUME = 'thin';
+const THIN = 'thin';
+const NEIGHBOUR = 'neighbour';
 const THIN_BYTES = 2 ** 40;
 /** Times the size of the other disks: 10 GiB when these have 1. */
 const WRITTEN_SIZES = 10;
 const LIMIT_MS = 20;
 
-interface Samples {
-  readonly quietMs: number[];
-  readonly busyMs: number[];
-  readonly snapshotMs: number[];
-  readonly restoreMs: number[];
-  readonly remarks: string[];
+/** What fio runs on, and what is done meanwhile. */
+interface Trial {
+  readonly what: 'snapshot' | 'restore';
+  readonly volume: string;
+  readonly writtenBytes: number;
+  readonly act: (round: number) => Promise<void>;
 }
 
 const longestMs = ({ read, write: written }: FioResult): number =>
   Math.max(read.lat_ns.max, written.lat_ns.max) / 1e6;
 
+/** Milliseconds that the act took, begun in the midst of fio's round, and that fio waited at most. */
 async function disturbed(
   node: TestNode,
-  running: Promise<FioResult>,
-  roundMs: number,
+  trial: Trial,
   round: number,
-  samples: Samples,
-): Promise<void> {
+  ms: number,
+): Promise<{ actMs: number; longest: number; outlasted: boolean }> {
+  const running = load(node.uri(trial.volume), ms, words(trial));
   let ended = false;
   const end = (): void => {
     ended = true;
   };
   running.then(end, end);
-  await waitUntil('fio', async () => ended || (await node.volume(VOLUME)).connections > 0);
-  await sleep(roundMs * 0.4);
-  samples.snapshotMs.push(await timed(async () => await snapshot(node, VOLUME, `at-${round}`)));
-  await sleep(roundMs * 0.2);
-  samples.restoreMs.push(await timed(async () => await restore(node, VOLUME, `at-${round}`)));
-  if (ended) samples.remarks.push(`round ${round + 1}: fio had ended before the restore did`);
-  samples.busyMs.push(longestMs(await running));
+  const begun = async (): Promise<boolean> =>
+    ended || (await node.volume(trial.volume)).connections > 0;
+  await waitUntil('fio', begun, { everyMs: 5 });
+  await sleep(ms / 2);
+  const actMs = await timed(async () => await trial.act(round));
+  const outlasted = !ended;
+  return { actMs, longest: longestMs(await running), outlasted };
+}
+
+const words = ({ writtenBytes }: Trial): string[] => ['rw=randrw', `size=${writtenBytes}`];
+
+async function measureTrial(
+  node: TestNode,
+  trial: Trial,
+  options: RoundOptions,
+): Promise<Comparison[]> {
+  const { rounds, roundMs, progress } = options;
+  const [quiet, busy, acts]: [number[], number[], number[]] = [[], [], []];
+  const remarks: string[] = [];
+  for (let round = 0; round < rounds; round++) {
+    progress(`${PAUSES}: ${trial.what}, round ${round + 1} of ${rounds}`);
+    quiet.push(longestMs(await load(node.uri(trial.volume), roundMs, words(trial))));
+    const { actMs, longest, outlasted } = await disturbed(node, trial, round, roundMs);
+    acts.push(actMs);
+    busy.push(longest);
+    if (!outlasted) remarks.push(`round ${round + 1}: fio had ended before the ${trial.what} did`);
+  }
+  const common = { unit: 'ms', remarks } as const;
+  return [
+    {
+      ...common,
+      name: `layers: ${trial.what} of 1 TiB, depth 32 on ${trial.volume === THIN ? 'it' : 'another'}`,
+      samples: acts,
+      against: null,
+      aim: { kind: 'value', below: LIMIT_MS },
+    },
+    {
+      ...common,
+      name: `layers: longest wait of fio beside that ${trial.what}`,
+      samples: busy,
+      against: { name: 'without', samples: quiet },
+      aim: { kind: 'excess', below: LIMIT_MS },
+      remarks: [],
+    },
+  ];
 }
 
 /** Snapshots stay: each round begins on a chain that is one longer. */
 export async function measurePauses(node: TestNode, options: RoundOptions): Promise<Comparison[]> {
-  const { rounds, roundMs, sizeBytes, progress } = options;
-  const written = Math.min(WRITTEN_SIZES * sizeBytes, THIN_BYTES);
-  progress(`${PAUSES}: writing ${written / 2 ** 20} MiB`);
-  await node.createVolume(VOLUME, String(THIN_BYTES));
-  const uri = node.uri(VOLUME);
-  await write(uri, 0, written);
-  const words = ['rw=randrw', `size=${written}`];
-  const samples: Samples = {
-    quietMs: [],
-    busyMs: [],
-    snapshotMs: [],
-    restoreMs: [],
-    remarks: [],
-  };
-  for (let round = 0; round < rounds; round++) {
-    progress(`${PAUSES}: round ${round + 1} of ${rounds}`);
-    samples.quietMs.push(longestMs(await load(uri, roundMs, words)));
-    const running = load(uri, roundMs, words);
-    await disturbed(node, running, roundMs, round, samples);
-  }
-  const title = `${written / 2 ** 20} MiB written`;
-  const bound = { unit: 'ms', aim: { kind: 'value', below: LIMIT_MS }, against: null } as const;
-  return [
+  const writtenBytes = Math.min(WRITTEN_SIZES * options.sizeBytes, THIN_BYTES);
+  options.progress(`${PAUSES}: writing ${writtenBytes / 2 ** 20} MiB`);
+  await node.createVolume(THIN, String(THIN_BYTES));
+  await write(node.uri(THIN), 0, writtenBytes);
+  const taken = await measureTrial(
+    node,
     {
-      ...bound,
-      name: `layers: snapshot of 1 TiB, ${title}`,
-      samples: samples.snapshotMs,
-      remarks: [],
+      what: 'snapshot',
+      volume: THIN,
+      writtenBytes,
+      act: async (round) => await snapshot(node, THIN, `at-${round}`),
     },
+    options,
+  );
+  await node.createVolume(NEIGHBOUR, String(options.sizeBytes));
+  await write(node.uri(NEIGHBOUR), 0, options.sizeBytes);
+  const restored = await measureTrial(
+    node,
     {
-      ...bound,
-      name: `layers: restore of 1 TiB, ${title}`,
-      samples: samples.restoreMs,
-      remarks: [],
+      what: 'restore',
+      volume: NEIGHBOUR,
+      writtenBytes: options.sizeBytes,
+      act: async (round) => await restore(node, THIN, `at-${round}`),
     },
-    {
-      name: 'layers: longest wait of fio, snapshot and restore beside it',
-      unit: 'ms',
-      samples: samples.busyMs,
-      against: { name: 'neither', samples: samples.quietMs },
-      aim: { kind: 'excess', below: LIMIT_MS },
-      remarks: samples.remarks,
-    },
-  ];
+    options,
+  );
+  return [...taken, ...restored];
 }
