@@ -191,7 +191,8 @@ export class Snapshots implements VolumeSnapshots {
       this.host.refuseIfFailed();
       const top = await layers.prepare();
       await this.still(() => {
-        layers.push(top, layers.layerOf(snapshot.layer));
+        // A merge may have moved it to another layer meanwhile.
+        layers.push(top, layers.layerOf(this.require(name).layer));
         if (snapshot.sizeBytes < top.sizeBytes) {
           top.markHole(snapshot.sizeBytes, top.sizeBytes);
           for (const record of top.takeChanges(Number.POSITIVE_INFINITY)) metadata.append(record);
