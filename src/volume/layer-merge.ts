@@ -31,6 +31,7 @@ import type { MergeMaps, MergePiece } from './merge-plan.ts';
 import { MergeStep, answer, runStep } from './merge-step.ts';
 import type { MergeFault } from './merge-step.ts';
 import { hasBelow, recordsOfMap } from './metadata-state.ts';
+import { ZeroPace } from './zero-pace.ts';
 
 /** What was done and is not recorded yet. */
 interface Batch {

@@ -30,7 +30,10 @@ export interface MergeHost {
    * looks through `into` from now on: chains, parents, names and owners are to be found anew in the metadata.
    */
   merged(from: number, into: number): void;
-  /** That record is durable: the file of `from` may go as soon as no read uses it. */
+  /**
+   * That record is durable: the file of `from` may go as soon as no read uses it. To unlink a file of many extents
+   * may take milliseconds for each of them: its space is to be given back in pieces, on the pool, before.
+   */
   removable(from: number): void;
   /** A merge is over, or was given up: what of its layers is garbage may go now. */
   released(): void;

@@ -6,6 +6,7 @@
  *   gap between them. Only the runs are written.
  * - A step can be done again: what is done twice ends up the same.
  */
+import type { Clock } from '../io/clock.ts';
 import { Status } from '../io/device.ts';
 import type { DiskCallback, DiskFile } from '../io/disk.ts';
 import {
@@ -16,6 +17,7 @@ import {
 } from '../io/limits.ts';
 import type { LayerMap } from './layer-map.ts';
 import type { MergePiece } from './merge-plan.ts';
+import type { ZeroPace } from './zero-pace.ts';
 
 /** Bytes of the buffer of a step: any one piece fits. */
 export const STEP_BUFFER_BYTES: number = MERGE_PIECE_BYTES;
@@ -76,14 +78,18 @@ export interface MergeFiles {
   readonly into: DiskFile;
   /** What is recorded of `into`. */
   readonly map: LayerMap;
+  readonly clock: Clock;
+  /** How much of `into` is punched out in one go: its readers wait meanwhile. */
+  readonly zeroPace: ZeroPace;
 }
 
 /** Does a step; resolves with null, or with what went wrong. */
 export async function runStep(
   step: MergeStep,
-  { from, into, map }: MergeFiles,
+  files: MergeFiles,
   buffer: Buffer,
 ): Promise<MergeFault | null> {
+  const { from, into } = files;
   for (const { first, count, start } of step.readings) {
     const length = count * BLOCK_BYTES;
     const read = await answer((done) =>
@@ -92,28 +98,50 @@ export async function runStep(
     if (read < 0) return { errno: -read, what: `${from.path} could not be read` };
     if (read < length) return { errno: Status.EIO, what: `${from.path} is shorter than its map` };
   }
-  for (const { first, count, kind, start } of step.pieces) {
-    const length = count * BLOCK_BYTES;
-    const position = first * BLOCK_BYTES;
-    if (kind === 'zero' && !holdsData(map, first, count)) continue;
-    const status = await answer((done) => {
-      if (kind === 'zero') into.punchHole(position, length, done);
-      else into.write(buffer, start, length, position, done);
-    });
-    // Where no hole can be punched, the space is not given back: the map says zero all the same.
-    if (status < 0 && !(kind === 'zero' && status === -Status.ENOTSUP)) {
-      return { errno: -status, what: `${into.path} could not be written` };
-    }
+  for (const piece of step.pieces) {
+    const status = await (piece.kind === 'zero'
+      ? punch(piece, files)
+      : answer((done) => {
+          const { first, count, start } = piece;
+          into.write(buffer, start, count * BLOCK_BYTES, first * BLOCK_BYTES, done);
+        }));
+    if (status < 0) return { errno: -status, what: `${into.path} could not be written` };
   }
   return null;
 }
 
-function holdsData({ data }: LayerMap, first: number, count: number): boolean {
-  const end = first + count;
-  return data.has(first) || data.runEnd(first, end) < end;
+/** Gives back the space of the data in a piece, a few runs at a time. */
+async function punch(
+  piece: MergePiece,
+  { into, map, clock, zeroPace }: MergeFiles,
+): Promise<number> {
+  const end = piece.first + piece.count;
+  let block = nextData(map, piece.first, end);
+  while (block < end) {
+    const first = block;
+    let runs = 0;
+    let stop = block;
+    for (; block < end && runs < zeroPace.runsMax; runs += 1) {
+      stop = map.data.runEnd(block, end);
+      block = nextData(map, stop, end);
+    }
+    const began = clock.now();
+    const length = (stop - first) * BLOCK_BYTES;
+    const status = await answer((done) => into.punchHole(first * BLOCK_BYTES, length, done));
+    // Where no hole can be punched, the space is not given back: the map says zero all the same.
+    if (status === -Status.ENOTSUP) return 0;
+    if (status < 0) return status;
+    zeroPace.punched(runs, clock.now() - began);
+  }
+  return 0;
 }
 
-function answer(call: (done: DiskCallback) => void): Promise<number> {
+/** The first data block from `block` on; `end` when there is none before it. */
+function nextData({ data }: LayerMap, block: number, end: number): number {
+  return block >= end || data.has(block) ? block : data.runEnd(block, end);
+}
+
+export function answer(call: (done: DiskCallback) => void): Promise<number> {
   return new Promise((resolve) => {
     call(resolve);
   });

@@ -179,6 +179,7 @@ export class Merger implements MergeQueue {
     }
     const fault = await merge.finish();
     if (fault !== null) return fault;
+    await merge.trim(() => !this.stopped);
     this.current = null;
     this.pairs = this.host.mergeable();
     this.host.released();
