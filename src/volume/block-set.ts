@@ -11,16 +11,20 @@
  * - A region is `mixed` exactly when 0 < its count < its blocks, a group likewise; only a mixed group is in
  *   `groups`. The last ones may have fewer blocks: they are `all` when those are set.
  * - Bits past the last block are zero in every leaf.
+ * - A group that another set holds as well is never changed: the set that wants to takes a copy first.
  *
  * Block numbers pass 2^32, so they are divided, never shifted; region numbers and positions inside a region
  * are 32-bit.
  */
 import assert from 'node:assert';
 import { BLOCKS_PER_REGION } from '../io/limits.ts';
-import { LEAF_BYTES, bitOf, changeBits, countBits, scan } from './leaf.ts';
+import { LEAF_BYTES, bitOf, changeBits, countBits } from './leaf.ts';
 import { GROUP_REGIONS, RegionGroup, RegionState } from './region-group.ts';
 
 export { RegionState } from './region-group.ts';
+
+/** Groups that one `shareWith` passes at most, uniform ones included. */
+const SHARE_STEPS_MAX = 4096;
 
 const GROUP_BLOCKS = GROUP_REGIONS * BLOCKS_PER_REGION;
 
@@ -32,6 +36,8 @@ export class BlockSet {
   /** The group looked at last: neighbours follow each other. */
   private recent: RegionGroup | null = null;
   private recentIndex = -1;
+  /** The group that `shareWith` looks at next. */
+  private shareNext = 0;
 
   /** An empty set over blocks `0 .. blockCount - 1`. */
   constructor(blockCount: number) {
@@ -121,7 +127,8 @@ export class BlockSet {
         position = this.groupAfter(index, uniform, limit) * GROUP_BLOCKS;
       } else if (state === RegionState.MIXED) {
         const stop = Math.min(limit, (index + 1) * GROUP_BLOCKS);
-        position = this.runEndInGroup(this.groupAt(index), index, position, stop, wanted);
+        const base = index * GROUP_BLOCKS;
+        position = base + this.groupAt(index).runEnd(position - base, stop - base, wanted);
         if (position < stop) return position;
       } else {
         return position;
@@ -235,18 +242,36 @@ export class BlockSet {
     const states = new Uint8Array(Math.ceil(blockCount / GROUP_BLOCKS));
     states.set(this.states.subarray(0, states.length));
     this.states = states;
-    for (const index of this.groups.keys()) if (index >= states.length) this.groups.delete(index);
-    this.recent = null;
+    for (const index of this.groups.keys()) if (index >= states.length) this.letGo(index);
     if (shared >= 0) this.settleRegion(shared);
   }
 
-  /** A set of the same blocks that shares nothing with this one. */
+  /** A set of the same blocks that changes on its own. What is mixed takes memory once, until one of the two changes it. */
   clone(): BlockSet {
     const copy = new BlockSet(this.blocks);
     copy.states.set(this.states);
     copy.total = this.total;
-    for (const [index, group] of this.groups) copy.groups.set(index, group.clone());
+    for (const [index, group] of this.groups) {
+      group.holders += 1;
+      copy.groups.set(index, group);
+    }
     return copy;
+  }
+
+  /**
+   * Compares the next `most` mixed groups, and holds together with `other` those that are equal, as a clone does. The next
+   * call goes on behind them.
+   */
+  shareWith(other: BlockSet, most: number): void {
+    if (this.blocks !== other.blocks) return;
+    const { states } = this;
+    let looks = 0;
+    for (let step = 0; step < Math.min(states.length, SHARE_STEPS_MAX) && looks < most; step += 1) {
+      const index = this.shareNext < states.length ? this.shareNext : 0;
+      this.shareNext = index + 1;
+      const both = states[index] === RegionState.MIXED && other.states[index] === states[index];
+      if (both && this.adopt(index, other.groupAt(index))) looks += 1;
+    }
   }
 
   private blocksIn(region: number): number {
@@ -275,10 +300,34 @@ export class BlockSet {
     return group;
   }
 
-  /** The regions of a group, whatever its state; `settle` follows. */
+  /** Takes a group of another set in place of an equal one; says whether they had to be compared. */
+  private adopt(index: number, theirs: RegionGroup): boolean {
+    const mine = this.groupAt(index);
+    if (mine === theirs) return false;
+    if (mine.equals(theirs)) {
+      mine.holders -= 1;
+      theirs.holders += 1;
+      this.hold(index, theirs);
+    }
+    return true;
+  }
+
+  private hold(index: number, group: RegionGroup): void {
+    this.groups.set(index, group);
+    if (this.recentIndex === index) this.recent = group;
+  }
+
+  /** The regions of a group that nobody else holds, whatever its state; `settle` follows. */
   private openGroup(index: number): RegionGroup {
     const state = this.states[index];
-    if (state === RegionState.MIXED) return this.groupAt(index);
+    if (state === RegionState.MIXED) {
+      const held = this.groupAt(index);
+      if (held.holders === 1) return held;
+      const copy = held.clone();
+      held.holders -= 1;
+      this.hold(index, copy);
+      return copy;
+    }
     const group = new RegionGroup();
     if (state === RegionState.ALL) {
       const regions = Math.ceil(this.blocksInGroup(index) / BLOCKS_PER_REGION);
@@ -287,12 +336,19 @@ export class BlockSet {
       }
     }
     this.states[index] = RegionState.MIXED;
-    this.groups.set(index, group);
+    this.hold(index, group);
     return group;
   }
 
   private closeGroup(index: number, state: RegionState): void {
     this.states[index] = state;
+    this.letGo(index);
+  }
+
+  private letGo(index: number): void {
+    const group = this.groups.get(index);
+    if (group === undefined) return;
+    group.holders -= 1;
     this.groups.delete(index);
     if (this.recentIndex === index) this.recent = null;
   }
@@ -322,8 +378,7 @@ export class BlockSet {
 
   private setAll(state: RegionState): void {
     this.states.fill(state);
-    this.groups.clear();
-    this.recent = null;
+    for (const index of this.groups.keys()) this.letGo(index);
   }
 
   private change(first: number, count: number, value: boolean): number {
@@ -352,6 +407,13 @@ export class BlockSet {
       this.closeGroup(index, uniform);
       return value ? blocks - before : before;
     }
+    if (state === RegionState.MIXED) {
+      const held = this.groupAt(index);
+      const from = first - index * GROUP_BLOCKS;
+      const to = end - index * GROUP_BLOCKS;
+      // A copy is taken for a change alone.
+      if (held.holders > 1 && held.runEnd(from, to, value) === to) return 0;
+    }
     const group = this.openGroup(index);
     let changed = 0;
     let position = first;
@@ -359,66 +421,19 @@ export class BlockSet {
       const region = Math.floor(position / BLOCKS_PER_REGION);
       const base = region * BLOCKS_PER_REGION;
       const stop = Math.min(end, base + BLOCKS_PER_REGION);
-      changed += this.changeInRegion(group, region, position - base, stop - base, value);
+      const blocksIn = this.blocksIn(region);
+      changed += group.change(
+        region % GROUP_REGIONS,
+        position - base,
+        stop - base,
+        blocksIn,
+        value,
+      );
       position = stop;
     }
     if (group.total === 0) this.closeGroup(index, RegionState.NONE);
     else if (group.total === blocks) this.closeGroup(index, RegionState.ALL);
     return changed;
-  }
-
-  /** `from` and `to` are positions in the region. */
-  private changeInRegion(
-    group: RegionGroup,
-    region: number,
-    from: number,
-    to: number,
-    value: boolean,
-  ): number {
-    const within = region % GROUP_REGIONS;
-    const uniform = value ? RegionState.ALL : RegionState.NONE;
-    if (group.stateOf(within) === uniform) return 0;
-    const blocks = this.blocksIn(region);
-    const before = group.counts[within] ?? 0;
-    if (to - from === blocks) {
-      group.close(within, uniform, value ? blocks : 0);
-      return value ? blocks - before : before;
-    }
-    group.open(within, blocks);
-    const start = group.bitsAt(within);
-    const changed = changeBits(group.bits, start + from, start + to, value);
-    const after = value ? before + changed : before - changed;
-    if (after === 0 || after === blocks) group.close(within, uniform, after);
-    else group.setCount(within, after);
-    return changed;
-  }
-
-  /** The end of a run inside a mixed group; `stop` when it goes on there. */
-  private runEndInGroup(
-    group: RegionGroup,
-    index: number,
-    block: number,
-    stop: number,
-    wanted: boolean,
-  ): number {
-    const uniform = wanted ? RegionState.ALL : RegionState.NONE;
-    let position = block;
-    while (position < stop) {
-      const region = Math.floor(position / BLOCKS_PER_REGION);
-      const base = region * BLOCKS_PER_REGION;
-      const within = region - index * GROUP_REGIONS;
-      const state = group.stateOf(within);
-      const end = Math.min(stop, base + BLOCKS_PER_REGION);
-      if (state === RegionState.MIXED) {
-        const start = group.bitsAt(within) - base;
-        const found = scan(group.bits, start + position, start + end, wanted) - start;
-        if (found < end) return found;
-      } else if (state !== uniform) {
-        return position;
-      }
-      position = end;
-    }
-    return stop;
   }
 
   private addRegionOf(other: BlockSet, region: number): void {

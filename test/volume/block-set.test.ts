@@ -3,11 +3,17 @@
  * inside a region, and every question asked after each step; then over several groups of regions, with ranges that
  * begin and end at, and beside, the edges of regions and groups.
  */
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { BlockSet, RegionState } from '../../src/volume/block-set.ts';
 
 const REGION = 1024;
+
+/** What was given up is counted until it is collected. */
+setFlagsFromString('--expose-gc');
+const collect = runInNewContext('gc') as () => void;
 
 class Model {
   bits: boolean[];
@@ -223,6 +229,84 @@ describe('a block set', () => {
     );
   });
 
+  test('and its clones change on their own, whatever they share', () => {
+    const step = fc.record({
+      kind: fc.constantFrom('add', 'remove', 'clone', 'share', 'resize', 'leaf', 'addAll', 'clear'),
+      which: fc.nat(99),
+      one: place,
+      other: place,
+    });
+    fc.assert(
+      fc.property(place, fc.array(step, { maxLength: 25, size: 'max' }), (size, steps) => {
+        const pairs = [{ set: new BlockSet(size + 1), model: new Uint8Array(size + 1) }];
+        for (const { kind, which, one, other } of steps) {
+          const pair = pairs[which % pairs.length]!;
+          const { set, model } = pair;
+          const first = Math.min(one, other) % model.length;
+          const end = Math.max(first, Math.min(model.length, Math.max(one, other)));
+          if (kind === 'add' || kind === 'remove') {
+            set[kind](first, end - first);
+            model.fill(kind === 'add' ? 1 : 0, first, end);
+          } else if (kind === 'clone' && pairs.length < 4) {
+            pairs.push({ set: set.clone(), model: model.slice() });
+          } else if (kind === 'share') {
+            for (const { set: twin } of pairs) if (twin !== set) set.shareWith(twin, 100);
+          } else if (kind === 'resize') {
+            set.resize(one + 1);
+            pair.model = new Uint8Array(one + 1);
+            pair.model.set(model.subarray(0, one + 1));
+          } else if (kind === 'leaf') {
+            const region = Math.floor(first / REGION);
+            set.setRegion(region, RegionState.MIXED, new Uint8Array(128).fill(0x55));
+            const stop = Math.min(model.length, (region + 1) * REGION);
+            for (let block = region * REGION; block < stop; block += 1) {
+              model[block] = (block + 1) % 2;
+            }
+          } else if (kind === 'addAll') {
+            set.addAll();
+            model.fill(1);
+          } else if (kind === 'clear') {
+            set.clear();
+            model.fill(0);
+          }
+          for (const each of pairs) expectSameAs(each.set, each.model);
+        }
+      }),
+      { numRuns: 50 },
+    );
+  });
+
+  test('of a TiB that is mixed everywhere takes 40 MiB with its clone, before and after both changed alike', () => {
+    const blocks = 2 ** 28;
+    const before = buffered();
+    const set = new BlockSet(blocks);
+    for (let region = 0; region < blocks / REGION; region += 1) {
+      set.add(region * REGION + (region % 1000), 3);
+    }
+    const twin = set.clone();
+    expect(buffered() - before).toBeLessThan(40 * 2 ** 20);
+    // What is set already takes no copy.
+    for (let region = 0; region < blocks / REGION; region += 1) {
+      expect(twin.add(region * REGION + (region % 1000), 2)).toBe(0);
+      expect(twin.remove(region * REGION + 1010, 2)).toBe(0);
+    }
+    expect(buffered() - before).toBeLessThan(40 * 2 ** 20);
+    // Each in another order, so that their leaves lie in other places.
+    for (let block = 1005; block < blocks; block += 200 * REGION) set.add(block, 7);
+    const last = blocks - (blocks % (200 * REGION)) + 1005;
+    for (let block = last; block >= 0; block -= 200 * REGION) {
+      if (block < blocks) twin.add(block, 7);
+    }
+    const apart = buffered();
+    expect(apart - before).toBeGreaterThan(60 * 2 ** 20);
+    const groups = blocks / GROUP;
+    for (let call = 0; call < groups / 8; call += 1) set.shareWith(twin, 8);
+    expect(buffered() - before).toBeLessThan(40 * 2 ** 20);
+    expect(set.count).toBe(twin.count);
+    set.remove(1005, 1);
+    expect([set.has(1005), twin.has(1005)]).toEqual([false, true]);
+  });
+
   test('of the largest volume changes and answers in few steps', () => {
     const blocks = 2 ** 38;
     const set = new BlockSet(blocks);
@@ -238,6 +322,12 @@ describe('a block set', () => {
     expect(performance.now() - before).toBeLessThan(2000);
   });
 });
+
+/** Bytes of the buffers that are still in use. */
+function buffered(): number {
+  collect();
+  return process.memoryUsage().arrayBuffers;
+}
 
 function expectSameAs(set: BlockSet, model: Uint8Array): void {
   expect(set.blockCount).toBe(model.length);
