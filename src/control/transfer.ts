@@ -209,17 +209,21 @@ export class Transfer {
     const padded = this.blockCeiling(length);
     buffer.fill(0, length, padded);
     const writes: Promise<void>[] = [];
+    let dataBytes = 0;
+    let zeroBytes = 0;
     for (const run of zeroRuns(buffer, padded, this.blockBytes)) {
       const from = at + run.start;
       const bytes = Math.min(this.paddedEnd(at + run.end), target.sizeBytes) - from;
-      if (run.zero) this.zeroBytes += run.end - run.start;
-      else this.dataBytes += bytes;
+      if (run.zero) zeroBytes += bytes;
+      else dataBytes += bytes;
       if (!run.zero) writes.push(target.write(buffer, run.start, bytes, from));
       else if (!targetIsZero) writes.push(target.zero(from, bytes));
     }
     // All of them, so that the buffer is free afterwards whatever happened.
     const results = await Promise.allSettled(writes);
     for (const result of results) if (result.status === 'rejected') throw result.reason;
+    this.dataBytes += dataBytes;
+    this.zeroBytes += zeroBytes;
     return buffer;
   }
 
