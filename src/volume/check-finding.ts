@@ -52,6 +52,7 @@ export const FINDINGS = {
   // The files of layers.
   'layer-file-missing': 'fault',
   'layer-file-short': 'fault',
+  'layer-file-end-missing': 'info',
   'layer-file-long': 'info',
   'layer-file-orphan': 'info',
   'foreign-file': 'warning',

@@ -115,20 +115,29 @@ export async function checkLayer(
   }
 }
 
-export function checkLength(file: DiskFile, { id, map }: LayerRecord, exact: boolean): Finding[] {
+/** `exact`: the map of the layer says all that its file holds. */
+export function checkLength(file: DiskFile, layer: LayerRecord, exact: boolean): Finding[] {
+  const { id, map, parent } = layer;
   const wanted = map.blockCount * BLOCK_BYTES;
   const length = file.sizeNow();
   if (length === wanted) return [];
   const step: RepairStep = { kind: 'set-length', path: file.path, sizeBytes: wanted };
+  const lengths = `the file has ${length} bytes and layer ${id} ${wanted}`;
   if (length > wanted) {
-    const what = `the file has ${length} bytes and layer ${id} ${wanted}: a change of size was cut short`;
+    const what = `${lengths}: a change of size was cut short`;
     return [finding('layer-file-long', atBytes(file.path, wanted, length), what, step)];
   }
+  const place = atBytes(file.path, length, wanted);
   const lost = map.data.nextRun(Math.floor(length / BLOCK_BYTES), map.blockCount);
-  const what =
-    `the file has ${length} bytes and layer ${id} ${wanted}; ` +
-    (lost === null ? 'no data is recorded past its end' : 'data is recorded past its end');
-  // An exact map without data there proves that nothing but a hole is missing.
-  const repair = lost === null && exact ? step : null;
-  return [finding('layer-file-short', atBytes(file.path, length, wanted), what, repair)];
+  if (lost !== null) {
+    const what = `${lengths}; block ${lost.first}, past its end, was data`;
+    return [finding('layer-file-short', place, what)];
+  }
+  if (parent !== 0) {
+    const what = `${lengths}: only a hole is missing, and the next open adds it`;
+    return [finding('layer-file-end-missing', place, what, step)];
+  }
+  // A base layer's size is recorded after its bytes. An exact map proves that nothing but a hole is missing.
+  const what = `${lengths}; no data is recorded past its end`;
+  return [finding('layer-file-short', place, what, exact ? step : null)];
 }

@@ -91,6 +91,9 @@ function explainCorrupt(bytes: Buffer, path: string, corrupt: CorruptLog): Findi
       findings.push(gapFinding(path, step, step.offset === offset ? why : null));
     }
   }
+  // A file that ends between two records has no byte that is bad.
+  const isNamed = findings.some(({ place }) => place.bytes?.offset === offset);
+  if (!isNamed) findings.unshift(finding('log-corrupt', atBytes(path, offset, bytes.length), why));
   return findings;
 }
 
@@ -138,44 +141,45 @@ type LogStep =
 
 interface Expected {
   readonly sequence: number;
+  /** Where the batch begins that is not whole yet. */
   readonly batch: number;
 }
 
-/** Every good record of the log, and every gap between them. */
+/** Every good record of the log, and every gap between them. A log that ends inside a commit ends with a gap. */
 export function* walkLog(bytes: Buffer, header: FileHeaderFields): Generator<LogStep> {
   const { identity } = header;
   let offset: number = FileHeader.SIZE;
   let expected: Expected = { sequence: header.firstSequence, batch: FileHeader.SIZE };
   while (offset < bytes.length) {
-    const record = recordAt(bytes, offset, identity);
-    if (record !== null && follows(record, offset, expected)) {
-      yield { kind: 'record', offset, record };
-      expected = { sequence: record.sequence + 1, batch: record.batch };
-      offset = record.end;
-      continue;
+    let record = recordAt(bytes, offset, identity);
+    if (
+      record === null ||
+      record.sequence !== expected.sequence ||
+      record.batch !== expected.batch
+    ) {
+      const why = whyBad(bytes, offset, identity, expected);
+      const start = offset;
+      record = null;
+      while (record === null && offset + RECORD_ALIGNMENT < bytes.length) {
+        offset += RECORD_ALIGNMENT;
+        if ((offset / RECORD_ALIGNMENT) % CHECK_STEPS_PER_TURN === 0) yield { kind: 'pause' };
+        const next = recordAt(bytes, offset, identity);
+        if (next !== null && next.sequence >= expected.sequence) record = next;
+      }
+      if (record === null) {
+        yield { kind: 'gap', offset: start, end: bytes.length, lost: null, why };
+        return;
+      }
+      const lost = record.sequence - expected.sequence;
+      yield { kind: 'gap', offset: start, end: offset, lost, why };
     }
-    const why = whyBad(bytes, offset, identity, expected);
-    let end = offset + RECORD_ALIGNMENT;
-    let next: FoundRecord | null = null;
-    for (; end < bytes.length && next === null; end += RECORD_ALIGNMENT) {
-      if ((end / RECORD_ALIGNMENT) % CHECK_STEPS_PER_TURN === 0) yield { kind: 'pause' };
-      next = recordAt(bytes, end, identity);
-      if (next !== null && next.sequence > expected.sequence) break;
-      next = null;
-    }
-    if (next === null) {
-      yield { kind: 'gap', offset, end: bytes.length, lost: null, why };
-      return;
-    }
-    yield { kind: 'gap', offset, end, lost: next.sequence - expected.sequence, why };
-    expected = { sequence: next.sequence, batch: next.batch };
-    offset = end;
+    yield { kind: 'record', offset, record };
+    offset = record.end;
+    expected = { sequence: record.sequence + 1, batch: record.last ? record.end : record.batch };
   }
-}
-
-function follows(record: FoundRecord, offset: number, expected: Expected): boolean {
-  if (record.sequence !== expected.sequence) return false;
-  return record.batch === offset || record.batch === expected.batch;
+  if (expected.batch === offset) return;
+  const why = `the commit at ${expected.batch} has no last record`;
+  yield { kind: 'gap', offset, end: offset, lost: null, why };
 }
 
 /** Which of the rules of docs/internals/metadata-log.md the bytes at `offset` break. */
