@@ -115,6 +115,7 @@ export class World {
   }
 
   format(): void {
+    this.disk.makeDirectory('/data');
     this.disk.makeDirectory('/data/volumes');
     this.disk.replaceFile('/data/format', Buffer.from('blockferry 1\n'));
   }
@@ -204,31 +205,54 @@ export class World {
     this.disk.open(path, { create: false }).truncateNow(sizeBytes);
   }
 
+  /** Makes everything durable as it is. */
+  async sync(): Promise<void> {
+    const visit = async (path: string): Promise<void> => {
+      this.disk.syncDirectory(path);
+      for (const name of this.disk.list(path)) {
+        const entry = `${path}/${name}`;
+        if (isFile(this.disk, entry)) {
+          const file = this.disk.open(entry, { create: false });
+          await new Promise((resolve) => file.datasync(resolve));
+        } else {
+          await visit(entry);
+        }
+      }
+    };
+    await visit('/data');
+  }
+
   swap(one: string, other: string): void {
     this.disk.rename(one, `${one}.away`);
     this.disk.rename(other, one);
     this.disk.rename(`${one}.away`, other);
   }
 
-  /** Every file with its bytes, but the lock. */
+  /** Every file with its bytes, and every directory. */
   image(): Map<string, string> {
     const image = new Map<string, string>();
     const visit = (path: string): void => {
       for (const name of this.disk.list(path)) {
         const entry = `${path}/${name}`;
-        const names = this.disk.list(entry);
-        if (names.length > 0) visit(entry);
-        else if (this.disk.exists(entry)) {
-          try {
-            image.set(entry, this.disk.readFile(entry).toString('latin1'));
-          } catch {
-            image.set(entry, 'a directory');
-          }
+        if (isFile(this.disk, entry)) {
+          image.set(entry, this.disk.readFile(entry).toString('latin1'));
+        } else {
+          image.set(entry, 'a directory');
+          visit(entry);
         }
       }
     };
     visit('/data');
     return image;
+  }
+}
+
+function isFile(disk: MemoryDisk, path: string): boolean {
+  try {
+    disk.readFile(path);
+    return true;
+  } catch {
+    return false;
   }
 }
 
