@@ -428,13 +428,19 @@ describe('the merges of a volume', () => {
   });
 
   test('give the merged layer the size of the upper one', async () => {
-    for (const [first, size] of [
-      [1000, 1500],
-      [1500, 950],
+    for (const [first, size, blocks] of [
+      [1000, 1500, 1],
+      [1500, 950, 1],
+      // Nothing is copied, and so nothing synced with it.
+      [1000, 1500, 0],
     ] as const) {
       const { disk, world, before } = await newWorld({
         size: first,
-        layers: [{ data: [[0, 900]] }, { size, data: [[3, 1]], names: ['kept'] }, {}],
+        layers: [
+          { data: [[0, 900]] },
+          { size, data: blocks > 0 ? [[3, blocks]] : [], names: ['kept'] },
+          {},
+        ],
       });
       await world.idle();
       expect(world.mergedPairs).toEqual([{ from: 2, into: 1 }]);
