@@ -45,6 +45,7 @@ export function renderVolume(volume: VolumeStatus, colour: boolean): string {
     volume.role,
     counted(volume.connections, 'connection'),
     `position ${volume.position.generation}:${volume.position.epoch}`,
+    ...(volume.clone_of === null ? [] : [`clone of ${oneLine(volume.clone_of)}`]),
     ...(volume.snapshots === 0 ? [] : [counted(volume.snapshots, 'snapshot')]),
     ...accessWords(volume.access),
   ];

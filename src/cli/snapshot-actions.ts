@@ -5,6 +5,7 @@ import type {
   MergeProgress,
   SnapshotDiff,
   SnapshotStatus,
+  VolumeStatus,
 } from '../control/status.ts';
 import { BlockferryError } from '../io/errors.ts';
 import { volumePath } from './client.ts';
@@ -53,6 +54,13 @@ export async function copy(from: string, name: string, options: SharedOptions): 
   const made = await clientOf(options).call<SnapshotStatus>('POST', `${path}/copy`, { name });
   if (options.json) printJson(made);
   else print(`snapshot ${oneLine(made.export)} created of ${shown}\n`);
+}
+
+export async function clone(from: string, name: string, options: SharedOptions): Promise<void> {
+  const { path, shown } = pathOf(from);
+  const made = await clientOf(options).call<VolumeStatus>('POST', `${path}/clone`, { name });
+  if (options.json) printJson(made);
+  else print(`volume ${oneLine(made.name)} created as a clone of ${shown}\n`);
 }
 
 export async function remove(snapshot: string, options: ForceOptions): Promise<void> {

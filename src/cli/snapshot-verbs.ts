@@ -48,6 +48,17 @@ fsfreeze) if it is to hold what was not flushed yet.
     .addHelpText('after', '\n  blockferry snapshot copy demo@before-upgrade keep')
     .action(actions.copy);
 
+  leaf(snapshot, 'clone <volume@name> <volume>', 'make a volume of its own of a snapshot')
+    .addHelpText(
+      'after',
+      `
+The new volume reads through the snapshot what it has not written itself: it takes no time and no space.
+The snapshot, and its volume, stay as long as the clone does.
+
+  blockferry snapshot clone demo@before-upgrade trial`,
+    )
+    .action(actions.clone);
+
   leaf(snapshot, 'delete <volume@name>', 'delete a snapshot')
     .option('--force', IN_USE)
     .addHelpText(

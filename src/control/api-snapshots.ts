@@ -6,6 +6,7 @@ import { parseBytes } from '../volume/names.ts';
 import { check, FLAG, NO_BODY, NO_QUERY, type VolumeRoute } from './api-checks.ts';
 import type { MergeCommands } from './merges.ts';
 import type { SnapshotCommands } from './snapshots.ts';
+import type { VolumeCommands } from './volumes.ts';
 
 const force = z.boolean().default(false);
 const NAME_BODY = z.strictObject({ name: z.string() });
@@ -26,11 +27,20 @@ interface SnapshotRoute {
 }
 
 interface Commands {
+  readonly commands: VolumeCommands;
   readonly snapshots: SnapshotCommands;
   readonly merges: MergeCommands;
 }
 
-export function addSnapshotRoutes(app: FastifyInstance, { snapshots, merges }: Commands): void {
+export function addSnapshotRoutes(
+  app: FastifyInstance,
+  { commands, snapshots, merges }: Commands,
+): void {
+  app.post<SnapshotRoute>('/v1/volumes/:name/snapshots/:snapshot/clone', (request, reply) => {
+    const { name } = check('body', NAME_BODY, request.body);
+    reply.code(201);
+    return commands.clone(request.params.name, request.params.snapshot, name);
+  });
   addCollectionRoutes(app, snapshots);
   addContentRoutes(app, snapshots);
   addMergeRoutes(app, merges);

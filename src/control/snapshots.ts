@@ -110,6 +110,7 @@ export class SnapshotCommands {
   delete(volume: string, name: string, options: Force): Promise<void> {
     return this.room.command(volume, async () => {
       const { snapshots } = this.requireSnapshot(volume, name).volume;
+      snapshots.refuseReplacing(name);
       this.refuseAttached(volume, name, options);
       await this.room.withhold(exportName(volume, name), () => snapshots.delete(name));
       this.tell('snapshot-deleted', volume, `snapshot ${volume}@${name} deleted`);
@@ -144,6 +145,7 @@ export class SnapshotCommands {
     return this.room.command(volume, async () => {
       const { volume: core } = this.requireSnapshot(volume, name);
       core.refuseIfFailed();
+      core.snapshots.refuseReplacing(name);
       this.refuseAttached(volume, name, options);
       const info = await this.room.withhold(exportName(volume, name), () =>
         core.snapshots.refresh(name),
@@ -159,6 +161,7 @@ export class SnapshotCommands {
       const { snapshots } = this.requireSnapshot(volume, from).volume;
       this.requireSnapshot(volume, to);
       if (from === to) return this.show(volume, to);
+      snapshots.refuseReplacing(to);
       this.refuseAttached(volume, to, options);
       const info = await this.room.withhold(exportName(volume, to), () =>
         snapshots.synchronise(from, to),

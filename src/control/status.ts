@@ -32,6 +32,8 @@ export interface VolumeStatus {
   readonly failure: string | null;
   /** How many there are. */
   readonly snapshots: number;
+  /** The snapshot that it is a clone of, by its export name; null for a volume that is none. */
+  readonly clone_of: string | null;
   readonly merge: MergeProgress;
   readonly mirrors: readonly MirrorStatus[];
 }

@@ -14,6 +14,7 @@ import type { NewMirror } from '../replicator/mirror-set.ts';
 import { parseSize, type Volume, type VolumeStore } from '../volume/store.ts';
 import { volumeCheckStatus, type VolumeCheckStatus } from './check-status.ts';
 import { counted, type CommandRoom } from './command-room.ts';
+import { exportName } from './export-name.ts';
 import { mergeStatusOf } from './merges.ts';
 import type { MirrorAction, NodeStatus, SpaceStatus, VolumeStatus } from './status.ts';
 
@@ -86,6 +87,7 @@ export class VolumeCommands {
       access: this.room.accessOf(name),
       failure: volume.failed ? (volume.failure ?? 'the disk failed') : null,
       snapshots: volume.metadata.state.snapshots.size,
+      clone_of: this.originOf(volume),
       merge: mergeStatusOf(volume),
       mirrors,
     };
@@ -108,12 +110,34 @@ export class VolumeCommands {
   }
 
   /**
+   * A volume of its own with the content of a snapshot. It takes no space until it is written.
+   * @throws BlockferryError VOLUME_NOT_FOUND, SNAPSHOT_NOT_FOUND and as `create`
+   */
+  clone(source: string, snapshot: string, name: string): Promise<VolumeStatus> {
+    return this.room.commandOnAll([source, name], async () => {
+      const { volume } = this.room.require(source);
+      const made = await this.store.clone(volume, snapshot, name);
+      this.attach(made).start();
+      const of = exportName(source, snapshot);
+      this.room.tell('volume-cloned', name, `volume ${name} created as a clone of ${of}`);
+      return this.show(name);
+    });
+  }
+
+  private originOf(volume: Volume): string | null {
+    const origin = this.store.originNameOf(volume);
+    return origin === null ? null : exportName(origin.volume, origin.snapshot);
+  }
+
+  /**
    * Removes a volume, its content and its snapshots. Mirrors keep theirs.
-   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_HAS_MIRRORS, VOLUME_HAS_SNAPSHOTS, VOLUME_BUSY
+   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_HAS_CLONES, VOLUME_HAS_MIRRORS, VOLUME_HAS_SNAPSHOTS,
+   *   VOLUME_BUSY
    */
   delete(name: string, options: { force: boolean }): Promise<void> {
     return this.room.command(name, async () => {
       const device = this.room.require(name);
+      this.store.refuseCloned(device.volume);
       if (!options.force) this.refuseUsed(name, device);
       const exported = this.room.exportsOf(name);
       this.room.devices.delete(name);

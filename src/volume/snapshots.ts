@@ -403,6 +403,11 @@ export class Snapshots implements VolumeSnapshots {
     return snapshot;
   }
 
+  /** Throws what keeps a snapshot from being deleted, or given another content: SNAPSHOT_NOT_FOUND, SNAPSHOT_HAS_CLONES. */
+  refuseReplacing(name: string): void {
+    this.refuseCloned(this.require(name));
+  }
+
   /** A clone reads through its snapshot, as long as it exists. */
   private refuseCloned({ id, name }: SnapshotRecord): void {
     const { name: volume } = this.host;

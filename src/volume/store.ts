@@ -143,10 +143,7 @@ export class VolumeStore {
     if (this.volumes.get(name) !== volume) {
       throw new BlockferryError('VOLUME_NOT_FOUND', `there is no volume ${name}`);
     }
-    if (volume.clones.size > 0) {
-      const clones = [...volume.clones.keys()].join(', ');
-      throw new BlockferryError('VOLUME_HAS_CLONES', `${name} is below the volumes ${clones}`);
-    }
+    this.refuseCloned(volume);
     this.volumes.delete(name);
     this.reserved.add(name);
     try {
@@ -193,6 +190,22 @@ export class VolumeStore {
     }
   }
 
+  /** What a clone reads through, by name; null for a volume that is none. */
+  originNameOf(volume: Volume): { volume: string; snapshot: string } | null {
+    const { origin } = volume.metadata.state;
+    const source = this.originOf(volume);
+    const snapshot = source?.metadata.state.snapshots.get(origin?.snapshot ?? '');
+    if (source === null || snapshot === undefined) return null;
+    return { volume: source.name, snapshot: snapshot.name };
+  }
+
+  /** Throws VOLUME_HAS_CLONES. */
+  refuseCloned({ name, clones }: Volume): void {
+    if (clones.size === 0) return;
+    const names = [...clones.keys()].join(', ');
+    throw new BlockferryError('VOLUME_HAS_CLONES', `${name} is below the volumes ${names}`);
+  }
+
   private originOf(volume: Volume): Volume | null {
     const id = volume.metadata.state.origin?.volume;
     return id === undefined ? null : this.byId(id);
@@ -226,6 +239,8 @@ export class VolumeStore {
       disk.makeDirectory(directory);
       disk.syncDirectory(path);
     }
+    // The name of a volume may be in the page cache alone: a process that was killed had no time to sync it.
+    disk.syncDirectory(directory);
     for (const entry of disk.list(directory)) {
       if (/^(creating|deleting)-[0-9a-f]{32}$/.test(entry)) disk.remove(`${directory}/${entry}`);
       else if (/^[0-9a-f]{32}$/.test(entry)) this.openOne(entry);

@@ -95,6 +95,7 @@ describe('the control API', () => {
       access: { read_only: false, hidden: false, tls: 'off' },
       failure: null,
       snapshots: 0,
+      clone_of: null,
       merge: {
         state: 'idle',
         done_bytes: 0,

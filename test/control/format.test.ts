@@ -29,6 +29,7 @@ const STATUS: NodeStatus = {
       access: { read_only: true, hidden: false, tls: 'required' },
       failure: null,
       snapshots: 2,
+      clone_of: null,
       merge: {
         state: 'running',
         done_bytes: 1024,
