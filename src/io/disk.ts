@@ -48,6 +48,8 @@ export interface DiskFile {
   ): void;
   /** fdatasync on the pool. A failure is final for this file (invariant I10): do not retry. */
   datasync(callback: DiskCallback): void;
+  /** The same at once, even if that blocks; throws. For rare use. */
+  datasyncNow(): void;
   /** Frees the space of a range, which then reads as zeroes; -EOPNOTSUPP (-95) where that cannot be done. */
   punchHole(position: number, length: number, callback: DiskCallback): void;
   /** Provisions the range and makes it read as zeroes; -EOPNOTSUPP (-95) where that cannot be done. */

@@ -160,6 +160,11 @@ export class NodeFile implements DiskFile {
     this.syncs.run((error) => this.finish(callback, error === null ? 0 : -errnoOf(error)));
   }
 
+  datasyncNow(): void {
+    assert(this.open, 'the file is closed');
+    fs.fdatasyncSync(this.descriptor);
+  }
+
   punchHole(position: number, length: number, callback: DiskCallback): void {
     this.allocate(PUNCH_HOLE, position, length, callback);
   }

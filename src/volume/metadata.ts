@@ -104,6 +104,15 @@ export class Metadata {
       throw new BlockferryError('METADATA_CORRUPT', `${path}: the volume is not described in it`);
     }
     const file = disk.open(path, { create: false });
+    try {
+      // A process that was killed may have left this in the page cache alone. Whoever acts on it, or shows it, must be
+      // able to rely on it.
+      file.datasyncNow();
+      disk.syncDirectory(directory);
+    } catch (thrown) {
+      file.closeNow();
+      throw thrown;
+    }
     return new Metadata(options, {
       state,
       file,

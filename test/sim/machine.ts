@@ -126,6 +126,8 @@ export class Machine {
     const how = this.disk.ended;
     if (how !== null) this.since = how === 'cut' || this.since === 'cut' ? 'cut' : 'kill';
     const before = this.disk.platter;
+    // Who starts a node on a full disk makes room first.
+    before.pagesMax = Infinity;
     this.lives += 1;
     for (const model of this.models) model.ended();
     this.scheduler = this.newScheduler(this.scheduler.now());

@@ -1,9 +1,10 @@
 /**
- * What one sector of a volume may hold: a durable content, and every change since in the order in which it came or was
- * answered. A change that is not answered may be in effect or not, and so may one that was answered with an error.
+ * What one sector of a volume may hold: a content that was durable once, and every change since in the order in which they
+ * came. A change is in effect from its answer on; before that, and after an error, it may be. Those that overlap take
+ * effect in the order in which they came, and what does not overlap may be applied in any.
  *
- * After a flush what was answered before it is there. After a power cut a sector is at any point between its durable
- * content and its newest, since the page cache had it so at some moment; after a kill it is the newest.
+ * After a power cut a sector is as it may have been at any moment since the last flush that was answered began; after a
+ * kill it is as it may be now.
  */
 export const SECTOR = 512;
 export const ZEROES: Buffer = Buffer.alloc(SECTOR);
@@ -20,9 +21,7 @@ interface Entry {
   readonly change: Change;
   /** It may be in effect since this moment. */
   readonly begun: number;
-  /** It is in effect since the moment `at`, or nobody knows whether it ever was. */
-  definite: boolean;
-  durable: boolean;
+  /** It is in effect since this moment; Infinity: nobody knows. */
   at: number;
 }
 
@@ -39,6 +38,8 @@ export class Sector {
   private readonly start: number;
   private base: Buffer;
   private entries: Entry[] = [];
+  /** What was answered until then is durable. */
+  private durableTo = 0;
 
   constructor(sector: number, base: Buffer) {
     this.start = sector * SECTOR;
@@ -48,6 +49,7 @@ export class Sector {
   clone(sector: number): Sector {
     const copy = new Sector(sector, this.base);
     copy.entries = this.entries.map((entry) => ({ ...entry }));
+    copy.durableTo = this.durableTo;
     return copy;
   }
 
@@ -58,21 +60,16 @@ export class Sector {
 
   /** Nothing happened since the moment `at`, and nothing is open. */
   quietSince(at: number): boolean {
-    return this.entries.every((entry) => entry.definite && entry.at <= at);
+    return this.entries.every((entry) => entry.at <= at);
   }
 
-  begin(change: Change, at: number): void {
-    this.entries.push({ change, begun: at, definite: false, durable: false, at });
+  begin(change: Change, begun: number): void {
+    this.entries.push({ change, begun, at: Infinity });
   }
 
   answered(change: Change, at: number): void {
-    const last = this.entries.at(-1);
-    if (last?.change === change) {
-      last.definite = true;
-      last.at = at;
-    } else {
-      this.entries.push({ change, begun: at, definite: true, durable: false, at });
-    }
+    const entry = this.entries.findLast((each) => each.change === change);
+    if (entry !== undefined) entry.at = at;
   }
 
   /** It never came into effect. */
@@ -82,21 +79,12 @@ export class Sector {
 
   /** What was answered until `at` is durable. What it was since the moment `pinned` is still asked for. */
   flushed(at: number, pinned: number): void {
-    const durable = new Set<Change>();
-    let covering = -1;
-    this.entries.forEach((entry, index) => {
-      if (!entry.definite || entry.at > at) return;
-      entry.durable = true;
-      if (entry.at > pinned) return;
-      durable.add(entry.change);
-      if (this.covers(entry)) covering = index;
-    });
-    if (durable.size === 0) return;
-    // What durable changes hide, and the beginnings of them, say nothing any more.
-    this.entries = this.entries.filter(
-      (entry, index) => index >= covering && (entry.definite || !durable.has(entry.change)),
-    );
-    while (this.entries[0]?.durable === true && this.entries[0].at <= pinned) {
+    this.durableTo = Math.max(this.durableTo, at);
+    const limit = Math.min(this.durableTo, pinned);
+    // Whatever came before a change of the whole sector is over.
+    const covering = this.entries.findLastIndex((each) => each.at <= limit && this.covers(each));
+    if (covering > 0) this.entries.splice(0, covering);
+    while (this.entries.length > 0 && this.entries[0]!.at <= limit) {
       this.base = this.applied(this.base, this.entries.shift()!.change);
     }
   }
@@ -108,39 +96,40 @@ export class Sector {
       this.entries = [];
       return;
     }
-    if (this.entries.every((entry) => entry.definite)) return;
+    const { states } = this.now();
+    if (states.length === 1 && states[0]!.equals(content)) return;
     const change = { offset: this.start, length: SECTOR, bytes: content };
-    this.entries.push({ change, begun: at, definite: true, durable: false, at });
+    this.entries.push({ change, begun: at, at });
   }
 
   /** What it may hold now, or may have held at the moment `at`. */
   now(at = Infinity): Possible {
-    return this.fold(at, false);
+    let states: Buffer[] = [this.base];
+    for (const entry of this.entries) {
+      if (entry.begun > at) continue;
+      const next = states.map((state) => this.applied(state, entry.change));
+      const certain = entry.at !== Infinity && entry.at <= at;
+      states = distinct(certain ? next : [...states, ...next]);
+      if (states.length > STATES_MAX) return { states, known: false };
+    }
+    return { states, known: true };
   }
 
-  /** What a power cut may leave. */
+  /** What a power cut may leave; the newest last. */
   afterCut(): Possible {
-    return this.fold(Infinity, true);
+    const moments = [this.durableTo, ...this.momentsAfter(this.durableTo)];
+    const each = moments.map((moment) => this.now(moment));
+    return {
+      states: distinct(each.flatMap(({ states }) => states)),
+      known: each.every(({ known }) => known),
+    };
   }
 
   /** Moments after `from` at which what it may hold changed. */
   momentsAfter(from: number): number[] {
     const moments = this.entries.flatMap(({ begun, at }) => [begun, at]);
-    return [...new Set(moments)].filter((moment) => moment > from).toSorted((a, b) => a - b);
-  }
-
-  private fold(until: number, cut: boolean): Possible {
-    let states: Buffer[] = [this.base];
-    let seen: Buffer[] = [this.base];
-    for (const entry of this.entries) {
-      if (entry.begun > until) continue;
-      const next = states.map((state) => this.applied(state, entry.change));
-      const certain = entry.definite && entry.at <= until;
-      states = distinct(certain ? next : [...states, ...next]);
-      seen = entry.durable ? states : cut ? distinct([...seen, ...states]) : states;
-      if (seen.length > STATES_MAX) return { states: seen, known: false };
-    }
-    return { states: cut ? seen : states, known: true };
+    const finite = moments.filter((moment) => moment > from && moment !== Infinity);
+    return [...new Set(finite)].toSorted((one, other) => one - other);
   }
 
   private covers({ change }: Entry): boolean {

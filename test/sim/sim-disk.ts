@@ -296,6 +296,12 @@ export class SimDisk implements Disk {
     }, callback);
   }
 
+  syncNow(file: SimFile): void {
+    if (this.gone()) return;
+    this.check('sync', file.path);
+    file.inode.synced(file.inode.dirty());
+  }
+
   zeroIn(file: SimFile, position: number, length: number, reserve: boolean): number {
     if (!(reserve ? this.traits.canProvision : this.traits.canPunch)) return -EOPNOTSUPP;
     const errno = this.fault('zero', file.path);
@@ -393,6 +399,11 @@ class SimFile implements DiskFile {
   datasync(callback: DiskCallback): void {
     this.mustBeOpen();
     this.disk.sync(this, callback);
+  }
+
+  datasyncNow(): void {
+    this.mustBeOpen();
+    this.disk.syncNow(this);
   }
 
   punchHole(position: number, length: number, callback: DiskCallback): void {

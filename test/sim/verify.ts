@@ -101,14 +101,18 @@ function matchHead(machine: Machine, model: VolumeModel, seen: Seen): void {
   if (heads.length === 0) {
     wrongUnless(false, `volume ${model.name} after ${since}: ${fits.join('; or ')}`);
   }
-  if (model.pendingHead === null) model.heads = heads;
   if (since === 'nothing') {
-    if (!model.quiet || model.pendingHead !== null) return;
+    // What an answer left open is known when a later process looks.
+    // A write that failed may come out after a kill: the file has what the map does not say.
+    if (machine.troubled || !model.quiet || model.pendingHead !== null) return;
+    if (model.heads.length > 1) return;
+  } else {
+    model.heads = heads;
   }
   for (const head of model.heads) {
     for (const [at, sector] of head.sectors) {
       if (!sector.isSettled) {
-        sector.resolve(seen.sectors.get(at) ?? ZEROES, like === 'cut', machine.now);
+        sector.resolve(seen.sectors.get(at) ?? ZEROES, since === 'cut', machine.now);
       }
     }
   }

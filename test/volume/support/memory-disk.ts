@@ -78,6 +78,8 @@ export class MemoryDisk implements Disk {
   bootId = randomBytes(16).toString('hex');
   /** Pages that the disk has. A write that needs more gets ENOSPC. */
   pagesMax = Number.POSITIVE_INFINITY;
+  /** Writes that got ENOSPC, in all or in part. */
+  refused = 0;
   /** Answers of the next syncs of files whose path matches; a non-zero answer stays. */
   failSync: ((path: string) => number) | null = null;
   /** Reads answer WOULD_BLOCK. */
@@ -366,15 +368,19 @@ class MemoryFile implements DiskFile {
     });
   }
 
+  datasyncNow(): void {
+    this.content.sync(this.content.changes);
+  }
+
   punchHole(position: number, length: number, callback: DiskCallback): void {
     this.disk.later('punch', this.path, position, () => {
-      callback(this.disk.canPunch ? this.wipe(position, length, true) : -95);
+      callback(this.disk.canPunch ? this.wipe(position, length) : -95);
     });
   }
 
   provisionZeroes(position: number, length: number, callback: DiskCallback): void {
     this.disk.later('provision', this.path, position, () => {
-      callback(this.disk.canProvision ? this.wipe(position, length, false) : -95);
+      callback(this.disk.canProvision ? this.provision(position, length) : -95);
     });
   }
 
@@ -422,6 +428,7 @@ class MemoryFile implements DiskFile {
       if (this.content.pages.has(page)) continue;
       if (room <= 0) {
         // A full disk takes what fits.
+        this.disk.refused += 1;
         const fits = Math.max(0, page * PAGE - position);
         if (fits > 0) this.content.apply({ position, bytes: Buffer.from(bytes.subarray(0, fits)) });
         return -ENOSPC;
@@ -432,9 +439,13 @@ class MemoryFile implements DiskFile {
     return bytes.length;
   }
 
-  private wipe(position: number, length: number, free: boolean): number {
+  /** As with fallocate: of what does not fit, what fits. */
+  private provision(position: number, length: number): number {
+    return Math.min(0, this.put(Buffer.alloc(length), position));
+  }
+
+  private wipe(position: number, length: number): number {
     this.content.apply({ position, bytes: Buffer.alloc(length) });
-    if (!free) return 0;
     for (const page of this.content.pages.keys()) {
       if (page * PAGE >= position && (page + 1) * PAGE <= position + length) {
         this.content.pages.delete(page);
