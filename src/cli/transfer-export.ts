@@ -9,7 +9,7 @@ import { dirname } from 'node:path';
 import { Bookmark, bookmarkPath, type BookmarkedEnd } from '../control/transfer-bookmark.ts';
 import { RAW, fileArgument, formatOfName } from '../control/transfer-formats.ts';
 import type { NbdEnd } from '../control/transfer-nbd.ts';
-import type { VolumeStatus } from '../control/status.ts';
+import type { SnapshotStatus, VolumeStatus } from '../control/status.ts';
 import { BlockferryError } from '../io/errors.ts';
 import { imageExists } from '../io/image-file.ts';
 import { nodeDisk } from '../io/node-disk.ts';
@@ -50,17 +50,15 @@ export async function exportVolume(
   }
   const file = uri === null ? planFileTarget(to, flags.force === true) : null;
   const node = await TransferNode.at(clientOf(flags), controlAddress(flags), flags.nbd);
-  const volume = await requireVolume(node, exportName);
+  const { volume, content } = await findContent(node, exportName);
   if (uri !== null && node.isExport(uri, volume.name)) {
     throw new BlockferryError('USAGE', `${uri.text} is the volume ${volume.name} itself`);
   }
   const { end: source } = await node.open(exportName);
   try {
-    if (exportName === volume.name) {
-      node.checkSize(volume, source);
-      if (volume.connections > 0) remark(warning(volume));
-    }
-    const job = new Export({ exportName, volume, source, flags, signal });
+    node.checkSize(content, source);
+    if (content === volume && volume.connections > 0) remark(warning(volume));
+    const job = new Export({ exportName, contentId: content.id, source, flags, signal });
     if (uri !== null) await job.toUri(uri);
     else if (file !== null && format === RAW) await job.toRawFile(file);
     else if (file !== null) await job.toImage(file, format);
@@ -69,14 +67,19 @@ export async function exportVolume(
   }
 }
 
-async function requireVolume(node: TransferNode, exportName: string): Promise<VolumeStatus> {
-  const [name = ''] = exportName.split('@');
+/** The volume, and what of it is wanted: itself, or a snapshot of it. */
+async function findContent(
+  node: TransferNode,
+  exportName: string,
+): Promise<{ volume: VolumeStatus; content: VolumeStatus | SnapshotStatus }> {
+  const [name = '', snapshot] = exportName.split('@');
   const volume = await node.find(name);
   if (volume === null) {
     throw new BlockferryError('VOLUME_NOT_FOUND', `there is no volume ${JSON.stringify(name)}`);
   }
   node.refuseTls(volume);
-  return volume;
+  if (snapshot === undefined) return { volume, content: volume };
+  return { volume, content: await node.snapshot(name, snapshot) };
 }
 
 function warning(volume: VolumeStatus): string {
@@ -89,7 +92,8 @@ function warning(volume: VolumeStatus): string {
 interface ExportParts {
   /** `VOLUME` or `VOLUME@SNAPSHOT`. */
   readonly exportName: string;
-  readonly volume: VolumeStatus;
+  /** Of the volume or the snapshot. */
+  readonly contentId: string;
   readonly source: NbdEnd;
   readonly flags: TransferFlags;
   readonly signal: AbortSignal;
@@ -103,8 +107,8 @@ class Export {
   }
 
   private get bookmarkedSource(): BookmarkedEnd {
-    const { exportName, volume, source } = this.parts;
-    return { name: exportName, size_bytes: source.sizeBytes, identity: volume.id };
+    const { exportName, contentId, source } = this.parts;
+    return { name: exportName, size_bytes: source.sizeBytes, identity: contentId };
   }
 
   async toUri(uri: NbdUri): Promise<void> {

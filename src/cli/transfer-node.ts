@@ -5,7 +5,7 @@
  * Invariant: an address that names the node's own machine (loopback, unix socket) is used only when the control
  * address does so too: elsewhere it would lead to another machine.
  */
-import type { NodeFacts, VolumeStatus } from '../control/status.ts';
+import type { NodeFacts, SnapshotStatus, VolumeStatus } from '../control/status.ts';
 import type { TransferSource } from '../control/transfer-ends.ts';
 import { NbdEnd } from '../control/transfer-nbd.ts';
 import { formatAddress, isLoopback, parseAddress } from '../io/address.ts';
@@ -48,6 +48,12 @@ export class TransferNode {
       if (error instanceof BlockferryError && error.code === 'VOLUME_NOT_FOUND') return null;
       throw error;
     }
+  }
+
+  /** @throws BlockferryError SNAPSHOT_NOT_FOUND, SNAPSHOT_NAME_INVALID */
+  snapshot(volume: string, name: string): Promise<SnapshotStatus> {
+    const path = `${volumePath(volume)}/snapshots/${encodeURIComponent(name)}`;
+    return this.client.call('GET', path);
   }
 
   create(name: string, sizeBytes: number): Promise<VolumeStatus> {
@@ -101,9 +107,9 @@ export class TransferNode {
   }
 
   /** What stands behind an address may be another node: its volume would have another size. */
-  checkSize(volume: VolumeStatus, end: TransferSource): void {
-    if (volume.size_bytes === end.sizeBytes) return;
-    const sizes = `${end.sizeBytes} bytes, while volume ${volume.name} has ${volume.size_bytes}`;
+  checkSize(expected: { name: string; size_bytes: number }, end: TransferSource): void {
+    if (expected.size_bytes === end.sizeBytes) return;
+    const sizes = `${end.sizeBytes} bytes, while ${expected.name} has ${expected.size_bytes}`;
     throw new BlockferryError('TRANSFER_PEER', `${end.name} has ${sizes}: is it another node?`);
   }
 }

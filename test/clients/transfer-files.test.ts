@@ -223,6 +223,39 @@ describe('a copy that was interrupted', () => {
   });
 });
 
+describe('a snapshot', () => {
+  const take = (method: string, path: string, body: object): Promise<unknown> =>
+    node.request(method, `/v1/volumes/disk/snapshots${path}`, body);
+
+  it('is copied as it was, whatever is written meanwhile', async () => {
+    makeImage(image, 64 * MIB, { data: [[0, 8 * MIB]] });
+    makeImage(`${image}2`, 64 * MIB, { data: [[4 * MIB, 8 * MIB]] });
+    await transferred(node, home, ['import', 'disk', image]);
+    await take('POST', '', { name: 'monday' });
+    await transferred(node, home, ['import', 'disk', `${image}2`, '--force']);
+    await transferred(node, home, ['export', 'disk@monday', back]);
+    await run('cmp', [image, back]);
+    expect(spaceOf(back)).toBeLessThan(9 * MIB);
+    await transferred(node, home, ['export', 'disk', back, '--force']);
+    await run('cmp', [`${image}2`, back]);
+  });
+
+  it('that took another content is not taken for the one whose copy was interrupted', async () => {
+    makeImage(image, 64 * MIB, { data: [[0, 40 * MIB]] });
+    await transferred(node, home, ['import', 'disk', image]);
+    await take('POST', '', { name: 'monday' });
+    const nbd = await slowly('disk@monday', '40M');
+    const bookmark = `${back}.blockferry-part.json`;
+    const options = { bookmark: () => bookmark, bytes: 4 * MIB, signal: 'SIGKILL' } as const;
+    const args = ['export', 'disk@monday', back];
+    await interrupt(scope, node, home, [...args, '--nbd', nbd], options);
+    await take('POST', '/monday/refresh', { force: true });
+    expect(await refusal(node, home, args)).toBe('TRANSFER_CHANGED');
+    await transferred(node, home, [...args, '--restart']);
+    await run('cmp', [image, back]);
+  });
+});
+
 describe('refused before anything changes', () => {
   it('is a source that cannot be read, or a volume that cannot take it', async () => {
     await node.createVolume('small', '4M');
@@ -277,7 +310,7 @@ describe('refused before anything changes', () => {
       'FILE_UNUSABLE',
       'FILE_UNUSABLE',
       'VOLUME_NOT_FOUND',
-      'TRANSFER_PEER',
+      'SNAPSHOT_NOT_FOUND',
     ]);
     expect(readFileSync(back, 'utf8')).toBe('mine');
     expect(readdirSync(dir)).toEqual(['back']);
