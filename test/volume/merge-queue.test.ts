@@ -394,7 +394,9 @@ describe('the merges of a volume', () => {
     await piece();
     world.clock.advance(2000);
     await piece();
-    // Time to record the two.
+    // Time to record the two; nothing is copied next to that while hosts are busy.
+    world.clock.advance(10_000);
+    await turns(3);
     expect(disk.held.map(({ kind }) => kind)).toEqual(['sync']);
     world.merger.pause();
     await drain(disk);
