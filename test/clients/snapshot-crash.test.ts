@@ -38,7 +38,7 @@ it('keeps every snapshot and every answered write through kill -9', async (conte
   requireTools(context, 'python3-libnbd', 'nbdcopy');
   const scope = testScope();
   const node = await startNode(scope, { name: 'alpha' });
-  await node.createVolume('disk', '16M');
+  await node.createVolume('disk', '48M');
   const dir = scope.tempDir();
   const log = join(dir, 'requests');
   const length = (): number => (existsSync(log) ? statSync(log).size : 0);
@@ -50,15 +50,20 @@ it('keeps every snapshot and every answered write through kill -9', async (conte
   await grown(20_000);
 
   const moments = new Map<string, Moment>();
-  for (const name of NAMES) {
+  const take = async (name: string): Promise<void> => {
     const before = length();
     await takeSnapshot(node, 'disk', name);
     moments.set(name, { before, after: length() });
+  };
+  for (const name of NAMES.slice(0, -1)) {
+    await take(name);
     await grown(10_000);
   }
   const [gone, ...kept] = NAMES;
-  const copies: string[] = [];
-  for (const name of kept) copies.push(await copyOut(node, 'disk', name, dir));
+  const copies = new Map<string, string>();
+  for (const name of kept.slice(0, -1)) copies.set(name, await copyOut(node, 'disk', name, dir));
+  // The youngest snapshot is so young that most blocks of the volume lie below its top layer.
+  await take('s5');
   await deleteSnapshot(node, 'disk', gone);
   const started = length();
   const late = node.cli(['snapshot', 'create', 'disk', 'late'], { allowFailure: true });
@@ -69,9 +74,12 @@ it('keeps every snapshot and every answered write through kill -9', async (conte
 
   await node.start();
   const again = join(dir, 'again');
-  for (const [i, name] of kept.entries()) {
-    await run('nbdcopy', [snapshotUri(node, 'disk', name), again]);
-    await run('cmp', [copies[i] ?? '', again]);
+  for (const name of kept) {
+    const copy = copies.get(name);
+    if (copy !== undefined) {
+      await run('nbdcopy', [snapshotUri(node, 'disk', name), again]);
+      await run('cmp', [copy, again]);
+    }
     const moment = moments.get(name) ?? { before: 0, after: 0 };
     expect(await check(snapshotUri(node, 'disk', name), moment, log)).toBeGreaterThan(100);
   }

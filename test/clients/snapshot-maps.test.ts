@@ -68,6 +68,7 @@ it('maps what was written when the snapshot was taken, and what is there now', a
     'discard 9M 1M',
     'write -z -u 11M 2M',
     'write 16M 8k',
+    `write -P 0x66 ${10 * MIB + 512} 512`,
     'write -P 0x77 30M 512',
     'discard 40M 4M',
   ]);
@@ -96,8 +97,11 @@ it('maps what was written when the snapshot was taken, and what is there now', a
     await expectMap(second, atSecond);
     await expectMap(disk, now);
     await qemuIo(disk, ['read -P 0 0 63M', 'read 63M 1M']);
-    const reads = ['read -P 0 9M 1M', 'read -P 0x77 30M 512', `read -P 0 ${30 * MIB + 512} 3584`];
-    await qemuIo(second, reads, ['-r']);
+    // qemu-io's own pattern is 0xcd.
+    const edges = ['read -P 0xcd 10M 512', `read -P 0x66 ${10 * MIB + 512} 512`];
+    const reads = [...edges, `read -P 0xcd ${10 * MIB + 1024} 1047552`, 'read -P 0 9M 1M'];
+    const alone = ['read -P 0x77 30M 512', `read -P 0 ${30 * MIB + 512} 3584`];
+    await qemuIo(second, [...reads, ...alone], ['-r']);
   };
   await all();
   await node.kill();
