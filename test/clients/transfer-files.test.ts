@@ -223,10 +223,11 @@ describe('a copy that was interrupted', () => {
   });
 });
 
-describe('a snapshot', () => {
-  const take = (method: string, path: string, body: object): Promise<unknown> =>
-    node.request(method, `/v1/volumes/disk/snapshots${path}`, body);
+/** A command on the snapshots of the volume. */
+const take = (method: string, path: string, body: object): Promise<unknown> =>
+  node.request(method, `/v1/volumes/disk/snapshots${path}`, body);
 
+describe('a snapshot', () => {
   it('is copied as it was, whatever is written meanwhile', async () => {
     makeImage(image, 64 * MIB, { data: [[0, 8 * MIB]] });
     makeImage(`${image}2`, 64 * MIB, { data: [[4 * MIB, 8 * MIB]] });
