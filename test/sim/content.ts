@@ -133,13 +133,11 @@ export class Inode {
   }
 
   synced(covered: readonly Change[]): void {
-    for (const change of covered) apply(this.disk, change);
-    this.forget(covered);
+    for (const change of this.forget(covered)) apply(this.disk, change);
   }
 
   syncFailed(covered: readonly Change[], dice: Dice): void {
-    keepSome(this.disk, covered, dice, { per: 'write', percent: 30 });
-    this.forget(covered);
+    keepSome(this.disk, this.forget(covered), dice, { per: 'write', percent: 30 });
   }
 
   afterPowerCut(dice: Dice, survival: Survival): Inode {
@@ -148,9 +146,12 @@ export class Inode {
     return new Inode(left);
   }
 
-  private forget(covered: readonly Change[]): void {
+  /** Takes out those of the changes that another sync has not taken meanwhile. */
+  private forget(covered: readonly Change[]): Change[] {
     const done = new Set(covered);
+    const taken = this.changes.filter((change) => done.has(change));
     this.changes = this.changes.filter((change) => !done.has(change));
+    return taken;
   }
 }
 
