@@ -182,7 +182,7 @@ export class BlockSet {
     if (state === RegionState.NONE) return 0;
     if (state === RegionState.ALL) return this.blocksIn(region);
     const index = Math.floor(region / GROUP_REGIONS);
-    return this.groupAt(index).counts[region - index * GROUP_REGIONS] ?? 0;
+    return this.groupAt(index).countOf(region - index * GROUP_REGIONS, this.blocksIn(region));
   }
 
   /** Replaces the region's bits; `leaf` is needed when `state` is mixed. Bits past the last block are dropped. */
@@ -203,7 +203,7 @@ export class BlockSet {
     group.bits.set(leaf, start / 8);
     changeBits(group.bits, start + blocks, start + BLOCKS_PER_REGION, false);
     const count = countBits(group.bits, start / 8, start / 8 + LEAF_BYTES);
-    this.total += count - (group.counts[within] ?? 0);
+    this.total += count - group.countOf(within, blocks);
     group.setCount(within, count);
     this.settle(group, index, within);
   }
@@ -365,13 +365,10 @@ export class BlockSet {
 
   /** Gives a region, and its group, the form that their counts ask for. */
   private settle(group: RegionGroup, index: number, within: number): void {
-    const count = group.counts[within] ?? 0;
-    if (group.stateOf(within) === RegionState.MIXED) {
-      if (count === 0) group.close(within, RegionState.NONE, 0);
-      else if (count === this.blocksIn(index * GROUP_REGIONS + within)) {
-        group.close(within, RegionState.ALL, count);
-      }
-    }
+    const blocks = this.blocksIn(index * GROUP_REGIONS + within);
+    const count = group.countOf(within, blocks);
+    if (count === 0) group.close(within, RegionState.NONE, blocks);
+    else if (count === blocks) group.close(within, RegionState.ALL, blocks);
     if (group.total === 0) this.closeGroup(index, RegionState.NONE);
     else if (group.total === this.blocksInGroup(index)) this.closeGroup(index, RegionState.ALL);
   }

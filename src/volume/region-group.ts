@@ -1,11 +1,10 @@
 /**
  * The regions of one group of a BlockSet, and the bits of those that are mixed, back to back in one array:
- * a leaf costs its 128 bytes and little more, however many there are.
+ * a leaf costs its 128 bytes and little more, however many there are, and a group of few mixed regions about a KiB.
  *
  * Invariants:
- * - `counts` holds the set blocks of each region, `total` their sum.
+ * - `total` is the number of set blocks. A mixed region's is in `counts`, by slot; another one has none, or all.
  * - A mixed region has a slot in `bits`, and no other has; the first `used` slots are taken.
- * - `occupied` regions are not `none`, `full` ones are `all`.
  * - Several sets may hold one group: it is changed only while a single one does.
  */
 import { BLOCKS_PER_REGION } from '../io/limits.ts';
@@ -18,30 +17,36 @@ export type RegionState = (typeof RegionState)[keyof typeof RegionState];
 export const GROUP_REGIONS = 256;
 
 const LEAVES_MIN = 4;
-const NOTHING = new Uint8Array(0);
+const NO_BYTES = new Uint8Array(0);
+const NO_COUNTS = new Uint16Array(0);
 
 export class RegionGroup {
-  readonly counts: Uint16Array = new Uint16Array(GROUP_REGIONS);
   /** The leaves, slot by slot. */
-  bits: Uint8Array = NOTHING;
+  bits: Uint8Array = NO_BYTES;
   total = 0;
-  occupied = 0;
-  full = 0;
   /** Sets that hold this group. One that is forgotten without letting go still counts: that costs a copy later. */
   holders = 1;
   private used = 0;
-  private readonly states = new Uint8Array(GROUP_REGIONS);
-  /** Slot of each mixed region, and region of each slot. */
-  private readonly slots = new Uint8Array(GROUP_REGIONS);
-  private readonly owners = new Uint8Array(GROUP_REGIONS);
+  /** State of each region; of a mixed one its slot is added. */
+  private readonly places = new Uint16Array(GROUP_REGIONS);
+  /** Region of each slot, and its set blocks. They grow with `bits`: a few bytes while few regions are mixed. */
+  private owners: Uint8Array = NO_BYTES;
+  private counts: Uint16Array = NO_COUNTS;
 
   stateOf(index: number): RegionState {
-    return (this.states[index] ?? 0) as RegionState;
+    return Math.min(this.places[index] ?? 0, RegionState.MIXED) as RegionState;
   }
 
   /** Position in `bits` of the first bit of a mixed region. */
   bitsAt(index: number): number {
-    return (this.slots[index] ?? 0) * BLOCKS_PER_REGION;
+    return this.slotOf(index) * BLOCKS_PER_REGION;
+  }
+
+  /** Set blocks of a region that has `blocks`. */
+  countOf(index: number, blocks: number): number {
+    const state = this.stateOf(index);
+    if (state === RegionState.MIXED) return this.counts[this.slotOf(index)] ?? 0;
+    return state === RegionState.ALL ? blocks : 0;
   }
 
   /** Makes a region mixed, with the bits that it has; `blocks`: how many it has. */
@@ -51,39 +56,39 @@ export class RegionGroup {
     this.reserve();
     const slot = this.used;
     this.used += 1;
-    this.slots[index] = slot;
+    this.places[index] = RegionState.MIXED + slot;
     this.owners[slot] = index;
+    this.counts[slot] = state === RegionState.ALL ? blocks : 0;
     const start = slot * LEAF_BYTES;
     this.bits.fill(0, start, start + LEAF_BYTES);
     if (state === RegionState.ALL) {
       const first = slot * BLOCKS_PER_REGION;
       changeBits(this.bits, first, first + blocks, true);
     }
-    this.setState(index, RegionState.MIXED);
   }
 
-  /** Makes a region uniform. */
-  close(index: number, state: RegionState, count: number): void {
+  /** Makes a region that has `blocks` uniform. */
+  close(index: number, state: RegionState, blocks: number): void {
+    this.total += (state === RegionState.ALL ? blocks : 0) - this.countOf(index, blocks);
     if (this.stateOf(index) === RegionState.MIXED) this.dropLeaf(index);
-    this.setState(index, state);
-    this.setCount(index, count);
+    this.places[index] = state;
   }
 
   /** Sets or clears the blocks `from .. to - 1` of a region that has `blocks`; says how many changed. */
   change(index: number, from: number, to: number, blocks: number, value: boolean): number {
     const uniform = value ? RegionState.ALL : RegionState.NONE;
     if (this.stateOf(index) === uniform) return 0;
-    const before = this.counts[index] ?? 0;
+    const before = this.countOf(index, blocks);
     if (to - from === blocks) {
-      this.close(index, uniform, value ? blocks : 0);
+      this.close(index, uniform, blocks);
       return value ? blocks - before : before;
     }
     this.open(index, blocks);
     const start = this.bitsAt(index);
     const changed = changeBits(this.bits, start + from, start + to, value);
     const after = value ? before + changed : before - changed;
-    if (after === 0 || after === blocks) this.close(index, uniform, after);
-    else this.setCount(index, after);
+    this.setCount(index, after);
+    if (after === 0 || after === blocks) this.close(index, uniform, blocks);
     return changed;
   }
 
@@ -111,21 +116,20 @@ export class RegionGroup {
     return stop;
   }
 
+  /** Says how many blocks of a mixed region are set in its bits. */
   setCount(index: number, count: number): void {
-    this.total += count - (this.counts[index] ?? 0);
-    this.counts[index] = count;
+    const slot = this.slotOf(index);
+    this.total += count - (this.counts[slot] ?? 0);
+    this.counts[slot] = count;
   }
 
   clone(): RegionGroup {
     const copy = new RegionGroup();
-    copy.counts.set(this.counts);
-    copy.states.set(this.states);
-    copy.slots.set(this.slots);
-    copy.owners.set(this.owners);
+    copy.places.set(this.places);
     copy.bits = this.bits.slice(0, this.used * LEAF_BYTES);
+    copy.owners = this.owners.slice(0, this.used);
+    copy.counts = this.counts.slice(0, this.used);
     copy.total = this.total;
-    copy.occupied = this.occupied;
-    copy.full = this.full;
     copy.used = this.used;
     return copy;
   }
@@ -133,52 +137,53 @@ export class RegionGroup {
   /** The same blocks are set. */
   equals(other: RegionGroup): boolean {
     if (this.total !== other.total || this.used !== other.used) return false;
-    if (!sameBytes(this.states, other.states)) return false;
+    let alike = true;
+    for (let index = 0; index < GROUP_REGIONS; index += 1) {
+      if (this.stateOf(index) !== other.stateOf(index)) return false;
+      alike &&= this.places[index] === other.places[index];
+    }
     const bytes = this.used * LEAF_BYTES;
-    if (sameBytes(this.slots, other.slots)) {
-      return sameBytes(this.bits.subarray(0, bytes), other.bits.subarray(0, bytes));
+    if (alike) {
+      return Buffer.compare(this.bits.subarray(0, bytes), other.bits.subarray(0, bytes)) === 0;
     }
     for (let slot = 0; slot < this.used; slot += 1) {
-      const start = slot * LEAF_BYTES;
-      const there = (other.slots[this.owners[slot] ?? 0] ?? 0) * LEAF_BYTES;
+      const here = slot * LEAF_BYTES;
+      const there = other.slotOf(this.owners[slot] ?? 0) * LEAF_BYTES;
       for (let index = 0; index < LEAF_BYTES; index += 1) {
-        if (this.bits[start + index] !== other.bits[there + index]) return false;
+        if (this.bits[here + index] !== other.bits[there + index]) return false;
       }
     }
     return true;
   }
 
-  private setState(index: number, state: RegionState): void {
-    const before = this.stateOf(index);
-    if (before !== RegionState.NONE) this.occupied -= 1;
-    if (before === RegionState.ALL) this.full -= 1;
-    if (state !== RegionState.NONE) this.occupied += 1;
-    if (state === RegionState.ALL) this.full += 1;
-    this.states[index] = state;
+  private slotOf(index: number): number {
+    return (this.places[index] ?? 0) - RegionState.MIXED;
   }
 
   private reserve(): void {
     if ((this.used + 1) * LEAF_BYTES <= this.bits.length) return;
-    const larger = new Uint8Array(Math.max(LEAVES_MIN, 2 * this.used) * LEAF_BYTES);
-    larger.set(this.bits);
-    this.bits = larger;
+    const slots = Math.max(LEAVES_MIN, 2 * this.used);
+    const { bits, owners, counts, used } = this;
+    this.bits = new Uint8Array(slots * LEAF_BYTES);
+    this.bits.set(bits.subarray(0, used * LEAF_BYTES));
+    this.owners = new Uint8Array(slots);
+    this.owners.set(owners.subarray(0, used));
+    this.counts = new Uint16Array(slots);
+    this.counts.set(counts.subarray(0, used));
   }
 
   /** The leaf of the last slot takes the place of the one that goes. */
   private dropLeaf(index: number): void {
-    const slot = this.slots[index] ?? 0;
+    const slot = this.slotOf(index);
     this.used -= 1;
     const last = this.used;
     if (slot !== last) {
       this.bits.copyWithin(slot * LEAF_BYTES, last * LEAF_BYTES, (last + 1) * LEAF_BYTES);
       const moved = this.owners[last] ?? 0;
       this.owners[slot] = moved;
-      this.slots[moved] = slot;
+      this.counts[slot] = this.counts[last] ?? 0;
+      this.places[moved] = RegionState.MIXED + slot;
     }
-    if (this.used === 0) this.bits = NOTHING;
+    if (last === 0) this.bits = NO_BYTES;
   }
-}
-
-function sameBytes(one: Uint8Array, other: Uint8Array): boolean {
-  return Buffer.compare(one, other) === 0;
 }

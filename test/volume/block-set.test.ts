@@ -145,6 +145,23 @@ describe('a block set', () => {
     expect(set.nextRegion(5)).toBe(-1);
   });
 
+  test('takes up mixed regions again after it had none for a while', () => {
+    const set = new BlockSet(100 * REGION);
+    const model = new Uint8Array(100 * REGION);
+    const change = (value: 0 | 1, first: number, count: number): void => {
+      if (value === 1) set.add(first, count);
+      else set.remove(first, count);
+      model.fill(value, first, first + count);
+    };
+    change(1, 50 * REGION, REGION);
+    for (let round = 0; round < 3; round += 1) {
+      for (let region = 0; region < 20; region += 1) change(1, region * REGION + region, 2);
+      expectSameAs(set, model);
+      change(0, 0, 20 * REGION);
+      expectSameAs(set, model);
+    }
+  });
+
   test('drops the bits of a leaf that lie past its last block', () => {
     const set = new BlockSet(REGION + 10);
     set.setRegion(1, RegionState.MIXED, new Uint8Array(128).fill(0xff));
