@@ -40,9 +40,9 @@ const SPACE_SLACK_FRACTION = 16;
 export type OutsideMeaning =
   /** The map lags behind the file: such data is taken up. */
   | 'adopt'
-  /** The map is exact, and the layer takes writes: such data would be taken up at the next kill. */
+  /** The map is exact, and the layer takes writes with nothing below it: such data would be taken up at the next kill. */
   | 'fault'
-  /** Nothing looks at it: a merge or a power cut left it. */
+  /** Nothing looks at it: a merge, a failed write or a power cut left it. */
   | 'unused'
   /** As `unused`, and a merge that goes on may have left blocks anywhere. */
   | 'merging';
@@ -57,7 +57,7 @@ const CODE_OF: Readonly<Record<OutsideMeaning, FindingCode>> = {
 const TEXT_OF: Readonly<Record<OutsideMeaning, string>> = {
   adopt: 'was written after the last flush, and the next open takes it up',
   fault: 'is not in the map of the layer, which is exact',
-  unused: 'is in no map, and nobody sees it: a merge or a power cut left it',
+  unused: 'is in no map, and nobody sees it: a merge, a failed write or a power cut left it',
   merging: 'was copied by a merge that did not end, and that will be done again',
 };
 

@@ -71,7 +71,8 @@ export function meaningFor(
 ): OutsideMeaning {
   const { id, sealed } = layer;
   if (!sealed && !state.clean) return !hasBelow(state, layer) || killed ? 'adopt' : 'unused';
-  if (id === state.topLayer) return 'fault';
+  // Above another layer a write that failed may have left something, which is not content.
+  if (id === state.topLayer && !hasBelow(state, layer)) return 'fault';
   return merging.has(id) ? 'merging' : 'unused';
 }
 

@@ -22,6 +22,7 @@ import { checkState, overlapsOf } from './check-tree.ts';
 import type { Layer } from './layer.ts';
 import { LOG_NAME } from './metadata.ts';
 import { readFileHeader } from './metadata-log.ts';
+import { hasBelow } from './metadata-state.ts';
 import type { LayerRecord } from './metadata-state.ts';
 import { layerPath } from './recovery.ts';
 import type { Volume } from './volume.ts';
@@ -159,7 +160,9 @@ async function checkLiveLayer(
       // A file that is longer is on its way to another size.
       ({ severity }) => severity === 'fault',
     );
-    return disk.knowsExtents ? [...short, ...(await checkTop(volume, layer, tools))] : short;
+    return disk.knowsExtents && !hasBelow(state, record)
+      ? [...short, ...(await checkTop(volume, layer, tools))]
+      : short;
   }
   // What is being sealed is judged next time.
   if (!layer.sealed) return [];

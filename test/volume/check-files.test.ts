@@ -175,17 +175,25 @@ describe('the check of the files of layers', () => {
     expect(faults.map(({ code }) => code)).toContain('layer-file-wrong');
   });
 
-  test('names data outside the map of the layer that takes writes, by its blocks', async () => {
-    world.fill(layerFile(3), 10, 2, 7);
-    world.fill(layerFile(3), 50, 1, 7);
-    const found = await world.found();
+  test('names data outside the map of a base layer that takes writes, by its blocks', async () => {
+    const base = await World.plain();
+    base.fill(layerFile(1), 10, 2, 7);
+    base.fill(layerFile(1), 50, 1, 7);
+    base.fill(layerFile(1), 55, 3, 0);
+    const found = await base.found();
     expect(found.map(({ code, place }) => [code, place.blocks])).toEqual([
       ['data-outside-map', { first: 10, count: 2 }],
       ['data-outside-map', { first: 50, count: 1 }],
     ]);
+    await base.append([[{ kind: 'opened' }]]);
+    expect(codesOf(await base.found())).toEqual([
+      'data-to-adopt',
+      'data-to-adopt',
+      'data-to-adopt',
+    ]);
   });
 
-  test('does not call zeroes data, nor what a merge or a power cut left in a sealed layer', async () => {
+  test('does not call zeroes data, nor what a merge or a power cut left', async () => {
     world.fill(layerFile(3), 10, 2, 0);
     world.fill(layerFile(1), 50, 1, 7);
     const found = await world.found();

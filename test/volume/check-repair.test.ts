@@ -219,7 +219,6 @@ describe('what is not proven', () => {
       'layer-file-wrong',
       () => world.swap(layerFile(1), layerFile(3)),
     ],
-    ['data that no map knows', 'data-outside-map', () => world.fill(layerFile(3), 10, 1, 7)],
   ])('stays as it is, and so does all else of the volume: %s', async (_, code, damage) => {
     damage();
     // Each of these alone would be mended. One may be what is missing.

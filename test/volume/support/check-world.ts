@@ -114,6 +114,15 @@ export class World {
     return world;
   }
 
+  /** A directory with a volume of one layer, which holds blocks 0 to 7. */
+  static async plain(): Promise<World> {
+    const world = new World();
+    world.format();
+    const [birth = []] = LAYERED;
+    await world.add(VOLUME, [birth, [data(1, 0, 8), { kind: 'closed-clean' }]], { 1: [[0, 8]] });
+    return world;
+  }
+
   format(): void {
     this.disk.makeDirectory('/data');
     this.disk.makeDirectory('/data/volumes');
