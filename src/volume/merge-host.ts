@@ -52,7 +52,7 @@ export interface MergeQueue {
   readonly status: MergeStatus;
   /** Layers may have become mergeable, or garbage. Looked at in a later turn. */
   kick(): void;
-  /** A merge on its way uses the files of this layer. `merged` and `released` end that. */
+  /** A merge on its way uses the file of this layer, or lies on it: it must stay, until `merged` or `released`. */
   uses(layer: number): boolean;
   /** Nothing begins any more; what is on its way ends. */
   pause(): void;

@@ -11,6 +11,7 @@ import type { Clock, Timer } from '../io/clock.ts';
 import { Status } from '../io/device.ts';
 import { MERGE_RETRY_MS, MERGE_SLEEP_MS_MAX, MERGE_STEPS_IN_FLIGHT_MAX } from '../io/limits.ts';
 import { LayerMerge } from './layer-merge.ts';
+import { chainOf } from './layer-tree.ts';
 import type { MergePair } from './layer-tree.ts';
 import type { MergeHost, MergeQueue, MergerOptions } from './merge-host.ts';
 import { MergePace } from './merge-pace.ts';
@@ -76,8 +77,14 @@ export class Merger implements MergeQueue {
   }
 
   uses(layer: number): boolean {
-    const pair = this.current?.pair;
-    return pair !== undefined && (pair.from === layer || pair.into === layer);
+    const { current, host } = this;
+    if (current === null) return false;
+    const { from, into } = current.pair;
+    if (layer === from || layer === into) return true;
+    // What carries others is not removed before them.
+    const { state } = host.metadata;
+    const ids = [from, into].filter((id) => state.layers.has(id));
+    return ids.some((id) => chainOf(state, id).some((below) => below.id === layer));
   }
 
   kick(): void {

@@ -271,7 +271,7 @@ export class World implements MergeHost {
   /** Removes garbage that no merge uses. */
   collect(): void {
     for (const layer of garbageOf(this.metadata.state)) {
-      if (this.merger.uses(layer)) return;
+      if (this.merger.uses(layer)) continue;
       this.metadata.append({ kind: 'layer-removed', layer });
       this.metadata.commit((status) => {
         if (status === 0) this.remove(layer);
