@@ -143,6 +143,12 @@ export class LayerSet {
 
   /** A prepared layer becomes the top, above `parent`. Nothing may be on its way to the old one. */
   push(layer: Layer, parent: Layer): void {
+    this.announce(layer, parent);
+    this.show(layer);
+  }
+
+  /** The log gets a prepared layer above `parent`, as the top that it will be; `show` follows, or `push` of another. */
+  announce(layer: Layer, parent: Layer): void {
     assert(
       layer.id >= this.metadata.state.nextLayer,
       'layers are used in the order in which they were made',
@@ -150,6 +156,11 @@ export class LayerSet {
     this.metadata.append({ kind: 'layer-created', layer: layer.id, parent: parent.id });
     layer.parent = parent;
     this.layers.set(layer.id, layer);
+    this.noteOpen();
+  }
+
+  /** An announced layer becomes the top. Nothing may be on its way to the old one. */
+  show(layer: Layer): void {
     this.top.shownBy = null;
     layer.shownBy = this.head;
     this.head.look(layer);
@@ -221,7 +232,12 @@ export class LayerSet {
     this.head.look(this.top);
     if (this.top.parent === null || killed) return;
     // Its file may hold blocks that the map does not know: nothing is written there any more.
-    for (const layer of this.unsealed()) if (layer.parent !== null) this.seal(layer);
+    for (const layer of this.unsealed()) {
+      if (layer.parent === null) continue;
+      // It may have been a kill after all: what is in the page cache alone would be sealed.
+      layer.file.datasyncNow();
+      this.seal(layer);
+    }
     const before = this.top;
     const layer = this.create(before.map.blockCount * BLOCK_BYTES);
     this.disk.syncDirectory(this.directory);
