@@ -98,7 +98,8 @@ export class Player {
     await this.drain();
     if (machine.disk.ended !== null) return;
     if (!machine.troubled) for (const model of machine.models) model.flushed(machine.tick());
-    machine.disk.endNow('kill');
+    // What a failed sync left in the page cache is believed by nobody.
+    machine.disk.endNow(machine.disk.injected.some(({ call }) => call === 'sync') ? 'cut' : 'kill');
   }
 
   private async drain(): Promise<void> {

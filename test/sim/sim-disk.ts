@@ -265,7 +265,9 @@ export class SimDisk implements Disk {
     const errno = this.fault('write', file.path);
     if (errno === 0) return this.putWhatFits(file, bytes, position);
     // An error comes after any part of the write.
-    file.inode.write(position, bytes.subarray(0, this.dice.below(bytes.length / PAGE + 1) * PAGE));
+    const last = Math.floor((position + bytes.length) / PAGE);
+    const end = this.dice.between(Math.floor(position / PAGE), last) * PAGE;
+    file.inode.write(position, bytes.subarray(0, Math.max(0, end - position)));
     return -errno;
   }
 

@@ -109,10 +109,11 @@ function matchHead(machine: Machine, model: VolumeModel, seen: Seen): void {
   } else {
     model.heads = heads;
   }
+  const moment = machine.tick();
   for (const head of model.heads) {
     for (const [at, sector] of head.sectors) {
       if (!sector.isSettled) {
-        sector.resolve(seen.sectors.get(at) ?? ZEROES, since === 'cut', machine.now);
+        sector.resolve(seen.sectors.get(at) ?? ZEROES, since === 'cut', moment);
       }
     }
   }
