@@ -23,6 +23,7 @@ import { startNode, type TestNode } from '../support/node.ts';
 import { run } from '../support/process.ts';
 import type { Scope } from '../support/scope.ts';
 import { requireTools, testScope } from '../support/tools.ts';
+import { waitUntil } from '../support/wait.ts';
 import {
   homeOf,
   interrupt,
@@ -132,6 +133,16 @@ describe('a raw file', () => {
     expect(last['bytes_per_second']).toBeGreaterThan(0);
     expect(events.at(-1)).toMatchObject({ event: 'done', data_bytes: 6 * MIB });
   });
+});
+
+it('says so when its source was written to while it was read', async () => {
+  makeImage(image, 8 * MIB, { data: [[0, 8 * MIB]] });
+  await node.createVolume('disk', '8M');
+  const nbd = await slowly('disk', '16M');
+  const code = refusal(node, home, ['import', 'disk', image, '--nbd', nbd]);
+  await waitUntil('the first blocks', async () => (await node.volume('disk')).allocated_bytes > 0);
+  utimesSync(image, 1, 1);
+  expect(await code).toBe('TRANSFER_CHANGED');
 });
 
 describe('a copy that was interrupted', () => {

@@ -198,6 +198,16 @@ test('leaves what lies behind the source, when nobody asked for zeroes there', a
   expect(target.bytes.subarray(3 * MIB).equals(Buffer.alloc(2 * MIB, 9))).toBe(true);
 });
 
+test('fills the last block with zeroes, in a buffer that had other bytes before', async () => {
+  const size = 20 * MIB + 777;
+  const source = new MemoryEnd(Buffer.alloc(size, 7), 1);
+  const target = new MemoryEnd(Buffer.alloc(20 * MIB + 4096), 4096);
+  const world = { source, target, targetIsZero: true, expected: Buffer.alloc(0) };
+  expect(await transferOf(world).run()).toBe(true);
+  expect(target.bytes.subarray(0, size).equals(source.bytes)).toBe(true);
+  expect(target.bytes.subarray(size).equals(Buffer.alloc(4096 - 777))).toBe(true);
+});
+
 test('reads no hole that it was told of', async () => {
   const source = new MemoryEnd(Buffer.alloc(64 * MIB), 1);
   source.runs = [{ end: 64 * MIB, zero: true }];
