@@ -48,7 +48,7 @@ it('equals the copy that was made at its time, while writes go on', async (conte
     await load(disk, round, 0.5);
     await readExport(disk, fileOf(name));
     await takeSnapshot(node, 'disk', name);
-    const writing = load(disk, round + 1, 2);
+    const writing = load(disk, round + 1, 1.2);
     for (const earlier of NAMES.slice(0, round + 1)) {
       expect([earlier, await compare(fileOf(earlier), snapshotUri(node, 'disk', earlier))]).toEqual(
         [earlier, 0],
@@ -58,7 +58,7 @@ it('equals the copy that was made at its time, while writes go on', async (conte
     expect(await compare(fileOf(name), disk)).toBe(1); // so the load did change the volume
   }
 
-  const writing = load(disk, 8, 2);
+  const writing = load(disk, 8, 1.2);
   await deleteSnapshot(node, 'disk', 's0');
   await deleteSnapshot(node, 'disk', 's2');
   const left = async (): Promise<void> => {
