@@ -6,7 +6,7 @@
  * - Before the first change after an open, the log says durably that there are some, and in which run of the system.
  * - Once refused, nothing new is changed; what is under way ends, zeroes at the end of their piece.
  * - Above other layers a change of part of a block is alone with that block; zeroes are recorded before the answer, for a
- *   kill leaves no trace of them in the file.
+ *   kill leaves no trace of them in the file. What a change that failed left there is punched out before the answer.
  * - A request is answered once, and never before the method that took it returned. Nothing is allocated for a
  *   request that is answered at once.
  */
@@ -17,6 +17,7 @@ import type { DeviceRequest } from '../io/device.ts';
 import { BLOCK_BYTES } from '../io/limits.ts';
 import { copyUpAndWrite, needsCopyUp } from './copy-up.ts';
 import type { CopyUpWrite } from './copy-up.ts';
+import { dropLeftovers } from './leftovers.ts';
 import type { Metadata } from './metadata.ts';
 import { OperationQueue } from './operation-queue.ts';
 import type { Operation } from './operation-queue.ts';
@@ -42,10 +43,15 @@ const Care = Object.freeze({
   LAYERED: 32,
 } as const);
 
+/** What the log says of the run of the system in which nobody writes: no other is like it. */
+const NO_RUN = '0'.repeat(32);
+
 export class Changes {
   /** Changes so far that were answered at once, and that went to the pool. */
   atOnce = 0;
   pooled = 0;
+  /** The top's file holds what its map does not show, and the disk cannot take it away. */
+  tainted = false;
   private readonly view: View;
   private readonly metadata: Metadata;
   private readonly clock: Clock;
@@ -100,6 +106,11 @@ export class Changes {
     else this.care &= ~Care.LAYERED;
   }
 
+  /** The log may not know the top yet, whose record found no space: before the next change it has to. */
+  rearm(): void {
+    this.care |= Care.UNARMED;
+  }
+
   /** Whether a change to the range is on the pool or waiting. */
   overlap(offset: number, end: number): boolean {
     return (this.care & Care.QUEUED) !== 0 && this.queue.overlaps(offset, end);
@@ -141,6 +152,8 @@ export class Changes {
     const { buffer, start, length, offset } = request;
     const result = layer.file.writeNow(buffer, start, length, offset);
     this.notePace(length, before);
+    // What it left there is in the way: on the pool it is tried again, and cleaned up after.
+    if (result < 0 && layer.parent !== null) return this.changeLater(request, false);
     this.markWritten(offset, offset + length, result);
     this.atOnce += 1;
     return result < 0 ? -result : Status.OK;
@@ -267,8 +280,7 @@ export class Changes {
       this.writeOnPool({ buffer: ZEROES, start: 0, offset: pieceStart, end: pieceEnd }, operation);
       return true;
     }
-    this.locking += 1;
-    this.care |= Care.LOCKED;
+    this.lock();
     operation.startedAt = this.clock.now();
     if (operation.piece === 'provision') file.provisionZeroes(pieceStart, length, done);
     else if (parent !== null && !view.top.hasDataIn(pieceStart, pieceEnd)) {
@@ -278,10 +290,19 @@ export class Changes {
     return true;
   }
 
-  /** The disk let go of the file again. */
-  private unlocked(operation: Operation): void {
+  private lock(): void {
+    this.locking += 1;
+    this.care |= Care.LOCKED;
+  }
+
+  private unlock(): void {
     this.locking -= 1;
     if (this.locking === 0) this.care &= ~Care.LOCKED;
+  }
+
+  /** The disk let go of the file again. */
+  private unlocked(operation: Operation): void {
+    this.unlock();
     const ms = this.clock.now() - operation.startedAt;
     if (operation.piece === 'punch') {
       operation.punchedRuns += operation.runs;
@@ -297,7 +318,26 @@ export class Changes {
       return;
     }
     this.markWritten(operation.offset, operation.end, result);
-    this.finish(operation, result < 0 ? -result : Status.OK);
+    if (result < 0) this.fail(operation, -result);
+    else this.finish(operation, Status.OK);
+  }
+
+  /** Ends a change that the disk refused. */
+  private fail(operation: Operation, status: number): void {
+    const { top } = this.view;
+    if (top.parent === null) return this.finish(operation, status);
+    this.lock();
+    dropLeftovers(top, operation.lockStart, operation.lockEnd, (result) => {
+      this.unlock();
+      if (result < 0) this.distrust();
+      this.finish(operation, status);
+    });
+  }
+
+  /** The top's file has what its map does not show, for good: nobody may take its extents for what was written. */
+  private distrust(): void {
+    this.tainted = true;
+    this.metadata.append({ kind: 'booted', id: NO_RUN });
   }
 
   private pieceDone(operation: Operation, result: number): void {
@@ -315,7 +355,7 @@ export class Changes {
       if (piece !== 'write' && result >= 0) this.canZero[piece] = 'yes';
       this.markPiece(operation, result);
       if (result < 0) {
-        this.finish(operation, -result);
+        this.fail(operation, -result);
         return;
       }
       // A piece that was a probe may lie ahead, behind an edge that is still to be written.

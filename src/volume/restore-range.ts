@@ -15,17 +15,17 @@ import type { View } from './view.ts';
 /** Bytes that are copied at a time. */
 const COPY_BYTES: number = 1024 * 1024;
 
-/** Runs an action while nothing is on its way to the top; gives the layers up if it cannot. */
-type Still = (action: () => void, unused: readonly Layer[]) => Promise<void>;
+/** Has `announce` name a new top while nothing is on its way to the old one, and puts it in place; else `unused` go. */
+type SwitchOver = (announce: () => Layer, unused: readonly Layer[]) => Promise<void>;
 
 /** Throws METADATA_WRITE_FAILED or VOLUME_FAILED: then the volume is as it was. */
 export async function restoreRange(
   host: SnapshotHost,
   source: View,
   range: { readonly offset: number; readonly length: number },
-  still: Still,
+  switchOver: SwitchOver,
 ): Promise<void> {
-  const { layers, metadata, changes } = host;
+  const { layers, metadata } = host;
   const part = await layers.prepare();
   try {
     await fill(part, source, range.offset, range.offset + range.length);
@@ -37,14 +37,14 @@ export async function restoreRange(
     layers.drop(part);
     throw thrown;
   });
-  await still(() => {
-    layers.push(part, layers.top);
+  await switchOver(() => {
+    layers.announce(part, layers.top);
     const records = part.takeChanges(Number.POSITIVE_INFINITY);
     for (const record of records) metadata.append(record);
     part.touched = false;
-    layers.push(top, part);
+    layers.announce(top, part);
     layers.seal(part);
-    changes.layersChanged();
+    return top;
   }, [part, top]);
 }
 

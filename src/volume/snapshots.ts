@@ -185,21 +185,21 @@ export class Snapshots implements VolumeSnapshots {
 
   restore(name: string): Promise<void> {
     return this.host.exclusive(async () => {
-      const { layers, changes, metadata } = this.host;
+      const { layers, metadata } = this.host;
       const snapshot = this.require(name);
       this.refuseLarger(snapshot);
       this.host.refuseIfFailed();
+      await this.settle();
       const top = await layers.prepare();
-      await this.still(() => {
+      await this.switchOver(() => {
         // A merge may have moved it to another layer meanwhile.
-        layers.push(top, layers.layerOf(this.require(name).layer));
+        layers.announce(top, layers.layerOf(this.require(name).layer));
         if (snapshot.sizeBytes < top.sizeBytes) {
           top.markHole(snapshot.sizeBytes, top.sizeBytes);
           for (const record of top.takeChanges(Number.POSITIVE_INFINITY)) metadata.append(record);
         }
-        changes.layersChanged();
-      }, top);
-      await this.committed(() => {});
+        return top;
+      }, [top]);
       await this.tidy();
     });
   }
@@ -212,11 +212,12 @@ export class Snapshots implements VolumeSnapshots {
       const source = this.device(name);
       if (!(source instanceof SnapshotDevice)) throw notFound(this.host.name, name);
       const frozen = this.host.layers.top;
-      await restoreRange(this.host, source.view, { offset, length }, (switchOver, unused) =>
-        this.still(switchOver, ...unused),
-      );
       await this.settle();
-      await this.committed(() => {});
+      await restoreRange(this.host, source.view, { offset, length }, (announce, unused) =>
+        this.switchOver(announce, unused),
+      );
+      // It is done: what a full disk keeps from being sealed is sealed by the next operation.
+      await this.settle().catch(ignoreFullDisk);
       if (frozen.sealed) await this.tidy();
     });
   }
@@ -364,20 +365,49 @@ export class Snapshots implements VolumeSnapshots {
     return infoOf(snapshot);
   }
 
-  /** Runs `action` in a turn in which nothing is on its way to the top layer; if it cannot be, `unused` layers go. */
-  private async still(action: () => void, ...unused: readonly Layer[]): Promise<void> {
-    const { changes, layers } = this.host;
-    changes.hold();
+  /**
+   * Puts the top that `announce` names in place when the log says so durably, while nothing is on its way to the old one;
+   * else the content stays, and throws.
+   */
+  private async switchOver(announce: () => Layer, unused: readonly Layer[]): Promise<void> {
+    const { host } = this;
+    host.changes.hold();
     try {
-      await this.host.until(() => changes.running === 0);
-      this.host.refuseIfFailed();
-      action();
-    } catch (thrown) {
-      for (const layer of unused) layers.drop(layer);
-      throw thrown;
+      const top = await this.announced(announce, unused);
+      const status = await host.commit();
+      host.refuseIfFailed();
+      if (status !== Status.OK) {
+        await this.takeBack(top);
+        throw writeError(top.file.path, status);
+      }
+      host.layers.show(top);
+      host.changes.layersChanged();
     } finally {
-      changes.release();
+      host.changes.release();
     }
+  }
+
+  private async announced(announce: () => Layer, unused: readonly Layer[]): Promise<Layer> {
+    const { host } = this;
+    try {
+      await host.until(() => host.changes.running === 0);
+      host.refuseIfFailed();
+      return announce();
+    } catch (thrown) {
+      for (const layer of unused) host.layers.drop(layer);
+      throw thrown;
+    }
+  }
+
+  /** The log could not take `top`. It has no word for that, but a yet newer top over the old one is the same. */
+  private async takeBack(top: Layer): Promise<void> {
+    const { layers, changes } = this.host;
+    const again = await layers.prepare().catch(() => null);
+    // Not even an empty file can be made: then what was announced holds.
+    if (again === null) layers.show(top);
+    else layers.push(again, layers.top);
+    changes.layersChanged();
+    changes.rearm();
   }
 
   /** Makes what was appended durable; else takes it back with `undo` and throws. */
@@ -496,6 +526,7 @@ async function freeze(
       if (part !== undefined) infos.push(await snapshots.keep(part, name, replaced));
     }
   } catch (thrown) {
+    for (const { host } of all) host.changes.rearm();
     for (const [index, { id }] of infos.entries()) await all[index]?.giveUp(id);
     throw thrown;
   }
@@ -557,6 +588,10 @@ function chainFrom(top: Layer): ViewLayer[] {
 
 function infoOf({ id, name, createdAt, sizeBytes }: SnapshotRecord): SnapshotInfo {
   return { id, name, createdAt, sizeBytes };
+}
+
+function ignoreFullDisk(thrown: unknown): void {
+  if (!(thrown instanceof BlockferryError) || thrown.code !== 'METADATA_WRITE_FAILED') throw thrown;
 }
 
 function notFound(volume: string, name: string): BlockferryError {

@@ -307,7 +307,7 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
       this.layer.touched = true;
       status = await this.flushed();
     }
-    if (status === Status.OK && !this.metadata.state.clean) {
+    if (status === Status.OK && !this.metadata.state.clean && !this.changes.tainted) {
       this.metadata.append({ kind: 'closed-clean' });
     }
     await this.commit();
