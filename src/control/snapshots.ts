@@ -71,7 +71,10 @@ export class SnapshotCommands {
       const created =
         others.length === 0
           ? [await this.room.require(first).volume.snapshots.create(name)]
-          : await this.createAll(names, name);
+          : await createTogether(
+              names.map((volume) => this.room.require(volume).volume),
+              name,
+            );
       const together = others.length === 0 ? '' : ` at one instant with ${others.length} more`;
       return created.map((info, index) => {
         const volume = names[index] ?? first;
@@ -79,18 +82,6 @@ export class SnapshotCommands {
         return this.status(volume, info);
       });
     });
-  }
-
-  /** All, or none: a disk that fails in the middle leaves no part of them. */
-  private async createAll(volumes: readonly string[], name: string): Promise<SnapshotInfo[]> {
-    const cores = volumes.map((volume) => this.room.require(volume).volume);
-    try {
-      return await createTogether(cores, name);
-    } catch (error) {
-      const made = cores.filter(({ snapshots }) => snapshots.device(name) !== null);
-      await Promise.allSettled(made.map(({ snapshots }) => snapshots.delete(name)));
-      throw error;
-    }
   }
 
   /** Another name for the same content. Throws SNAPSHOT_NOT_FOUND and as `create`. */
