@@ -22,6 +22,7 @@ export const FINDINGS = {
   'volume-misplaced': 'fault',
   'volume-name-invalid': 'fault',
   'volume-name-twice': 'fault',
+  'clone-origin-missing': 'fault',
   // Any file.
   unreadable: 'fault',
   // The log.

@@ -94,11 +94,11 @@ async function inspect(options: CheckOptions): Promise<CheckReport> {
   const asked = [...logs].filter(([, { directory }]) => directory !== '');
   if (volume !== null && asked.length === 0) throw notFound(volume, ids.length - logs.size);
   const tools = toolsOf(options);
-  const twice = namesTwice(logs);
+  const across = [...namesTwice(logs), ...originsMissing(logs)];
   const volumes: VolumeReport[] = [];
   for (const [id, log] of asked) {
     const own = await checkVolume(disk, log, tools);
-    const found = withoutRisk([...own, ...twice.filter(({ place }) => place.file === log.path)]);
+    const found = withoutRisk([...own, ...across.filter(({ place }) => place.file === log.path)]);
     volumes.push({ id, name: log.state?.name ?? null, findings: found });
   }
   volumes.sort((one, other) => ((one.name ?? '') < (other.name ?? '') ? -1 : 1));
@@ -172,6 +172,26 @@ function namesTwice(logs: ReadonlyMap<string, VolumeLog>): Finding[] {
     if (state === null || other === undefined) continue;
     const what = `the volume ${other[0]} has the name ${JSON.stringify(state.name)} too: one of them is not served`;
     findings.push(finding('volume-name-twice', atFile(path), what));
+  }
+  return findings;
+}
+
+/** Clones of which what lies below is not there: told of the clone, and of the volume that should have it. */
+function originsMissing(logs: ReadonlyMap<string, VolumeLog>): Finding[] {
+  const findings: Finding[] = [];
+  for (const [id, { path, state }] of logs) {
+    const origin = state?.origin ?? null;
+    if (origin === null) continue;
+    const below = logs.get(origin.volume);
+    if (below?.state?.snapshots.has(origin.snapshot) === true) continue;
+    const why =
+      below === undefined
+        ? 'is not there, or has a damaged log'
+        : `has no such snapshot${below.state === null ? ' that can be read' : ''}`;
+    const what = `the clone ${id} lies on the snapshot ${origin.snapshot}, but its volume ${origin.volume} ${why}`;
+    findings.push(finding('clone-origin-missing', atFile(path), what));
+    if (below !== undefined)
+      findings.push(finding('clone-origin-missing', atFile(below.path), what));
   }
   return findings;
 }
