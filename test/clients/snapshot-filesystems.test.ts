@@ -139,7 +139,14 @@ it('finds a clean ext4 in each snapshot that was taken under load', async (conte
   const scope = testScope();
   const node = await startNode(scope, { name: 'alpha' });
   await node.createVolume('disk', '128M');
-  const taken = await snapshotsUnderLoad(scope, node, ['mkfs.ext4', '-q', '-b', '1024', '-J', 'size=1']);
+  const taken = await snapshotsUnderLoad(scope, node, [
+    'mkfs.ext4',
+    '-q',
+    '-b',
+    '1024',
+    '-J',
+    'size=1',
+  ]);
   for (const { image, synced } of taken) {
     const replay = await run('e2fsck', ['-fy', image], { allowFailure: true });
     expect([replay.code, replay.stdout]).toEqual([expect.toBeOneOf([0, 1]), replay.stdout]);
