@@ -15,7 +15,7 @@ import { Layer } from './layer.ts';
 import { LayerMap } from './layer-map.ts';
 import { writeError } from './metadata.ts';
 import type { Metadata } from './metadata.ts';
-import { layerPath, openLayerFile, removeStrayLayers } from './recovery.ts';
+import { layerPath, openLayerFile, removeStrayLayers, tellsHoles } from './recovery.ts';
 import { View } from './view.ts';
 
 /** Layers of another volume, and the one of them that a clone's base layer lies on. */
@@ -225,12 +225,13 @@ export class LayerSet {
     const { state } = this.metadata;
     // Where extents are not known, all of a layer would be called data, and hide what lies below it.
     const sameRun = state.boot !== '' && state.boot === this.disk.bootId;
-    const killed = sameRun && this.disk.knowsExtents;
+    const above = this.top.parent !== null;
+    const killed = above && sameRun && tellsHoles(this.disk, this.directory);
     for (const layer of this.unsealed()) {
       if (layer.parent === null || killed) layer.recover(this.disk);
     }
     this.head.look(this.top);
-    if (this.top.parent === null || killed) return;
+    if (!above || killed) return;
     // Its file may hold blocks that the map does not know: nothing is written there any more.
     for (const layer of this.unsealed()) {
       if (layer.parent === null) continue;

@@ -63,6 +63,27 @@ export function removeStrayLayers(disk: Disk, directory: string, state: VolumeSt
   }
 }
 
+/** Enough for a hole, on any file system that has them. */
+const HOLE_BYTES: number = 1024 * 1024;
+
+/** Whether the file system of a directory tells holes from data: some call all of a file data. */
+export function tellsHoles(disk: Disk, directory: string): boolean {
+  if (!disk.knowsExtents) return false;
+  const path = `${directory}/hole.tmp`;
+  try {
+    const file = disk.open(path, { create: true });
+    try {
+      file.truncateNow(HOLE_BYTES);
+      return file.dataAfter(0) === null;
+    } finally {
+      file.closeNow();
+      disk.remove(path);
+    }
+  } catch {
+    return false;
+  }
+}
+
 /** Marks every extent of the file as data; `added` hears of what was not known. */
 export function recoverMap(
   disk: Disk,

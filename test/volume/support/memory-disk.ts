@@ -78,6 +78,8 @@ export class MemoryDisk implements Disk {
   bootId = randomBytes(16).toString('hex');
   /** Pages that the disk has. A write that needs more gets ENOSPC. */
   pagesMax = Number.POSITIVE_INFINITY;
+  /** Bytes of the first page that found no room which are written all the same: its blocks may be smaller. */
+  partBytes = 0;
   /** Writes that got ENOSPC, in all or in part. */
   refused = 0;
   /** Answers of the next syncs of files whose path matches; a non-zero answer stays. */
@@ -85,6 +87,8 @@ export class MemoryDisk implements Disk {
   /** Reads answer WOULD_BLOCK. */
   cold = false;
   canPunch = true;
+  /** False: of a file, all is data. */
+  tellsHoles = true;
   failTruncate = false;
   canProvision = true;
   canReadAhead = true;
@@ -95,6 +99,8 @@ export class MemoryDisk implements Disk {
   holding = false;
   readonly held: { kind: string; path: string; position: number; run: () => void }[] = [];
   readonly syncs = new Map<string, number>();
+  /** Its process was killed. */
+  killed = false;
   private files = new Map<string, Content>();
   private directories = new Set<string>(['/']);
   private safeFiles = new Map<string, Content>();
@@ -243,8 +249,9 @@ export class MemoryDisk implements Disk {
     return after;
   }
 
-  /** The process is killed: everything it handed to the system stays. */
+  /** The process is killed: everything it handed to the system stays, and nothing more comes from it. */
   kill(): MemoryDisk {
+    this.killed = true;
     const after = new MemoryDisk();
     after.bootId = this.bootId;
     after.files = this.files;
@@ -262,8 +269,13 @@ export class MemoryDisk implements Disk {
 
   /** Runs `run` as the pool would: later, or when the test says so. */
   later(kind: string, path: string, position: number, run: () => void): void {
+    if (this.killed) return;
     if (this.holding) this.held.push({ kind, path, position, run });
-    else setImmediate(run);
+    else {
+      setImmediate(() => {
+        if (!this.killed) run();
+      });
+    }
   }
 
   /** Lets the pool do one held piece of work. */
@@ -392,6 +404,8 @@ class MemoryFile implements DiskFile {
   }
 
   dataAfter(position: number): { start: number; end: number } | null {
+    const { size } = this.content;
+    if (!this.disk.tellsHoles) return position < size ? { start: position, end: size } : null;
     const pages = [...this.content.pages.keys()].toSorted((one, other) => one - other);
     const first = pages.find((page) => (page + 1) * PAGE > position);
     if (first === undefined) return null;
@@ -429,7 +443,7 @@ class MemoryFile implements DiskFile {
       if (room <= 0) {
         // A full disk takes what fits.
         this.disk.refused += 1;
-        const fits = Math.max(0, page * PAGE - position);
+        const fits = Math.min(bytes.length, page * PAGE - position + this.disk.partBytes);
         if (fits > 0) this.content.apply({ position, bytes: Buffer.from(bytes.subarray(0, fits)) });
         return -ENOSPC;
       }

@@ -1,0 +1,118 @@
+/**
+ * What a write that failed left in a layer's file never comes up: not at once, not by a trim that only the map knows of, not
+ * when the process is killed and the extents of the file are taken for what was written. And extents are taken only where
+ * they can be trusted. Method: a disk in memory that runs full in the middle of a block, and kills.
+ */
+import { describe, expect, test } from 'vitest';
+import { BLOCK, expectSame, World } from './support/full-disk.ts';
+import { flush, write } from './support/request.ts';
+
+const OFFSET = 18 * BLOCK;
+
+/** A write over lower layers fails in the middle of its third block. */
+async function failedWrite(world: World): Promise<void> {
+  world.disk.partBytes = 1024;
+  world.leave(2);
+  expect(await write(world.volume, OFFSET, Buffer.alloc(5 * BLOCK, 9))).toBe(28);
+  expectSame(await world.content(), world.model);
+  world.addSpace();
+}
+
+describe('what a write that failed has left above other layers', () => {
+  test('is gone after a trim of the place and a kill', async () => {
+    const world = await World.create();
+    await failedWrite(world);
+    await world.clear(18, 5);
+    await world.kill();
+    expectSame(await world.content(), world.model);
+  });
+
+  test('takes no space', async () => {
+    const world = await World.create();
+    const before = world.disk.pagesUsed();
+    await failedWrite(world);
+    expect(world.disk.pagesUsed()).toBe(before);
+    world.expectAllocated();
+  });
+
+  test('is not taken for content where the disk cannot take it away', async () => {
+    const world = await World.create();
+    world.disk.canPunch = false;
+    await failedWrite(world);
+    // In the log by now, with what was written before and after it.
+    await world.put(40, 2, 5);
+    expect(await flush(world.volume)).toBe(0);
+    await world.kill();
+    expectSame(await world.content(), world.model);
+  });
+
+  test('is not taken for content either after a clean end and a kill', async () => {
+    const world = await World.create();
+    world.disk.canPunch = false;
+    await failedWrite(world);
+    await world.volume.close();
+    world.reopen();
+    await world.put(40, 2, 5);
+    expect(await flush(world.volume)).toBe(0);
+    await world.kill();
+    expectSame(await world.content(), world.model);
+  });
+});
+
+describe('a process that is killed', () => {
+  test('loses no write above other layers', async () => {
+    const world = await World.create();
+    await world.put(18, 4, 5);
+    await world.put(40, 2, 6);
+    await world.kill();
+    expectSame(await world.content(), world.model);
+  });
+
+  test('loses no write after a snapshot that the log had no room for', async () => {
+    const world = await World.create();
+    await world.fillLog();
+    world.leave(0);
+    await expect(world.volume.snapshots.create('new')).rejects.toMatchObject({
+      code: 'METADATA_WRITE_FAILED',
+    });
+    // The new top is not in the log: nothing is written there before it is.
+    expect(await write(world.volume, OFFSET, Buffer.alloc(BLOCK, 9))).toBe(28);
+    world.addSpace();
+    await world.put(18, 2, 5);
+    await world.kill();
+    expectSame(await world.content(), world.model);
+  });
+
+  test('leaves every layer whole on a disk that calls all of a file data', async () => {
+    const world = await World.create();
+    await world.put(18, 2, 5);
+    expect(await flush(world.volume)).toBe(0);
+    world.disk.tellsHoles = false;
+    await world.kill();
+    expectSame(await world.content(), world.model);
+    expect(world.disk.exists(`${world.directory}/hole.tmp`)).toBe(false);
+  });
+});
+
+test('a restore stands where neither the log nor the directory has room to take it back', async () => {
+  const world = await World.create();
+  await world.fillLog();
+  world.leave(0);
+  const open = world.disk.open.bind(world.disk);
+  let files = 0;
+  world.disk.open = (path, options) => {
+    files += options.create ? 1 : 0;
+    if (files > 1) throw Object.assign(new Error('ENOSPC'), { code: 'ENOSPC', errno: -28 });
+    return open(path, options);
+  };
+  await expect(world.volume.snapshots.restore('lower')).rejects.toMatchObject({
+    code: 'METADATA_WRITE_FAILED',
+  });
+  world.model = world.model.withHead(Buffer.from(world.model.snapshots.get('lower')!));
+  expectSame(await world.content(), world.model);
+  expect(world.volume.failed).toBe(false);
+  world.addSpace();
+  await world.put(18, 2, 5);
+  await world.kill();
+  expectSame(await world.content(), world.model);
+});
