@@ -12,7 +12,16 @@ import * as fs from 'node:fs';
 import { dirname, join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 
-const SCRIPTS = ['quickstart', 'test', 'bench', 'drill', 'fuzz', 'setup-tools', 'build'];
+const SCRIPTS = [
+  'quickstart',
+  'test',
+  'bench',
+  'drill',
+  'fuzz',
+  'simulate',
+  'setup-tools',
+  'build',
+];
 const NODE_MIN = [20, 20];
 const LOCK_MS_MAX = 10 * 60 * 1000;
 const SIGNAL_ECHO_MS = 500;

@@ -1,0 +1,178 @@
+/**
+ * Ways to break the code, each by hand of a prototype or of the disk, for as long as a test lasts. They say what the
+ * histories are good for: a mutation that nobody notices is a check that is missing.
+ */
+import type { Disk, DiskCallback, DiskFile } from '../../src/io/disk.ts';
+import { DeviceRequest } from '../../src/io/device.ts';
+import { Flusher, type FlushWaiter } from '../../src/volume/flusher.ts';
+import { Layer } from '../../src/volume/layer.ts';
+import { LayerMap, BlockState } from '../../src/volume/layer-map.ts';
+import { LayerSet } from '../../src/volume/layer-set.ts';
+import { RecordBuffer } from '../../src/volume/metadata-log.ts';
+import { Snapshots } from '../../src/volume/snapshots.ts';
+import type { MetadataRecord } from '../../src/volume/records.ts';
+import type { SimDisk } from './sim-disk.ts';
+
+export interface Mutation {
+  readonly name: string;
+  /** Breaks the code; the result mends it. */
+  readonly patch?: () => () => void;
+  readonly wrapDisk?: (disk: SimDisk) => Disk;
+}
+
+type Method = (...args: never[]) => unknown;
+
+/** Puts another method in place of one, until it is put back. */
+function replace<Owner extends object>(
+  owner: Owner,
+  name: string,
+  make: (original: (...args: unknown[]) => unknown) => (this: Owner, ...args: never[]) => unknown,
+): () => void {
+  const methods = owner as Record<string, Method>;
+  const original = methods[name];
+  if (original === undefined) throw new Error(`there is no method ${name} to break`);
+  methods[name] = make(original as (...args: unknown[]) => unknown) as Method;
+  return () => {
+    methods[name] = original;
+  };
+}
+
+/** A disk that does something else with some files when they are opened. */
+function onOpen(change: (file: DiskFile, path: string) => void): (disk: SimDisk) => Disk {
+  return (disk) => {
+    const open = disk.open.bind(disk);
+    disk.open = (path, options) => {
+      const file = open(path, options);
+      change(file, path);
+      return file;
+    };
+    return disk;
+  };
+}
+
+const isData = (path: string): boolean => path.endsWith('.data');
+
+function lieAboutSyncs(matches: (path: string) => boolean): (disk: SimDisk) => Disk {
+  return (disk) =>
+    onOpen((file, path) => {
+      if (matches(path)) file.datasync = (callback: DiskCallback) => disk.later(() => 0, callback);
+    })(disk);
+}
+
+export const MUTATIONS: readonly Mutation[] = [
+  {
+    name: 'the data is not synced before its records',
+    // That of a volume that is being made is: else nothing more is seen than that.
+    wrapDisk: lieAboutSyncs((path) => isData(path) && !path.includes('creating-')),
+  },
+  {
+    name: 'the log is not synced',
+    wrapDisk: lieAboutSyncs((path) => path.includes('metadata.log')),
+  },
+  {
+    name: 'a flush is answered before its sync',
+    // The volume's own flushes are left alone: its close waits for what they do.
+    patch: () =>
+      replace(Flusher.prototype, 'flush', (original) => {
+        return function flush(this: Flusher, waiter: FlushWaiter) {
+          if (!(waiter instanceof DeviceRequest)) return original.call(this, waiter);
+          original.call(this, { complete: () => {} });
+          return 0;
+        };
+      }),
+  },
+  {
+    name: 'the entry of a new layer is not durable',
+    wrapDisk: (disk) => {
+      disk.syncDirectoryLater = (_path, callback) => disk.later(() => 0, callback);
+      return disk;
+    },
+  },
+  {
+    name: 'zeroes over another layer are not marked',
+    patch: () =>
+      replace(LayerMap.prototype, 'set', (original) => {
+        return function set(this: LayerMap, first: number, count: number, state: BlockState) {
+          const told = state === BlockState.ZERO ? BlockState.ABSENT : state;
+          return original.call(this, first, count, told);
+        };
+      }),
+  },
+  {
+    name: 'the edges of a first write to a block are lost',
+    wrapDisk: (disk) => {
+      // A block that is copied up is read from the layer below: those reads bring zeroes.
+      return onOpen((file, path) => {
+        if (!isData(path)) return;
+        const write = file.write.bind(file);
+        file.write = (buffer, start, length, position, callback) => {
+          const copy = Buffer.from(buffer.subarray(start, start + length));
+          if (length === 4096 && !path.endsWith('00000001.data')) copy.fill(0, length - 64);
+          write(copy, 0, length, position, callback);
+        };
+      })(disk);
+    },
+  },
+  {
+    name: 'the records of a layer are dropped',
+    patch: () =>
+      replace(Layer.prototype, 'takeChanges', (original) => {
+        return function takeChanges(this: Layer, limit: number) {
+          original.call(this, limit);
+          return [];
+        };
+      }),
+  },
+  {
+    name: 'extents are believed after a power cut',
+    wrapDisk: (disk) => {
+      Object.defineProperty(disk, 'bootId', { value: 'ab'.repeat(16) });
+      return disk;
+    },
+  },
+  {
+    name: 'extents are not believed after a kill',
+    patch: () => replace(Layer.prototype, 'recover', () => () => {}),
+  },
+  {
+    name: 'two records are swapped: a snapshot is recorded before its layer is sealed',
+    patch: () => {
+      const held = new WeakMap<RecordBuffer, MetadataRecord>();
+      return replace(RecordBuffer.prototype, 'append', (original) => {
+        return function append(this: RecordBuffer, record: MetadataRecord) {
+          if (record.kind === 'layer-sealed' && !held.has(this)) {
+            held.set(this, record);
+            return;
+          }
+          original.call(this, record);
+          const late = held.get(this);
+          held.delete(this);
+          if (late !== undefined) original.call(this, late);
+        };
+      });
+    },
+  },
+  {
+    name: 'a merge takes the wrong one of two blocks',
+    patch: () =>
+      replace(LayerSet.prototype, 'merged', (original) => {
+        return function merged(this: LayerSet, from: number, into: number) {
+          const gone = this.layerOf(from);
+          const kept = this.layerOf(into);
+          const run = gone.map.data.nextRun(0, 1);
+          if (run !== null) kept.map.set(run.first, 1, BlockState.ZERO);
+          return original.call(this, from, into);
+        };
+      }),
+  },
+  {
+    name: 'a snapshot takes the layer below the one that it should',
+    patch: () =>
+      replace(Snapshots.prototype, 'split', (original) => {
+        return function split(this: Snapshots, ...args: unknown[]) {
+          const frozen = original.call(this, ...args) as Layer;
+          return frozen.parent?.sealed === true ? frozen.parent : frozen;
+        };
+      }),
+  },
+];
