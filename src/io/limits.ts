@@ -308,6 +308,8 @@ export const SPACE_LOOK_MS = 5_000;
 /** Space: a file system with no more free than this, or than SPACE_FULL_PERCENT of it, is full: writes fail any moment. */
 export const SPACE_FULL_BYTES: number = 64 * MIB;
 export const SPACE_FULL_PERCENT = 1;
+/** Space: bytes that a data directory keeps back for the records that free more. On a full disk that is less. */
+export const SPARE_BYTES: number = MIB;
 /** Configuration: the highest threshold of the warning of a full disk that can be set, in percent. More is refused. */
 export const CONFIGURED_DISK_WARN_PERCENT_MAX = 50;
 /** Log: bytes that a stuck reader of the log may leave unwritten. Further lines are dropped. */

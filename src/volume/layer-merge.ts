@@ -251,7 +251,7 @@ export class LayerMerge {
   }
 
   private async commit(): Promise<MergeFault | null> {
-    const status = await answer((done) => this.host.metadata.commit(done));
+    const status = await answer((done) => this.host.metadata.commit(done, true));
     if (status === Status.OK) return null;
     return { errno: status, what: 'the metadata log could not be written' };
   }

@@ -29,6 +29,7 @@ export type { LayerRecord, MirrorRecord, VolumeState } from './metadata-state.ts
 type CommitCallback = (status: number) => void;
 
 export interface MetadataOptions {
+import type { Spare } from './spare.ts';
   readonly disk: Disk;
   readonly clock: Clock;
   readonly random: Random;
@@ -42,6 +43,8 @@ export const LOG_NAME = 'metadata.log';
 /** A compaction on its way; removed at open. */
 export const NEW_LOG_NAME = 'metadata.log.new';
 
+  /** Space for records that free more of it. */
+  readonly spare?: Spare | undefined;
 const EDQUOT = 122;
 const EFBIG = 27;
 
@@ -82,6 +85,10 @@ export class Metadata {
   private constructor(options: MetadataOptions, log: OpenedLog) {
     this.options = options;
     this.compactBytes = options.compactBytes ?? METADATA_COMPACT_BYTES;
+  /** Someone who waits gives space back when this is durable. */
+  private freeing = false;
+  /** The spare space was given up for it. */
+  private spared = false;
     this.state = log.state;
     this.unclean = !log.state.clean;
     this.file = log.file;
@@ -162,8 +169,12 @@ export class Metadata {
     }
   }
 
-  /** Makes every record appended before durable; 0 or a positive errno, never before it returned. */
-  commit(callback: CommitCallback): void {
+  /**
+   * Makes every record appended before durable; 0 or a positive errno, never before it returned. `frees`: space comes of
+   * it, so what is kept back for that may be used.
+   */
+  commit(callback: CommitCallback, frees = false): void {
+    this.freeing ||= frees;
     if (this.errno !== 0 || this.closed) {
       this.options.clock.soon(() => callback(Status.EIO));
     } else if (this.busy && this.pending.length === 0 && !this.mustReplace) {
@@ -231,12 +242,27 @@ export class Metadata {
       return;
     }
     this.keepBatch();
-    this.finish(errno);
+    // Else a power cut may leave what was refused, without what took it back.
+    this.file.datasync((synced) => {
+      if (synced < 0) this.fail(-synced, 'the metadata log could not be synced');
+      else this.finish(errno);
+    });
+  }
+
+  /** Whether there may be room now, for a batch that frees more. */
+  private makeRoom(): boolean {
+    if (!this.freeing || this.options.spare?.release() !== true) return false;
+    this.spared = true;
+    return true;
   }
 
   /** Puts the batch back in front of what was appended since. */
   private keepBatch(): void {
     const { batch, pending } = this;
+    if (this.makeRoom()) {
+      this.appendBatch();
+      return;
+    }
     batch.appendAll(pending);
     pending.clear();
     this.pending = batch;
@@ -259,6 +285,9 @@ export class Metadata {
   private fail(errno: number, what: string): void {
     this.errno = errno;
     const reason = `${what} (errno ${errno})`;
+    if (this.waiting.length === 0) this.freeing = false;
+    if (this.spared) this.options.spare?.refill();
+    this.spared = false;
     const onFailed = this.onFailed;
     this.onFailed = null;
     onFailed?.(reason);
@@ -337,6 +366,10 @@ export class Metadata {
     // No room for a second log: go on with the old one for a while.
     this.compactAt = this.length + this.batch.length + this.compactBytes;
     if (this.mustReplace) {
+      if (this.makeRoom()) {
+        this.replace();
+        return;
+      }
       // The bytes of this batch's successors were dropped meanwhile; a new log is the only way.
       this.keepBatch();
       this.finish(errno);

@@ -51,7 +51,8 @@ export interface SnapshotHost {
   exclusive<Result>(run: () => Promise<Result>): Promise<Result>;
   until(ready: () => boolean): Promise<void>;
   flushed(): Promise<number>;
-  commit(): Promise<number>;
+  /** `frees`: space comes of it, so what is kept back for that may be used. */
+  commit(frees?: boolean): Promise<number>;
   /** Throws VOLUME_FAILED. */
   refuseIfFailed(): void;
   noticeIdle(): void;
@@ -177,7 +178,8 @@ export class Snapshots implements VolumeSnapshots {
       this.refuseCloned(snapshot);
       const { metadata } = this.host;
       metadata.append({ kind: 'snapshot-removed', id: snapshot.id });
-      await this.committed(() => metadata.append({ kind: 'snapshot-created', ...snapshot }));
+      const undo = (): void => metadata.append({ kind: 'snapshot-created', ...snapshot });
+      await this.committed(undo, true);
       this.forgetDevice(snapshot.id);
       await this.tidy();
     });
@@ -244,7 +246,7 @@ export class Snapshots implements VolumeSnapshots {
       metadata.append({ kind: 'layer-removed', layer: id });
       this.givenUp.add(id);
     }
-    if (this.givenUp.size > 0 && (await this.host.commit()) === Status.OK) {
+    if (this.givenUp.size > 0 && (await this.host.commit(true)) === Status.OK) {
       for (const id of this.givenUp) layers.removable(id);
       this.givenUp.clear();
     }
@@ -411,8 +413,8 @@ export class Snapshots implements VolumeSnapshots {
   }
 
   /** Makes what was appended durable; else takes it back with `undo` and throws. */
-  private async committed(undo: () => void): Promise<void> {
-    const status = await this.host.commit();
+  private async committed(undo: () => void, frees = false): Promise<void> {
+    const status = await this.host.commit(frees);
     if (status === Status.OK) return;
     this.host.refuseIfFailed();
     undo();

@@ -20,6 +20,7 @@ import { createVolume, removeVolume } from './creation.ts';
 import type { NewVolume, StoreOptions } from './creation.ts';
 import type { Origin } from './layer-set.ts';
 import { validateSize, validateVolumeName } from './names.ts';
+import { Spare } from './spare.ts';
 import { Volume } from './volume.ts';
 
 export type { StoreOptions } from './creation.ts';
@@ -55,6 +56,7 @@ export class VolumeStore {
   readonly damaged: DamagedVolume[] = [];
   private readonly options: StoreOptions;
   private readonly lock: { release(): void };
+  private spare: Spare | null = null;
   private readonly volumes = new Map<string, Volume>();
   /** Names of volumes that are being created or deleted. */
   private readonly reserved = new Set<string>();
@@ -175,7 +177,7 @@ export class VolumeStore {
     this.closing = true;
     await Promise.allSettled(this.work);
     while (this.volumes.size > 0) await this.closeSome();
-
+    this.spare?.close();
     this.lock.release();
   }
 
@@ -234,6 +236,7 @@ export class VolumeStore {
   private load(): void {
     const { disk, path } = this.options;
     checkFormat(disk, path);
+    this.spare = Spare.open(disk, this.options.random, path);
     const directory = `${path}/volumes`;
     if (!disk.exists(directory)) {
       disk.makeDirectory(directory);
@@ -249,7 +252,7 @@ export class VolumeStore {
 
   private open(directory: string): Volume {
     const originOf = (origin: VolumeOrigin): Origin => this.below(origin);
-    return Volume.open({ ...this.options, directory, originOf });
+    return Volume.open({ ...this.options, directory, originOf, spare: this.spare ?? undefined });
   }
 
   /** The layers below a clone; opens their volume if that has not been its turn yet. Throws METADATA_CORRUPT. */

@@ -37,6 +37,7 @@ import { growVolume, shrinkVolume } from './resize.ts';
 import type { ResizeHost } from './resize.ts';
 import { Snapshots } from './snapshots.ts';
 import type { SnapshotHost } from './snapshots.ts';
+import type { Spare } from './spare.ts';
 
 export interface VolumeOptions {
   readonly disk: Disk;
@@ -46,6 +47,8 @@ export interface VolumeOptions {
   readonly directory: string;
   /** Length from which the metadata log is compacted. */
   readonly compactBytes?: number;
+  /** Space for records that free more of it. */
+  readonly spare?: Spare | undefined;
   /** Finds what lies below a clone. Throws METADATA_CORRUPT. */
   readonly originOf?: (origin: { volume: string; snapshot: string }) => Origin;
 }
@@ -344,8 +347,8 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     });
   }
 
-  commit(): Promise<number> {
-    return new Promise((resolve) => this.metadata.commit(resolve));
+  commit(frees = false): Promise<number> {
+    return new Promise((resolve) => this.metadata.commit(resolve, frees));
   }
 
   /** Appends what is known of a layer, unless the layer was given up meanwhile. */
