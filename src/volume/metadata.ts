@@ -23,13 +23,13 @@ import type { LogIdentity } from './metadata-log.ts';
 import { emptyState, foldRecord, recordsOf } from './metadata-state.ts';
 import type { VolumeState } from './metadata-state.ts';
 import type { MetadataRecord } from './records.ts';
+import type { Spare } from './spare.ts';
 
 export type { LayerRecord, MirrorRecord, VolumeState } from './metadata-state.ts';
 
 type CommitCallback = (status: number) => void;
 
 export interface MetadataOptions {
-import type { Spare } from './spare.ts';
   readonly disk: Disk;
   readonly clock: Clock;
   readonly random: Random;
@@ -37,14 +37,14 @@ import type { Spare } from './spare.ts';
   readonly directory: string;
   /** Length from which the log is compacted. */
   readonly compactBytes?: number;
+  /** Space for records that free more of it. */
+  readonly spare?: Spare | undefined;
 }
 
 export const LOG_NAME = 'metadata.log';
 /** A compaction on its way; removed at open. */
 export const NEW_LOG_NAME = 'metadata.log.new';
 
-  /** Space for records that free more of it. */
-  readonly spare?: Spare | undefined;
 const EDQUOT = 122;
 const EFBIG = 27;
 
@@ -79,16 +79,16 @@ export class Metadata {
   private waiting: CommitCallback[] = [];
   private served: CommitCallback[] = [];
   private busy = false;
+  /** Someone who waits gives space back when this is durable. */
+  private freeing = false;
+  /** The spare space was given up for it. */
+  private spared = false;
   private errno = 0;
   private closed = false;
 
   private constructor(options: MetadataOptions, log: OpenedLog) {
     this.options = options;
     this.compactBytes = options.compactBytes ?? METADATA_COMPACT_BYTES;
-  /** Someone who waits gives space back when this is durable. */
-  private freeing = false;
-  /** The spare space was given up for it. */
-  private spared = false;
     this.state = log.state;
     this.unclean = !log.state.clean;
     this.file = log.file;
@@ -241,12 +241,12 @@ export class Metadata {
       this.fail(errnoOf(thrown), 'the metadata log could not be cut back');
       return;
     }
+    if (this.makeRoom()) {
+      this.appendBatch();
+      return;
+    }
     this.keepBatch();
-    // Else a power cut may leave what was refused, without what took it back.
-    this.file.datasync((synced) => {
-      if (synced < 0) this.fail(-synced, 'the metadata log could not be synced');
-      else this.finish(errno);
-    });
+    this.finish(errno);
   }
 
   /** Whether there may be room now, for a batch that frees more. */
@@ -259,10 +259,6 @@ export class Metadata {
   /** Puts the batch back in front of what was appended since. */
   private keepBatch(): void {
     const { batch, pending } = this;
-    if (this.makeRoom()) {
-      this.appendBatch();
-      return;
-    }
     batch.appendAll(pending);
     pending.clear();
     this.pending = batch;
@@ -278,6 +274,9 @@ export class Metadata {
     this.busy = false;
     const served = this.served;
     this.served = [];
+    if (this.waiting.length === 0) this.freeing = false;
+    if (this.spared) this.options.spare?.refill();
+    this.spared = false;
     if (this.waiting.length > 0 && this.errno === 0) this.start();
     for (const callback of served) callback(status);
   }
@@ -285,9 +284,6 @@ export class Metadata {
   private fail(errno: number, what: string): void {
     this.errno = errno;
     const reason = `${what} (errno ${errno})`;
-    if (this.waiting.length === 0) this.freeing = false;
-    if (this.spared) this.options.spare?.refill();
-    this.spared = false;
     const onFailed = this.onFailed;
     this.onFailed = null;
     onFailed?.(reason);
@@ -359,6 +355,10 @@ export class Metadata {
     }
     if (hadToReplace) {
       this.mustReplace = true;
+      if (this.makeRoom()) {
+        this.replace();
+        return;
+      }
       this.keepBatch();
       this.finish(errno);
       return;
@@ -366,10 +366,6 @@ export class Metadata {
     // No room for a second log: go on with the old one for a while.
     this.compactAt = this.length + this.batch.length + this.compactBytes;
     if (this.mustReplace) {
-      if (this.makeRoom()) {
-        this.replace();
-        return;
-      }
       // The bytes of this batch's successors were dropped meanwhile; a new log is the only way.
       this.keepBatch();
       this.finish(errno);
