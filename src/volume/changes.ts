@@ -19,6 +19,7 @@ import { copyUpAndWrite, needsCopyUp } from './copy-up.ts';
 import type { CopyUpWrite } from './copy-up.ts';
 import { dropLeftovers } from './leftovers.ts';
 import type { Metadata } from './metadata.ts';
+import { BlockState } from './layer-map.ts';
 import { OperationQueue } from './operation-queue.ts';
 import type { Operation } from './operation-queue.ts';
 import type { View } from './view.ts';
@@ -176,7 +177,7 @@ export class Changes {
     const { offset, length } = request;
     const end = offset + length;
     if (end > layer.sizeBytes) return Status.ENOSPC;
-    if (request.fastZero && isTooSlow(request, view, this.canZero)) return Status.ENOTSUP;
+    if (request.fastZero && isTooSlow(request, view, this.abilities)) return Status.ENOTSUP;
     if (this.care !== 0 && !this.mayChangeNow(request)) return this.changeLater(request, true);
     if (length === 0) return Status.OK;
     if (!request.noHole && isZero(view, offset, end)) return Status.OK;
@@ -263,36 +264,65 @@ export class Changes {
   }
 
   private startZeroes(operation: Operation, request: DeviceRequest): void {
-    const tooSlow = request.fastZero && isTooSlow(request, this.view, this.canZero);
+    const tooSlow = request.fastZero && isTooSlow(request, this.view, this.abilities);
     if (!tooSlow && this.startPiece(operation)) return;
     this.clock.soon(() => this.finish(operation, tooSlow ? Status.ENOTSUP : Status.OK));
   }
 
   private startPiece(operation: Operation): boolean {
-    const { view, canZero, zeroPace } = this;
-    if (!probePiece(operation, canZero) && !nextPiece(operation, view, canZero, zeroPace)) {
+    const { view, abilities, zeroPace } = this;
+    if (!probePiece(operation, abilities) && !nextPiece(operation, view, abilities, zeroPace)) {
       return false;
     }
-    const { pieceStart, pieceEnd, done } = operation;
-    const length = pieceEnd - pieceStart;
-    const { file, parent } = view.top;
-    if (operation.piece === 'write') {
+    const { pieceStart, pieceEnd, piece } = operation;
+    if (piece === 'write') {
       this.writeOnPool({ buffer: ZEROES, start: 0, offset: pieceStart, end: pieceEnd }, operation);
-      return true;
-    }
-    this.lock();
-    operation.startedAt = this.clock.now();
-    if (operation.piece === 'provision') file.provisionZeroes(pieceStart, length, done);
-    else if (parent !== null && !view.top.hasDataIn(pieceStart, pieceEnd)) {
+    } else if (view.top.parent === null) {
+      this.zeroFile(operation);
+    } else if (view.top.hasDataIn(pieceStart, pieceEnd)) {
+      this.recordAndZero(operation);
+    } else {
       // Only the map has to say so.
-      this.clock.soon(() => done(0));
-    } else file.punchHole(pieceStart, length, done);
+      this.lock(operation);
+      this.clock.soon(() => operation.done(0));
+    }
     return true;
   }
 
-  private lock(): void {
+  /** Above other layers zeroes that keep their space are written: a file that was provisioned shows nothing of it to the next process. */
+  private get abilities(): Readonly<ZeroAbilities> {
+    const { canZero, view } = this;
+    return view.top.parent === null ? canZero : { punch: canZero.punch, provision: 'no' };
+  }
+
+  private zeroFile(operation: Operation): void {
+    const { pieceStart, pieceEnd, done } = operation;
+    const { file } = this.view.top;
+    const length = pieceEnd - pieceStart;
+    this.lock(operation);
+    if (operation.piece === 'punch') file.punchHole(pieceStart, length, done);
+    else file.provisionZeroes(pieceStart, length, done);
+  }
+
+  /**
+   * Above other layers the log has it first, durably: when the file is a hole already, a kill would else bring up what lies
+   * below, which is older than what was answered.
+   */
+  private recordAndZero(operation: Operation): void {
+    operation.recorded = true;
+    this.recordZero(operation);
+    this.metadata.commit((status) => {
+      if (status === Status.OK) return this.zeroFile(operation);
+      this.lock(operation);
+      operation.done(-status);
+    });
+  }
+
+  /** The disk, or the map, works on a hole. */
+  private lock(operation: Operation): void {
     this.locking += 1;
     this.care |= Care.LOCKED;
+    operation.startedAt = this.clock.now();
   }
 
   private unlock(): void {
@@ -326,7 +356,7 @@ export class Changes {
   private fail(operation: Operation, status: number): void {
     const { top } = this.view;
     if (top.parent === null) return this.finish(operation, status);
-    this.lock();
+    this.lock(operation);
     dropLeftovers(top, operation.lockStart, operation.lockEnd, (result) => {
       this.unlock();
       if (result < 0) this.distrust();
@@ -345,6 +375,8 @@ export class Changes {
     if (piece !== 'write') this.unlocked(operation);
     if (piece !== 'write' && result === -Status.ENOTSUP) {
       // Until this is known it is the first thing that is tried for a request, also for one beside another.
+      if (operation.recorded) this.recordAgain(operation);
+      operation.recorded = false;
       const untouched = this.canZero[piece] !== 'yes' && operation.position === operation.offset;
       this.canZero[piece] = 'no';
       if (request?.fastZero === true && untouched) {
@@ -370,31 +402,35 @@ export class Changes {
   }
 
   private markPiece(operation: Operation, result: number): void {
-    const { pieceStart, pieceEnd, piece } = operation;
+    const { pieceStart, pieceEnd, piece, recorded } = operation;
     const layer = this.view.top;
+    operation.recorded = false;
     if (piece === 'write') this.markWritten(pieceStart, pieceEnd, result);
     // A hole that failed half-way: the map goes on saying data, which is true of any content.
     else if (result < 0) layer.touched = true;
     else {
       if (piece === 'punch') layer.markHole(pieceStart, pieceEnd);
       else layer.markData(pieceStart, pieceEnd);
-      if (layer.parent !== null) this.recordHole(operation);
+      if (layer.parent !== null && !recorded) {
+        // The file shows nothing of it, so the log has to, also for the next process.
+        this.recordZero(operation);
+        operation.holed = true;
+      }
     }
+    if (recorded && result < 0) this.recordAgain(operation);
   }
 
-  /** The file shows nothing of it, so the log has to, also for the next process. */
-  private recordHole(operation: Operation): void {
-    const first = operation.pieceStart / BLOCK_BYTES;
-    const count = operation.pieceEnd / BLOCK_BYTES - first;
-    const { top } = this.view;
-    this.metadata.append({
-      kind: 'allocated',
-      layer: top.id,
-      first,
-      count,
-      state: top.map.stateOf(first),
-    });
-    operation.holed = true;
+  private recordZero({ pieceStart, pieceEnd }: Operation): void {
+    const first = pieceStart / BLOCK_BYTES;
+    const count = pieceEnd / BLOCK_BYTES - first;
+    const layer = this.view.top.id;
+    this.metadata.append({ kind: 'allocated', layer, first, count, state: BlockState.ZERO });
+  }
+
+  /** What the log was told of a piece did not come true: the next flush tells it what is. */
+  private recordAgain({ pieceStart, pieceEnd }: Operation): void {
+    const first = pieceStart / BLOCK_BYTES;
+    this.view.top.forgetRecordsOf(first, pieceEnd / BLOCK_BYTES - first);
   }
 
   private finish(operation: Operation, status: number): void {

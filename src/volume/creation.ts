@@ -5,10 +5,10 @@
  * Delete: rename to `deleting-ID`, sync the parent, give back the space in pieces, remove.
  */
 import type { Clock } from '../io/clock.ts';
-import type { Disk, DiskFile } from '../io/disk.ts';
+import type { Disk } from '../io/disk.ts';
 import { BlockferryError, errnoOf } from '../io/errors.ts';
-import { ZERO_PUNCH_BYTES_MAX } from '../io/limits.ts';
 import type { Random } from '../io/random.ts';
+import { freeSpace } from './free-space.ts';
 import { Metadata, writeError } from './metadata.ts';
 import { layerPath } from './recovery.ts';
 import type { Volume } from './volume.ts';
@@ -95,31 +95,8 @@ export async function removeVolume(
   } catch (thrown) {
     throw writeError(leaving, errnoOf(thrown));
   }
-  for (const layer of layers) await freeSpace(disk, layerPath(leaving, layer));
+  for (const layer of layers) await freeSpace(disk, layerPath(leaving, layer), () => false);
   removeQuietly(disk, leaving);
-}
-
-/** Frees a file's space on the pool, in pieces: removing a large file at once would hold up every request. */
-async function freeSpace(disk: Disk, path: string): Promise<void> {
-  let file: DiskFile | null = null;
-  try {
-    file = disk.open(path, { create: false });
-    let extent = file.dataAfter(0);
-    while (extent !== null) {
-      const { start } = extent;
-      const length = Math.min(extent.end - start, ZERO_PUNCH_BYTES_MAX);
-      const opened = file;
-      const result = await new Promise<number>((resolve) =>
-        opened.punchHole(start, length, resolve),
-      );
-      if (result < 0) break;
-      extent = file.dataAfter(start + length);
-    }
-  } catch {
-    // Only a kindness to others: the removal that follows frees it in any case.
-  } finally {
-    file?.closeNow();
-  }
 }
 
 /** What is left is removed at the next open. */

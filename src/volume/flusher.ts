@@ -30,6 +30,8 @@ export interface FlushOwner {
   syncFailed(errno: number): void;
   /** Appends a record of a layer, unless the layer is gone by now. */
   record(record: MapRecord): void;
+  /** What was recorded of the layers is folded: live maps and recorded ones may be alike again. */
+  recorded(): void;
   /** A flush was answered. */
   noticeIdle(): void;
   soon(callback: () => void): void;
@@ -145,6 +147,7 @@ export class Flusher {
     this.owner.metadata.commit((status) => {
       this.committing = false;
       if (status !== Status.OK) this.logBehind = true;
+      this.owner.recorded();
       if (this.owner.failed) this.failAll();
       else this.answer(count, status);
     });

@@ -11,6 +11,7 @@ import assert from 'node:assert';
 import type { Disk } from '../io/disk.ts';
 import { errnoOf } from '../io/errors.ts';
 import { BLOCK_BYTES } from '../io/limits.ts';
+import { freeSpace } from './free-space.ts';
 import { Layer } from './layer.ts';
 import { LayerMap } from './layer-map.ts';
 import { writeError } from './metadata.ts';
@@ -44,6 +45,9 @@ export class LayerSet {
   /** Those that are not sealed, the top last. */
   private open: readonly Layer[] = [];
   private nextId: number;
+  /** Files on their way out. */
+  private readonly removals = new Set<Promise<void>>();
+  private closing = false;
   private readonly origin: LayerSet | null;
   /** Layers of clones: their chains go on through these. */
   private readonly clones = new Set<LayerSet>();
@@ -64,7 +68,6 @@ export class LayerSet {
   static open(options: LayerSetOptions): LayerSet {
     const { disk, directory, metadata, origin } = options;
     const { state } = metadata;
-    removeStrayLayers(disk, directory, state);
     const layers = new Map<number, Layer>();
     try {
       for (const record of state.layers.values()) {
@@ -74,6 +77,8 @@ export class LayerSet {
         const map = sealed ? record.map : record.map.clone();
         layers.set(id, new Layer({ id, file, parent, map, sealed }));
       }
+      // Only now: where a layer has no file, a stray one may be it.
+      removeStrayLayers(disk, directory, state);
       const top = layers.get(state.topLayer);
       assert(top, 'a volume has a top layer');
       const set = new LayerSet(options, layers, top);
@@ -126,9 +131,11 @@ export class LayerSet {
    */
   async prepare(): Promise<Layer> {
     const layer = this.create(this.top.map.blockCount * BLOCK_BYTES);
-    const synced = await new Promise<number>((resolve) =>
+    const lengthSynced = await new Promise<number>((resolve) => layer.file.datasync(resolve));
+    const linked = await new Promise<number>((resolve) =>
       this.disk.syncDirectoryLater(this.directory, resolve),
     );
+    const synced = Math.min(lengthSynced, linked);
     if (synced < 0) {
       this.drop(layer);
       throw writeError(layer.file.path, -synced);
@@ -136,9 +143,18 @@ export class LayerSet {
     return layer;
   }
 
-  /** Gives a prepared layer up. */
+  /** Gives a layer up that is not, or no longer, in the tree: its file goes as soon as nobody uses it. */
   drop(layer: Layer): void {
-    layer.retire(() => this.removeFile(layer.id));
+    layer.retire(() => {
+      const removal = this.removeFile(layer.id).finally(() => this.removals.delete(removal));
+      this.removals.add(removal);
+    });
+  }
+
+  /** Resolves when no file is being removed; the rest of what is goes at the next open. */
+  async stopRemoving(): Promise<void> {
+    this.closing = true;
+    await Promise.all(this.removals);
   }
 
   /** A prepared layer becomes the top, above `parent`. Nothing may be on its way to the old one. */
@@ -241,6 +257,7 @@ export class LayerSet {
     }
     const before = this.top;
     const layer = this.create(before.map.blockCount * BLOCK_BYTES);
+    layer.file.datasyncNow();
     this.disk.syncDirectory(this.directory);
     this.push(layer, before);
   }
@@ -260,9 +277,11 @@ export class LayerSet {
     }
   }
 
-  private removeFile(id: number): void {
+  private async removeFile(id: number): Promise<void> {
+    const path = layerPath(this.directory, id);
+    await freeSpace(this.disk, path, () => this.closing);
     try {
-      this.disk.remove(layerPath(this.directory, id));
+      this.disk.remove(path);
     } catch {
       // The next open removes it.
     }

@@ -163,6 +163,12 @@ export class Layer {
     this.touched = true;
   }
 
+  /** The same of `count` blocks. */
+  forgetRecordsOf(first: number, count: number): void {
+    this.unrecorded.add(first, count);
+    this.touched = true;
+  }
+
   /** Nothing is written here any more; `map` is the recorded one, which is the same by now. */
   seal(map: LayerMap): void {
     assert(this.isRecorded && !this.touched, 'a layer is sealed when all of it is durable');

@@ -25,7 +25,8 @@ import {
 } from './record-codec.ts';
 import type { MetadataRecord } from './records.ts';
 
-export const FORMAT_VERSION = 1;
+/** Format 1 had no FLAGS: the end of a batch could only be told from the record after it. It is read, and written no more. */
+export const FORMAT_VERSION = 2;
 
 const FILE_MAGIC = Buffer.from('BFRYMETA', 'latin1');
 const RECORD_MAGIC = 0x42465243;
@@ -66,6 +67,7 @@ export const RECORD_ALIGNMENT = 8;
 
 /** What makes the checksums of one log file its own. */
 export interface LogIdentity {
+  readonly format: number;
   /** 32 hexadecimal digits. */
   readonly volumeId: string;
   /** Random for each file: records of an older file of the same volume are not valid in it. */
@@ -182,6 +184,8 @@ export interface LogContents {
   readonly nextSequence: number;
   /** Bytes follow the valid part: a commit that was cut short. */
   readonly torn: boolean;
+  /** It has an older format: nothing more is written to it. */
+  readonly outdated: boolean;
 }
 
 /** METADATA_CORRUPT, with the place for those who look further. */
@@ -209,7 +213,7 @@ export function readLog(
 ): LogContents {
   const header = readFileHeader(bytes, path);
   const { identity } = header;
-  const { end, bad, nextSequence } = findEnd(bytes, header);
+  const { end, bad, batch, nextSequence } = findEnd(bytes, header);
   for (let offset: number = FileHeader.SIZE; offset < end;) {
     offset = foldAt(bytes, offset, path, fold);
   }
@@ -217,30 +221,32 @@ export function readLog(
     throw corrupt(path, bad, 'a record that was durable before the file had its name is bad');
   }
   if (end < bytes.length) {
-    const later = laterBatchAfter(bytes, { bad, batch: end }, seedOf(identity));
+    const later = laterBatchAfter(bytes, { bad, batch }, identity);
     if (later >= 0) {
       throw corrupt(path, bad, `a bad record stands before a later good one at ${later}`);
     }
   }
-  return { identity, end, nextSequence, torn: end < bytes.length };
+  const outdated = identity.format < FORMAT_VERSION;
+  return { identity, end, nextSequence, torn: end < bytes.length, outdated };
 }
 
 interface LogEnd {
   /** Where the last whole batch ends. */
   readonly end: number;
   readonly nextSequence: number;
-  /** The first byte that is not part of a record in its place. */
+  /** The first byte that is not part of a record in its place, and where the batch begins that it may belong to. */
   readonly bad: number;
+  readonly batch: number;
 }
 
 function findEnd(bytes: Buffer, header: FileHeaderFields): LogEnd {
-  const seed = seedOf(header.identity);
+  const { identity } = header;
   let end: number = FileHeader.SIZE;
   let nextSequence = header.firstSequence;
   let offset = end;
   let sequence = nextSequence;
   while (offset < bytes.length) {
-    const found = readRecord(bytes, offset, seed);
+    const found = recordAt(bytes, offset, identity);
     if (found === null || found.sequence !== sequence || found.batch !== end) break;
     offset = found.end;
     sequence += 1;
@@ -248,7 +254,8 @@ function findEnd(bytes: Buffer, header: FileHeaderFields): LogEnd {
     end = offset;
     nextSequence = sequence;
   }
-  return { end, nextSequence, bad: offset };
+  // Where there are no flags, what is bad may as well begin a batch of its own.
+  return { end, nextSequence, bad: offset, batch: identity.format > 1 ? end : offset };
 }
 
 /** A record whose own checksums hold. */
@@ -266,7 +273,12 @@ export interface FoundRecord {
 
 /** The record at `offset` of the log of `identity` if its own checksums hold, else null. Its order is not looked at. */
 export function recordAt(bytes: Buffer, offset: number, identity: LogIdentity): FoundRecord | null {
-  return readRecord(bytes, offset, seedOf(identity));
+  const seed = seedOf(identity);
+  const found = readRecord(bytes, offset, seed);
+  if (found === null || identity.format > 1) return found;
+  // Whatever is whole of the last batch of such a log counts, as it did when it was written.
+  const next = readRecord(bytes, found.end, seed);
+  return { ...found, last: next?.batch !== found.batch };
 }
 
 /** The record at `offset` if its own checksums hold, else null. */
@@ -332,8 +344,9 @@ function foldAt(
 function laterBatchAfter(
   bytes: Buffer,
   { bad, batch }: { bad: number; batch: number },
-  seed: number,
+  identity: LogIdentity,
 ): number {
+  const seed = seedOf(identity);
   for (let offset = bad; offset < bytes.length; offset += RECORD_ALIGNMENT) {
     const found = readRecord(bytes, offset, seed);
     if (found !== null && found.batch > batch) return offset;
@@ -359,6 +372,7 @@ export function readFileHeader(bytes: Buffer, path: string): FileHeaderFields {
     throw corrupt(path, 0, 'the checksum of the file header does not hold');
   }
   const format = header.readUInt16BE(FileHeader.FORMAT);
+  if (format === 0) throw corrupt(path, FileHeader.FORMAT, 'there is no format 0');
   if (format > FORMAT_VERSION) {
     throw new BlockferryError(
       'DATA_DIR_FORMAT_NEWER',
@@ -368,6 +382,7 @@ export function readFileHeader(bytes: Buffer, path: string): FileHeaderFields {
   try {
     return {
       identity: {
+        format,
         volumeId: header.toString('hex', FileHeader.VOLUME_ID, FileHeader.FIRST_SEQUENCE),
         salt: header.readUInt32BE(FileHeader.SALT),
       },

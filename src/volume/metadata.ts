@@ -18,7 +18,13 @@ import type { Disk, DiskFile } from '../io/disk.ts';
 import { BlockferryError, errnoOf } from '../io/errors.ts';
 import { METADATA_COMPACT_BYTES, METADATA_PENDING_BYTES_MAX } from '../io/limits.ts';
 import type { Random } from '../io/random.ts';
-import { FileHeader, RecordBuffer, encodeFileHeader, readLog } from './metadata-log.ts';
+import {
+  FORMAT_VERSION,
+  FileHeader,
+  RecordBuffer,
+  encodeFileHeader,
+  readLog,
+} from './metadata-log.ts';
 import type { LogIdentity } from './metadata-log.ts';
 import { emptyState, foldRecord, recordsOf } from './metadata-state.ts';
 import type { VolumeState } from './metadata-state.ts';
@@ -95,7 +101,7 @@ export class Metadata {
     this.identity = log.identity;
     this.length = log.length;
     this.nextSequence = log.nextSequence;
-    this.mustReplace = log.torn;
+    this.mustReplace = log.torn || log.outdated;
     this.compactAt = this.compactBytes;
   }
 
@@ -127,6 +133,7 @@ export class Metadata {
       length: contents.end,
       nextSequence: contents.nextSequence,
       torn: contents.torn,
+      outdated: contents.outdated,
     });
   }
 
@@ -246,7 +253,11 @@ export class Metadata {
       return;
     }
     this.keepBatch();
-    this.finish(errno);
+    // Else a power cut may leave what was refused, without what took it back.
+    this.file.datasync((synced) => {
+      if (synced < 0) this.fail(-synced, 'the metadata log could not be synced');
+      else this.finish(errno);
+    });
   }
 
   /** Whether there may be room now, for a batch that frees more. */
@@ -382,10 +393,11 @@ interface OpenedLog {
   readonly length: number;
   readonly nextSequence: number;
   readonly torn: boolean;
+  readonly outdated: boolean;
 }
 
 function newIdentity(volumeId: string, random: Random): LogIdentity {
-  return { volumeId, salt: random.bytes(4).readUInt32BE(0) };
+  return { format: FORMAT_VERSION, volumeId, salt: random.bytes(4).readUInt32BE(0) };
 }
 
 export function writeError(path: string, errno: number): BlockferryError {

@@ -24,6 +24,8 @@ export class Operation {
   lockEnd = 0;
   /** Zeroes: blocks of a layer above others were marked, which has to be recorded before the answer. */
   holed = false;
+  /** Zeroes: the log was told of the piece on its way. */
+  recorded = false;
   /** Zeroes: how far they are written, and where the piece on its way begins and ends. */
   position = 0;
   pieceStart = 0;
@@ -87,6 +89,7 @@ export class OperationQueue {
     operation.lockStart = Math.floor(operation.offset / BLOCK_BYTES) * BLOCK_BYTES;
     operation.lockEnd = Math.ceil(operation.end / BLOCK_BYTES) * BLOCK_BYTES;
     operation.holed = false;
+    operation.recorded = false;
     operation.running = false;
     operation.blockers = 0;
     for (let other = this.first; other !== null; other = other.later) {

@@ -30,25 +30,21 @@ export function layerPath(directory: string, layer: number): string {
   return `${directory}/layer-${String(layer).padStart(8, '0')}.data`;
 }
 
-/** Its length was durable before its record was. */
-const FIRST_LAYER = 1;
-
 /**
- * Opens a layer's file and gives it the recorded size. Throws METADATA_CORRUPT when the first layer's is shorter. That of a
- * later one may be: a power cut can take its length, and what was provisioned in it, which reads as zeroes anyway.
+ * Opens a layer's file and gives it the recorded size. Throws METADATA_CORRUPT when it is shorter: a length is durable
+ * before the record that needs it.
  */
 export function openLayerFile(disk: Disk, directory: string, layer: LayerRecord): DiskFile {
   const file = disk.open(layerPath(directory, layer.id), { create: false });
   const sizeBytes = layer.map.blockCount * BLOCK_BYTES;
   const fileBytes = file.sizeNow();
-  if (fileBytes < sizeBytes && layer.id === FIRST_LAYER) {
+  if (fileBytes < sizeBytes) {
     file.closeNow();
     throw new BlockferryError(
       'METADATA_CORRUPT',
       `${file.path} has ${fileBytes} bytes, its layer ${sizeBytes}`,
     );
   }
-  if (fileBytes < sizeBytes) file.truncateNow(sizeBytes);
   // A crash came between the two steps of a resize: what is past the recorded end must not come back.
   if (fileBytes > sizeBytes) file.truncateNow(sizeBytes);
   return file;

@@ -305,18 +305,36 @@ export class Snapshots implements VolumeSnapshots {
     return this.host.random.bytes(ID_BYTES).toString('hex');
   }
 
-  /** The layer that holds the present content from now on, under a fresh top. Nothing may be on its way to the old one. */
-  split(prepared: Layer): Layer {
-    const { layers, changes } = this.host;
+  /** Whether the sealed layer below the top holds all of the present content, so that a snapshot needs no new top. */
+  get isUnchanged(): boolean {
+    const { layers } = this.host;
     const { top } = layers;
     const { parent } = top;
-    const empty = top.map.data.count === 0 && top.map.zero.count === 0 && !top.touched;
-    const same = parent?.sealed === true && parent.map.blockCount === top.map.blockCount;
-    if (empty && same && layers.owns(parent)) {
-      layers.drop(prepared);
-      return parent;
+    if (parent?.sealed !== true || !layers.owns(parent) || top.touched) return false;
+    const empty = top.map.data.count === 0 && top.map.zero.count === 0;
+    return empty && parent.map.blockCount === top.map.blockCount;
+  }
+
+  /**
+   * Has the log name the next top, durably, before it takes a write: a kill would else lose what was answered. `status` is
+   * not 0 when it could not; `show` follows in any case. Throws METADATA_WRITE_FAILED when there is no layer.
+   */
+  async announceTop(): Promise<{ layer: Layer; status: number }> {
+    const { host } = this;
+    const layer = await host.layers.prepare();
+    host.layers.announce(layer, host.layers.top);
+    return { layer, status: await host.commit() };
+  }
+
+  /** The layer that holds the present content from now on, under the announced top. Nothing may be on its way to the old one. */
+  split(announced: Layer | null): Layer {
+    const { layers, changes } = this.host;
+    const { top } = layers;
+    if (announced === null) {
+      if (top.parent === null) throw new BlockferryError('INTERNAL', 'nothing is below the top');
+      return top.parent;
     }
-    layers.push(prepared, top);
+    layers.show(announced);
     changes.layersChanged();
     return top;
   }
@@ -519,8 +537,7 @@ async function freeze(
     snapshots.host.refuseIfFailed();
   }
   for (const snapshots of all) await snapshots.settle();
-  const prepared = await prepareAll(all);
-  const frozen = await splitAll(all, prepared);
+  const frozen = await takeInstant(all);
   const infos: SnapshotInfo[] = [];
   try {
     for (const [index, snapshots] of all.entries()) {
@@ -535,46 +552,69 @@ async function freeze(
   return infos;
 }
 
-async function prepareAll(all: readonly Snapshots[]): Promise<Layer[]> {
-  const results = await Promise.allSettled(all.map(({ host }) => host.layers.prepare()));
-  const layers = results.map((result) => (result.status === 'fulfilled' ? result.value : null));
-  const failed = results.find((result) => result.status === 'rejected');
-  if (failed === undefined) return layers.filter((layer) => layer !== null);
-  for (const [index, layer] of layers.entries()) {
-    if (layer !== null) all[index]?.host.layers.drop(layer);
-  }
-  throw failed.reason;
-}
-
 interface Frozen {
   readonly layer: Layer;
   readonly sizeBytes: number;
   readonly createdAt: number;
 }
 
-/** The instant: every volume's changes are held, none is on its way, and all tops are changed in one turn. */
-async function splitAll(all: readonly Snapshots[], prepared: readonly Layer[]): Promise<Frozen[]> {
+/** The layers that hold the content of all volumes at one instant, under new tops where that is needed. */
+async function takeInstant(all: readonly Snapshots[]): Promise<Frozen[]> {
+  const tops: (Layer | null)[] = all.map(() => null);
+  for (;;) {
+    const failure = await announceMissing(all, tops);
+    const frozen = await splitAll(all, tops, failure !== null);
+    if (failure !== null) throw failure;
+    if (frozen !== null) return frozen;
+  }
+}
+
+/** Announces a top for each volume that changed since its last one and has none yet; answers what went wrong first. */
+async function announceMissing(
+  all: readonly Snapshots[],
+  tops: (Layer | null)[],
+): Promise<Error | null> {
+  for (const [index, snapshots] of all.entries()) {
+    if (tops[index] !== null || snapshots.isUnchanged) continue;
+    try {
+      const { layer, status } = await snapshots.announceTop();
+      tops[index] = layer;
+      if (status === Status.OK) continue;
+      snapshots.host.changes.rearm();
+      return writeError(layer.file.path, status);
+    } catch (thrown) {
+      return thrown as Error;
+    }
+  }
+  return null;
+}
+
+/**
+ * The instant: every volume's changes are held, none is on its way, and all tops are changed in one turn. Null when a
+ * volume that needed no new top was written meanwhile. `only`: what was announced has to be shown, and that is all.
+ */
+async function splitAll(
+  all: readonly Snapshots[],
+  tops: readonly (Layer | null)[],
+  only: boolean,
+): Promise<Frozen[] | null> {
   const held: Changes[] = [];
-  const used = new Set<Layer>();
   try {
     for (const { host } of all) {
       host.changes.hold();
       held.push(host.changes);
     }
     for (const { host } of all) await host.until(() => host.changes.running === 0);
-    for (const { host } of all) host.refuseIfFailed();
+    const isReady = all.every((snapshots, index) => tops[index] !== null || snapshots.isUnchanged);
+    if (!isReady && !only) return null;
     return all.map((snapshots, index) => {
-      const layer = prepared[index];
-      if (layer === undefined) throw new BlockferryError('INTERNAL', 'a layer was not prepared');
-      used.add(layer);
       const { sizeBytes } = snapshots.host.layers.top;
       const createdAt = Math.floor(snapshots.host.clock.wall());
-      return { layer: snapshots.split(layer), sizeBytes, createdAt };
+      const top = tops[index] ?? null;
+      const layer = only && top === null ? snapshots.host.layers.top : snapshots.split(top);
+      return { layer, sizeBytes, createdAt };
     });
   } finally {
-    for (const [index, layer] of prepared.entries()) {
-      if (!used.has(layer)) all[index]?.host.layers.drop(layer);
-    }
     for (const changes of held) changes.release();
   }
 }

@@ -316,6 +316,7 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     await this.commit();
     await this.until(() => !this.flusher.active);
     while (this.metadata.committing) await this.commit();
+    await this.layers.stopRemoving();
     this.metadata.close();
     this.layers.close();
   }
@@ -354,6 +355,14 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
   /** Appends what is known of a layer, unless the layer was given up meanwhile. */
   record(record: MapRecord): void {
     if (this.metadata.state.layers.has(record.layer)) this.metadata.append(record);
+  }
+
+  recorded(): void {
+    const { layers } = this.metadata.state;
+    for (const { id, map } of this.layers.unsealed()) {
+      const known = layers.get(id);
+      if (known !== undefined) map.shareWith(known.map);
+    }
   }
 
   soon(callback: () => void): void {

@@ -8,6 +8,7 @@ import { describe, expect, test } from 'vitest';
 import { systemClock } from '../../src/io/clock.ts';
 import { BlockferryError } from '../../src/io/errors.ts';
 import { systemRandom } from '../../src/io/random.ts';
+import { checkLog } from '../../src/volume/check-log.ts';
 import { FileHeader, readLog } from '../../src/volume/metadata-log.ts';
 import { emptyState, foldRecord, recordsOf } from '../../src/volume/metadata-state.ts';
 import type { VolumeState } from '../../src/volume/metadata-state.ts';
@@ -118,6 +119,19 @@ function refusal(bytes: Buffer): BlockferryError {
   throw new Error('the log was accepted');
 }
 
+/** The same log as version 0.2 wrote it: without flags. */
+function asFormat1(bytes: Buffer, ends: readonly number[]): Buffer {
+  const old = Buffer.from(bytes);
+  old.writeUInt16BE(1, 8);
+  old.writeUInt32BE(crc32(old.subarray(0, 60)), 60);
+  const seed = crc32(Buffer.from(ID, 'hex'), old.readUInt32BE(12));
+  for (const start of [64, ...ends.slice(0, -1)]) {
+    old.writeUInt16BE(0, start + 6);
+    old.writeUInt32BE(crc32(old.subarray(start, start + 36), seed), start + 36);
+  }
+  return old;
+}
+
 const ALL = [...BIRTH, ...COMMITS.flat()];
 
 function afterCommits(count: number): VolumeState {
@@ -193,7 +207,7 @@ describe('a metadata log', () => {
     const { disk } = await written();
     const bytes = disk.readFile(LOG);
     const newer = Buffer.from(bytes);
-    newer.writeUInt16BE(2, 8);
+    newer.writeUInt16BE(3, 8);
     newer.writeUInt32BE(crc32(newer.subarray(0, 60)), 60);
     expect(refusal(newer).code).toBe('DATA_DIR_FORMAT_NEWER');
     const unknown = Buffer.from(bytes);
@@ -201,6 +215,31 @@ describe('a metadata log', () => {
     unknown.writeUInt16BE(999, 64 + 4);
     unknown.writeUInt32BE(crc32(unknown.subarray(64, 64 + 36), seed), 64 + 36);
     expect(refusal(unknown).code).toBe('DATA_DIR_FORMAT_NEWER');
+  });
+
+  test('of format 1 is read as it was, and written anew with the next commit', async () => {
+    const { disk, ends, batches } = await written();
+    const old = asFormat1(disk.readFile(LOG), ends);
+    expect(shown(opened(old))).toEqual(shown(folded(ALL)));
+    // What is whole of a commit that was cut short counts: nothing in such a log says that more belonged to it.
+    for (const [index, end] of ends.entries()) {
+      if (end < batches[0]!) continue;
+      expect(shown(opened(old.subarray(0, end + 7)))).toEqual(
+        shown(folded(ALL.slice(0, index + 1))),
+      );
+    }
+    const damaged = Buffer.from(old).fill(0, ends[3], ends[3]! + 40);
+    expect(refusal(damaged).code).toBe('METADATA_CORRUPT');
+    const torn = Buffer.from(old).fill(0, batches.at(-2), batches.at(-2)! + 40);
+    expect(shown(opened(torn))).toEqual(shown(afterCommits(COMMITS.length - 1)));
+    disk.replaceFile(LOG, old);
+    expect(checkLog(old, LOG).findings).toEqual([]);
+    const metadata = Metadata.open(options(disk));
+    metadata.append({ kind: 'opened' });
+    expect(await commit(metadata)).toBe(0);
+    metadata.close();
+    expect(disk.readFile(LOG).readUInt16BE(8)).toBe(2);
+    expect(shown(opened(disk.readFile(LOG)))).toEqual(shown(folded([...ALL, { kind: 'opened' }])));
   });
 
   test('with a record that cannot follow is refused', async () => {
