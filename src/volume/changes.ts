@@ -315,7 +315,7 @@ export class Changes {
       if (status === Status.OK) return this.zeroFile(operation);
       this.lock(operation);
       operation.done(-status);
-    });
+    }, true);
   }
 
   /** The disk, or the map, works on a hole. */

@@ -87,8 +87,6 @@ export class Metadata {
   private busy = false;
   /** Someone who waits gives space back when this is durable. */
   private freeing = false;
-  /** The spare space was given up for it. */
-  private spared = false;
   private errno = 0;
   private closed = false;
 
@@ -262,9 +260,7 @@ export class Metadata {
 
   /** Whether there may be room now, for a batch that frees more. */
   private makeRoom(): boolean {
-    if (!this.freeing || this.options.spare?.release() !== true) return false;
-    this.spared = true;
-    return true;
+    return this.freeing && this.options.spare?.release() === true;
   }
 
   /** Puts the batch back in front of what was appended since. */
@@ -285,9 +281,8 @@ export class Metadata {
     this.busy = false;
     const served = this.served;
     this.served = [];
+    if (this.freeing) this.options.spare?.refill();
     if (this.waiting.length === 0) this.freeing = false;
-    if (this.spared) this.options.spare?.refill();
-    this.spared = false;
     if (this.waiting.length > 0 && this.errno === 0) this.start();
     for (const callback of served) callback(status);
   }
