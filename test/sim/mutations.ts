@@ -31,7 +31,7 @@ function replace<Owner extends object>(
   const methods = owner as Record<string, Method>;
   const original = methods[name];
   if (original === undefined) throw new Error(`there is no method ${name} to break`);
-  methods[name] = make(original as (...args: unknown[]) => unknown) as Method;
+  methods[name] = make(original as (...args: unknown[]) => unknown);
   return () => {
     methods[name] = original;
   };

@@ -26,6 +26,16 @@ const BLOCK = 4096;
 const STEPS_FAILED_MAX = 3;
 
 type StepOf<Kind extends Step['kind']> = Extract<Step, { kind: Kind }>;
+type SnapshotKind =
+  | 'snapshot'
+  | 'refresh'
+  | 'copy'
+  | 'synchronise'
+  | 'delete'
+  | 'restore'
+  | 'restore-range'
+  | 'read-snapshot'
+  | 'merge';
 
 export class Player {
   private readonly machine: Machine;
@@ -190,7 +200,15 @@ export class Player {
         return this.end(step.kind, step.calls);
       case 'close':
         return this.close();
-      default:
+      case 'snapshot':
+      case 'refresh':
+      case 'copy':
+      case 'synchronise':
+      case 'delete':
+      case 'restore':
+      case 'restore-range':
+      case 'read-snapshot':
+      case 'merge':
         return this.snapshotStep(step, volume, model);
     }
   }
@@ -290,7 +308,7 @@ export class Player {
   // ---- snapshots
 
   private snapshotStep(
-    step: Extract<Step, { kind: Step['kind'] }>,
+    step: StepOf<SnapshotKind>,
     volume: Volume,
     model: VolumeModel,
   ): object | null | Promise<unknown> {
@@ -317,8 +335,6 @@ export class Player {
         return this.readSnapshot(step, snapshots, model);
       case 'merge':
         control(snapshots, step.what);
-        return null;
-      default:
         return null;
     }
   }
@@ -557,10 +573,17 @@ export class Player {
       running.delete(own);
       machine.hear(run);
     };
-    promise.then(
-      (result) => end(() => done(result)),
-      (error: unknown) => end(() => refused(error)),
-    );
+    const hear = async (): Promise<void> => {
+      let said: () => void;
+      try {
+        const result = await promise;
+        said = () => done(result);
+      } catch (error) {
+        said = () => refused(error);
+      }
+      end(said);
+    };
+    void hear();
     return own;
   }
 

@@ -198,7 +198,7 @@ async function readPiece(
 ): Promise<Buffer | null> {
   const request = requestOf({ offset, length });
   const status = await machine.done(
-    answered(request, (asked) => device.read(asked as TestRequest)),
+    answered(request, (asked) => device.read(asked)),
     `a read at ${offset}`,
   );
   if (status === null) return null;

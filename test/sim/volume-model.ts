@@ -58,7 +58,8 @@ export class VolumeModel {
     this.running.add(change);
     for (const head of this.heads) head.begin(change, at);
     const { pendingHead } = this;
-    if (pendingHead?.range != null) pendingHead.next.unsureWithin(change, pendingHead.range);
+    const range = pendingHead?.range ?? null;
+    if (pendingHead !== null && range !== null) pendingHead.next.unsureWithin(change, range);
   }
 
   answered(change: Change, at: number): void {
