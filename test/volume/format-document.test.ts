@@ -7,7 +7,12 @@ import { crc32 } from 'node:zlib';
 import * as fc from 'fast-check';
 import { pack } from 'msgpackr';
 import { describe, expect, test } from 'vitest';
-import { FORMAT_VERSION, FileHeader, RecordBuffer, RecordHeader } from '../../src/volume/metadata-log.ts';
+import {
+  FORMAT_VERSION,
+  FileHeader,
+  RecordBuffer,
+  RecordHeader,
+} from '../../src/volume/metadata-log.ts';
 import {
   LAYOUTS,
   PayloadRefused,
@@ -86,7 +91,11 @@ describe('the document', () => {
   });
 
   test('the bytes of a record are those of the document', () => {
-    const identity = { format: FORMAT_VERSION, volumeId: '00112233445566778899aabbccddeeff', salt: 0xdeadbeef };
+    const identity = {
+      format: FORMAT_VERSION,
+      volumeId: '00112233445566778899aabbccddeeff',
+      salt: 0xdeadbeef,
+    };
     const buffer = new RecordBuffer();
     buffer.append({ kind: 'resized', sizeBytes: 2 ** 30 });
     buffer.seal(identity, { batch: 1000, firstSequence: 7 });
