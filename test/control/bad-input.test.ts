@@ -48,7 +48,9 @@ async function everything(): Promise<unknown> {
   const events: string[] = [];
   const client = new ControlClient({ kind: 'unix', path: alpha.controlSocket });
   await client.stream('/v1/events', (line) => events.push(line));
-  return [await alpha.status(), events];
+  // How much room there is on the disk is not ours alone.
+  const { space: _, ...status } = await alpha.status();
+  return [status, events];
 }
 
 const NAME = /\[VOLUME_NAME_INVALID\]/;

@@ -108,8 +108,7 @@ export class Player {
     await this.drain();
     if (machine.disk.ended !== null) return;
     if (!machine.troubled) for (const model of machine.models) model.flushed(machine.tick());
-    // What a failed sync left in the page cache is believed by nobody.
-    machine.disk.endNow(machine.disk.injected.some(({ call }) => call === 'sync') ? 'cut' : 'kill');
+    machine.disk.endNow('kill');
   }
 
   private async drain(): Promise<void> {
