@@ -28,6 +28,7 @@ const BIRTH: readonly MetadataRecord[] = [
     createdAt: 0,
     nextMirrorId: 1,
   },
+  { kind: 'layer-created', layer: 1, parent: 0 },
   { kind: 'mirror-added', mirror: 1, uri: 'nbd://h/x', mode: 'async', stallPolicy: 'degrade' },
 ];
 
