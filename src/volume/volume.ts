@@ -352,9 +352,16 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     return new Promise((resolve) => this.metadata.commit(resolve, frees));
   }
 
-  /** Appends what is known of a layer, unless the layer was given up meanwhile. */
+  /** Appends what a sync under way was to tell of a layer: not what was given up, or cut off, meanwhile. */
   record(record: MapRecord): void {
-    if (this.metadata.state.layers.has(record.layer)) this.metadata.append(record);
+    const map = this.metadata.state.layers.get(record.layer)?.map;
+    if (map === undefined) return;
+    if (record.kind === 'allocated') {
+      const count = Math.min(record.count, map.blockCount - record.first);
+      if (count > 0) this.metadata.append({ ...record, count });
+    } else if (record.region < map.data.regionCount) {
+      this.metadata.append(record);
+    }
   }
 
   recorded(): void {

@@ -248,6 +248,25 @@ describe('resizing', () => {
     await expect(reading).rejects.toThrow('read answered 22');
   });
 
+  test('goes on while a flush is on its way that was to record what is cut off', async () => {
+    const { disk, volume } = await newVolume(SIZE);
+    await write(volume, 0, Buffer.alloc(4096, 7));
+    const shrinking = volume.resize(SIZE / 2);
+    // Each flush of the shrink is followed by a write past the new end, and by the next flush.
+    const flushes: Promise<number>[] = [];
+    for (let turns = 0; turns < 200; turns += 1) {
+      const offset = SIZE - 4096 * (1 + (turns % 50));
+      if (volume.sizeBytes === SIZE) await write(volume, offset, Buffer.alloc(4096, 8));
+      flushes.push(flush(volume));
+      await turn();
+    }
+    await shrinking;
+    expect(await Promise.all(flushes)).toEqual(flushes.map(() => 0));
+    const again = reopen(disk.kill());
+    expect(again.volume.sizeBytes).toBe(SIZE / 2);
+    expect((await read(again.volume, 0, 4096)).equals(Buffer.alloc(4096, 7))).toBe(true);
+  });
+
   test('ends with the old size or the new one, whenever the power goes, and nothing cut off comes back', async () => {
     await fc.assert(
       fc.asyncProperty(
