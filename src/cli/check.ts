@@ -15,7 +15,7 @@ import {
 } from '../control/check-status.ts';
 import type { NodeStatus } from '../control/status.ts';
 import { BlockferryError } from '../io/errors.ts';
-import { atFile, describePlace, finding } from '../volume/check-finding.ts';
+import { atFile, describePlace, finding } from '../volume/check/check-finding.ts';
 import { volumePath } from './client.ts';
 import { clientOf, print, printJson, wantsColour, type SharedOptions } from './context.ts';
 import { oneLine, paint, type Tone } from './format.ts';
@@ -97,7 +97,7 @@ async function checkOnline(volume: string | null, options: SharedOptions): Promi
 async function checkOffline(path: string, volume: string | null, repair: boolean): Promise<Report> {
   const [{ checkDataDirectory }, { nodeDisk }, { systemClock }, { systemRandom }] =
     await Promise.all([
-      import('../volume/check.ts'),
+      import('../volume/check/check.ts'),
       import('../io/node-disk.ts'),
       import('../io/clock.ts'),
       import('../io/random.ts'),

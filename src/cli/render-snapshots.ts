@@ -1,6 +1,6 @@
 /** Snapshots and merging as a person reads them. Pure. */
 import type { MergeProgress, MeasuredSnapshot } from '../control/status.ts';
-import type { ChangedRange } from '../volume/snapshot-types.ts';
+import type { ChangedRange } from '../volume/snapshots/snapshot-types.ts';
 import { formatBytes, formatTable, oneLine } from './format.ts';
 
 export function renderSnapshotList(volume: string, snapshots: readonly MeasuredSnapshot[]): string {

@@ -1,7 +1,7 @@
 /** The report of a check in the words of the API and of `--json` (docs/operating/check.md). */
-import { describeStep } from '../volume/check-finding.ts';
-import type { Finding, FindingCode, Severity } from '../volume/check-finding.ts';
-import type { RepairResult } from '../volume/check-repair.ts';
+import { describeStep } from '../volume/check/check-finding.ts';
+import type { Finding, FindingCode, Severity } from '../volume/check/check-finding.ts';
+import type { RepairResult } from '../volume/check/check-repair.ts';
 
 export interface FindingStatus {
   readonly code: FindingCode;

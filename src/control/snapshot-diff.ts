@@ -6,7 +6,7 @@
  */
 import type { Clock } from '../io/clock.ts';
 import { DIFF_PAGE_MS, DIFF_PAGE_RANGES_MAX } from '../io/limits.ts';
-import type { ChangedRange, VolumeSnapshots } from '../volume/snapshot-types.ts';
+import type { ChangedRange, VolumeSnapshots } from '../volume/snapshots/snapshot-types.ts';
 
 export interface DiffPage {
   readonly ranges: ChangedRange[];

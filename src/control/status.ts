@@ -3,7 +3,7 @@ import type { NbdServerCounters } from '../nbd/server.ts';
 import type { TlsMode } from './defaults.ts';
 import type { MirrorStatus, Position } from '../replicator/status.ts';
 import type { IoCounts } from '../volume/io-counts.ts';
-import type { ChangedRange, MergeStatus } from '../volume/snapshot-types.ts';
+import type { ChangedRange, MergeStatus } from '../volume/snapshots/snapshot-types.ts';
 
 /** Who may use a volume, and how. Addresses and names that may are the operator's own business. */
 export interface VolumeAccess {

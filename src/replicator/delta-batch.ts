@@ -1,6 +1,6 @@
 /** Cuts a set of blocks into batches that a delta run reads, compares and sends. */
 import { BLOCK_BYTES, DELTA_BATCH_BYTES, DELTA_ZERO_BYTES_MAX } from '../io/limits.ts';
-import type { BlockSet } from '../volume/block-set.ts';
+import type { BlockSet } from '../volume/maps/block-set.ts';
 import type { Volume } from '../volume/volume.ts';
 
 /** Consecutive blocks. */

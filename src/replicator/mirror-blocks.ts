@@ -9,9 +9,9 @@
  * - A parked region is recorded suspect as a whole, whatever `suspect` says.
  */
 import { BLOCK_BYTES, BLOCKS_PER_REGION } from '../io/limits.ts';
-import { BlockSet, RegionState } from '../volume/block-set.ts';
-import type { RegionTable } from '../volume/hot-region.ts';
-import type { Metadata, MirrorRecord } from '../volume/metadata.ts';
+import { BlockSet, RegionState } from '../volume/maps/block-set.ts';
+import type { RegionTable } from '../volume/maps/hot-region.ts';
+import type { Metadata, MirrorRecord } from '../volume/log/metadata.ts';
 
 /** Numbers of parked regions; see RegionGate. */
 export type ParkedRegions = Pick<RegionTable, 'has' | 'keys' | 'size' | 'nextFrom'>;

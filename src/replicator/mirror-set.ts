@@ -9,7 +9,7 @@
 import { BlockferryError } from '../io/errors.ts';
 import { BLOCK_BYTES, MIRRORS_PER_VOLUME_MAX, MIRROR_DRAIN_MS_MAX } from '../io/limits.ts';
 import { parseNbdUri } from '../nbd/uri.ts';
-import type { MetadataRecord } from '../volume/records.ts';
+import type { MetadataRecord } from '../volume/log/records.ts';
 import { connectMirror } from './mirror-link.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { Mirror } from './mirror.ts';

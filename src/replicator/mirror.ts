@@ -14,7 +14,7 @@ import { BLOCK_BYTES } from '../io/limits.ts';
 import { nameOfErrno } from '../nbd/constants.ts';
 import type { NbdClient } from '../nbd/client.ts';
 import type { NbdUri } from '../nbd/uri.ts';
-import type { MirrorRecord } from '../volume/metadata.ts';
+import type { MirrorRecord } from '../volume/log/metadata.ts';
 import { DeltaRun, RunAborted, RunFailed } from './delta-run.ts';
 import { dirtyContextName } from './dirty-name.ts';
 import { EpochSender } from './epoch-sender.ts';

@@ -20,7 +20,7 @@ import {
   REGION_BYTES,
 } from '../io/limits.ts';
 import { ActivityLog, type HotRegion } from '../volume/activity-log.ts';
-import { RegionTable } from '../volume/hot-region.ts';
+import { RegionTable } from '../volume/maps/hot-region.ts';
 import type { Volume } from '../volume/volume.ts';
 import { Arrivals, type Claim } from './arrivals.ts';
 import { syncLocally } from './local-sync.ts';

@@ -11,9 +11,9 @@
  */
 import assert from 'node:assert';
 import { HOT_REGIONS_MAX, HOT_REGION_IDLE_MS, REGION_BYTES } from '../io/limits.ts';
-import { HotRegion, RegionTable } from './hot-region.ts';
+import { HotRegion, RegionTable } from './maps/hot-region.ts';
 
-export type { HotRegion } from './hot-region.ts';
+export type { HotRegion } from './maps/hot-region.ts';
 
 /** Regions retired at one time when room is needed: one sort serves many activations. */
 const RETIRE_BATCH = 64;

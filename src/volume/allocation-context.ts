@@ -4,7 +4,7 @@
  * Asked for every structured READ, so it allocates nothing and looks at the map no further than the range.
  */
 import type { Extent, StatusContext } from '../io/device.ts';
-import type { ReadSource } from './layer.ts';
+import type { ReadSource } from './layers/layer.ts';
 
 /** Flags of `base:allocation`: the range takes no space (1), and reads as zeroes (2). */
 const HOLE_AND_ZERO = 1 | 2;

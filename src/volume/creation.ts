@@ -8,8 +8,8 @@ import type { Clock } from '../io/clock.ts';
 import type { Disk } from '../io/disk.ts';
 import { BlockferryError, errnoOf } from '../io/errors.ts';
 import type { Random } from '../io/random.ts';
-import { freeSpace } from './free-space.ts';
-import { Metadata, writeError } from './metadata.ts';
+import { freeSpace } from './layers/free-space.ts';
+import { Metadata, writeError } from './log/metadata.ts';
 import { layerPath } from './recovery.ts';
 import type { Volume } from './volume.ts';
 

@@ -14,9 +14,9 @@
  */
 import { Status, PENDING } from '../io/device.ts';
 import { FLUSH_RECORDS_MAX, SYNCS_IN_FLIGHT_MAX } from '../io/limits.ts';
-import type { Layer } from './layer.ts';
-import type { Metadata } from './metadata.ts';
-import type { MapRecord } from './metadata-state.ts';
+import type { Layer } from './layers/layer.ts';
+import type { Metadata } from './log/metadata.ts';
+import type { MapRecord } from './log/metadata-state.ts';
 
 /** Someone who waits for a flush: a request, or a step of closing or resizing. */
 export interface FlushWaiter {

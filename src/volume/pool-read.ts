@@ -6,7 +6,7 @@ import type { DeviceRequest } from '../io/device.ts';
 import { Status } from '../io/device.ts';
 import { WOULD_BLOCK } from '../io/disk.ts';
 import type { DiskCallback } from '../io/disk.ts';
-import type { Layer, ReadSource } from './layer.ts';
+import type { Layer, ReadSource } from './layers/layer.ts';
 
 /** Pooled: `begin` takes a range, `finished` is called once with a status. */
 export class PoolRead {

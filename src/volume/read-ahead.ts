@@ -13,7 +13,7 @@ import {
   READ_AHEAD_HINTS_MAX,
   READ_AHEAD_PIECE_BYTES,
 } from '../io/limits.ts';
-import type { Layer, ReadSource } from './layer.ts';
+import type { Layer, ReadSource } from './layers/layer.ts';
 
 interface Hint {
   offset: number;

@@ -13,7 +13,7 @@ import type { Clock } from '../io/clock.ts';
 import { PENDING, Status } from '../io/device.ts';
 import type { DeviceRequest } from '../io/device.ts';
 import { WOULD_BLOCK } from '../io/disk.ts';
-import type { ReadSource } from './layer.ts';
+import type { ReadSource } from './layers/layer.ts';
 import { PoolRead } from './pool-read.ts';
 import { isZero } from './zeroing.ts';
 

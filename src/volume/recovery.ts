@@ -21,9 +21,9 @@
 import type { Disk, DiskFile } from '../io/disk.ts';
 import { BlockferryError } from '../io/errors.ts';
 import { BLOCK_BYTES } from '../io/limits.ts';
-import { BlockState } from './layer-map.ts';
-import type { LayerMap } from './layer-map.ts';
-import type { LayerRecord, VolumeState } from './metadata-state.ts';
+import { BlockState } from './maps/layer-map.ts';
+import type { LayerMap } from './maps/layer-map.ts';
+import type { LayerRecord, VolumeState } from './log/metadata-state.ts';
 
 /** The data file of a layer. */
 export function layerPath(directory: string, layer: number): string {

@@ -10,9 +10,9 @@ import { Status } from '../io/device.ts';
 import { errnoOf } from '../io/errors.ts';
 import { BLOCK_BYTES } from '../io/limits.ts';
 import type { Changes } from './changes.ts';
-import type { Layer } from './layer.ts';
-import { writeError } from './metadata.ts';
-import type { Metadata } from './metadata.ts';
+import type { Layer } from './layers/layer.ts';
+import { writeError } from './log/metadata.ts';
+import type { Metadata } from './log/metadata.ts';
 
 /** What a volume lends to the change of its size. */
 export interface ResizeHost {

@@ -14,13 +14,13 @@ import assert from 'node:assert';
 import type { Disk } from '../io/disk.ts';
 import { BlockferryError, errorText } from '../io/errors.ts';
 import { VOLUMES_MAX } from '../io/limits.ts';
-import type { Finding } from './check-finding.ts';
-import { checkLiveVolume } from './check-live.ts';
+import type { Finding } from './check/check-finding.ts';
+import { checkLiveVolume } from './check/check-live.ts';
 import { createVolume, removeVolume } from './creation.ts';
 import type { NewVolume, StoreOptions } from './creation.ts';
-import type { Origin } from './layer-set.ts';
+import type { Origin } from './layers/layer-set.ts';
 import { validateSize, validateVolumeName } from './names.ts';
-import { Spare } from './spare.ts';
+import { Spare } from './layers/spare.ts';
 import { Volume } from './volume.ts';
 
 export type { StoreOptions } from './creation.ts';

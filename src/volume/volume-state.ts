@@ -2,8 +2,8 @@
  * The state of a volume as its metadata log tells it, and what every fold of a record asks of it.
  */
 import { BLOCK_BYTES, VOLUME_BYTES_MAX } from '../io/limits.ts';
-import type { BlockSet } from './block-set.ts';
-import type { LayerMap } from './layer-map.ts';
+import type { BlockSet } from './maps/block-set.ts';
+import type { LayerMap } from './maps/layer-map.ts';
 
 export interface LayerRecord {
   readonly id: number;

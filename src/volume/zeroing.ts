@@ -12,7 +12,7 @@
  */
 import type { DeviceRequest } from '../io/device.ts';
 import { BLOCK_BYTES, ZERO_PUNCH_BYTES_MAX, ZERO_WRITE_BYTES_MAX } from '../io/limits.ts';
-import type { ReadSource } from './layer.ts';
+import type { ReadSource } from './layers/layer.ts';
 import type { Operation } from './operation-queue.ts';
 import type { ZeroPace } from './zero-pace.ts';
 

@@ -8,7 +8,7 @@ import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { createProgram } from '../../src/cli/main.ts';
 import type { VolumeCheckStatus } from '../../src/control/check-status.ts';
 import { BlockferryError } from '../../src/io/errors.ts';
-import { FINDINGS } from '../../src/volume/check-finding.ts';
+import { FINDINGS } from '../../src/volume/check/check-finding.ts';
 import { ROOT } from '../support/root.ts';
 import { Scope } from '../support/scope.ts';
 import { codeOf, startLocalNode, type LocalNode } from './fixture.ts';

@@ -7,7 +7,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ControlClient } from '../../src/cli/client.ts';
 import type { MergeProgress, SnapshotStatus } from '../../src/control/status.ts';
-import type { ChangedRange } from '../../src/volume/snapshot-types.ts';
+import type { ChangedRange } from '../../src/volume/snapshots/snapshot-types.ts';
 import { startNode, type TestNode } from '../support/node.ts';
 import { run } from '../support/process.ts';
 import { BLOCKFERRY_BIN } from '../support/root.ts';

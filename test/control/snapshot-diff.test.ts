@@ -6,7 +6,7 @@ import { describe, expect, test } from 'vitest';
 import { diffPage } from '../../src/control/snapshot-diff.ts';
 import type { Clock } from '../../src/io/clock.ts';
 import { DIFF_PAGE_MS, DIFF_PAGE_RANGES_MAX } from '../../src/io/limits.ts';
-import type { ChangedRange, VolumeSnapshots } from '../../src/volume/snapshot-types.ts';
+import type { ChangedRange, VolumeSnapshots } from '../../src/volume/snapshots/snapshot-types.ts';
 
 const BLOCK = 4096;
 

@@ -5,7 +5,7 @@
 import { describe, expect, test } from 'vitest';
 import { volumePath } from '../../src/cli/client.ts';
 import type { SnapshotDiff, SnapshotStatus, VolumeStatus } from '../../src/control/status.ts';
-import type { ChangedRange } from '../../src/volume/snapshot-types.ts';
+import type { ChangedRange } from '../../src/volume/snapshots/snapshot-types.ts';
 import type { Scope } from '../support/scope.ts';
 import { testScope } from '../support/tools.ts';
 import { BareClient } from './bare-client.ts';

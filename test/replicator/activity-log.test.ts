@@ -5,7 +5,7 @@
 import { describe, expect, it } from 'vitest';
 import { HOT_REGIONS_MAX, HOT_REGION_IDLE_MS, REGION_BYTES } from '../../src/io/limits.ts';
 import { ActivityLog, type HotRegion } from '../../src/volume/activity-log.ts';
-import { RegionTable } from '../../src/volume/hot-region.ts';
+import { RegionTable } from '../../src/volume/maps/hot-region.ts';
 import { seeded } from './support/host.ts';
 
 const REGIONS = 4 * HOT_REGIONS_MAX;

@@ -5,15 +5,15 @@
 import { describe, expect, it } from 'vitest';
 import { BLOCKS_PER_REGION, BLOCK_BYTES, REGION_BYTES } from '../../src/io/limits.ts';
 import { MirrorBlocks } from '../../src/replicator/mirror-blocks.ts';
-import { HotRegion, RegionTable } from '../../src/volume/hot-region.ts';
-import type { Metadata } from '../../src/volume/metadata.ts';
+import { HotRegion, RegionTable } from '../../src/volume/maps/hot-region.ts';
+import type { Metadata } from '../../src/volume/log/metadata.ts';
 import {
   emptyState,
   foldRecord,
   type MirrorRecord,
   type VolumeState,
-} from '../../src/volume/metadata-state.ts';
-import type { MetadataRecord } from '../../src/volume/records.ts';
+} from '../../src/volume/log/metadata-state.ts';
+import type { MetadataRecord } from '../../src/volume/log/records.ts';
 import { seeded } from './support/host.ts';
 
 const REGIONS = 6;

@@ -5,12 +5,12 @@
 import type { Disk, DiskCallback, DiskFile } from '../../src/io/disk.ts';
 import { DeviceRequest } from '../../src/io/device.ts';
 import { Flusher, type FlushWaiter } from '../../src/volume/flusher.ts';
-import { Layer } from '../../src/volume/layer.ts';
-import { LayerMap, BlockState } from '../../src/volume/layer-map.ts';
-import { LayerSet } from '../../src/volume/layer-set.ts';
-import { RecordBuffer } from '../../src/volume/metadata-log.ts';
-import { Snapshots } from '../../src/volume/snapshots.ts';
-import type { MetadataRecord } from '../../src/volume/records.ts';
+import { Layer } from '../../src/volume/layers/layer.ts';
+import { LayerMap, BlockState } from '../../src/volume/maps/layer-map.ts';
+import { LayerSet } from '../../src/volume/layers/layer-set.ts';
+import { RecordBuffer } from '../../src/volume/log/metadata-log.ts';
+import { Snapshots } from '../../src/volume/snapshots/snapshots.ts';
+import type { MetadataRecord } from '../../src/volume/log/records.ts';
 import type { SimDisk } from './sim-disk.ts';
 
 export interface Mutation {

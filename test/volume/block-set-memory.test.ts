@@ -5,7 +5,7 @@
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { describe, expect, test } from 'vitest';
-import { BlockSet } from '../../src/volume/block-set.ts';
+import { BlockSet } from '../../src/volume/maps/block-set.ts';
 
 const REGION = 1024;
 /** Blocks of 1 GiB, which sets share whole. */

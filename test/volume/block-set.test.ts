@@ -5,7 +5,7 @@
  */
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { BlockSet, RegionState } from '../../src/volume/block-set.ts';
+import { BlockSet, RegionState } from '../../src/volume/maps/block-set.ts';
 
 const REGION = 1024;
 

@@ -4,9 +4,9 @@
  * damage was done.
  */
 import { beforeAll, describe, expect, test } from 'vitest';
-import { checkLog } from '../../src/volume/check-log.ts';
-import { FileHeader, readFileHeader } from '../../src/volume/metadata-log.ts';
-import type { MetadataRecord } from '../../src/volume/records.ts';
+import { checkLog } from '../../src/volume/check/check-log.ts';
+import { FileHeader, readFileHeader } from '../../src/volume/log/metadata-log.ts';
+import type { MetadataRecord } from '../../src/volume/log/records.ts';
 import { LAYERED, LOG, World, codesOf, snapshot, spansOf } from './support/check-world.ts';
 import type { Span } from './support/check-world.ts';
 

@@ -3,7 +3,7 @@
  * a snapshot of the volume of LAYERED; then the snapshot, or the volume, is taken away.
  */
 import { expect, test } from 'vitest';
-import type { MetadataRecord } from '../../src/volume/records.ts';
+import type { MetadataRecord } from '../../src/volume/log/records.ts';
 import { DIRECTORY, LOG, SIZE, VOLUME, World, layerFile } from './support/check-world.ts';
 
 const CLONE = '44'.repeat(16);

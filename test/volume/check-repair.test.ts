@@ -5,7 +5,7 @@
  */
 import { beforeEach, describe, expect, test } from 'vitest';
 import { BLOCK_BYTES } from '../../src/io/limits.ts';
-import { Metadata } from '../../src/volume/metadata.ts';
+import { Metadata } from '../../src/volume/log/metadata.ts';
 import { VolumeStore } from '../../src/volume/store.ts';
 import {
   DIRECTORY,

@@ -3,12 +3,12 @@
  * volume is spoilt in one way each time, also in ways that no log can say; and, where a log can say it, by records.
  */
 import { describe, expect, test } from 'vitest';
-import { BlockSet } from '../../src/volume/block-set.ts';
-import { LayerMap } from '../../src/volume/layer-map.ts';
-import { foldRecord, emptyState } from '../../src/volume/metadata-state.ts';
-import type { LayerRecord } from '../../src/volume/metadata-state.ts';
-import { checkState, overlapsOf } from '../../src/volume/check-tree.ts';
-import type { Finding } from '../../src/volume/check-finding.ts';
+import { BlockSet } from '../../src/volume/maps/block-set.ts';
+import { LayerMap } from '../../src/volume/maps/layer-map.ts';
+import { foldRecord, emptyState } from '../../src/volume/log/metadata-state.ts';
+import type { LayerRecord } from '../../src/volume/log/metadata-state.ts';
+import { checkState, overlapsOf } from '../../src/volume/check/check-tree.ts';
+import type { Finding } from '../../src/volume/check/check-finding.ts';
 import {
   BLOCKS,
   DIRECTORY,

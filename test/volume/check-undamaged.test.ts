@@ -8,7 +8,7 @@ import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { systemClock } from '../../src/io/clock.ts';
 import { BLOCK_BYTES } from '../../src/io/limits.ts';
-import { checkDataDirectory } from '../../src/volume/check.ts';
+import { checkDataDirectory } from '../../src/volume/check/check.ts';
 import { systemRandom } from '../../src/io/random.ts';
 import type { Volume } from '../../src/volume/volume.ts';
 import { findingsOf } from './support/check-world.ts';

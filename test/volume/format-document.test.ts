@@ -12,7 +12,7 @@ import {
   FileHeader,
   RecordBuffer,
   RecordHeader,
-} from '../../src/volume/metadata-log.ts';
+} from '../../src/volume/log/metadata-log.ts';
 import {
   LAYOUTS,
   PayloadRefused,
@@ -20,8 +20,8 @@ import {
   encodePayload,
   kindOfCode,
   widthOf,
-} from '../../src/volume/record-codec.ts';
-import type { MetadataRecord, RecordKind } from '../../src/volume/records.ts';
+} from '../../src/volume/log/record-codec.ts';
+import type { MetadataRecord, RecordKind } from '../../src/volume/log/records.ts';
 
 const DOCUMENT = readFileSync(
   new URL('../../docs/internals/metadata-log.md', import.meta.url),

@@ -4,10 +4,10 @@
  */
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { BlockSet } from '../../src/volume/block-set.ts';
-import { LayerMap } from '../../src/volume/layer-map.ts';
-import type { BlockState } from '../../src/volume/layer-map.ts';
-import { recordsOfMap } from '../../src/volume/metadata-state.ts';
+import { BlockSet } from '../../src/volume/maps/block-set.ts';
+import { LayerMap } from '../../src/volume/maps/layer-map.ts';
+import type { BlockState } from '../../src/volume/maps/layer-map.ts';
+import { recordsOfMap } from '../../src/volume/log/metadata-state.ts';
 
 const BLOCKS = 3000;
 

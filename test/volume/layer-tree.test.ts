@@ -6,7 +6,7 @@
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { BLOCK_BYTES } from '../../src/io/limits.ts';
-import { LayerMap } from '../../src/volume/layer-map.ts';
+import { LayerMap } from '../../src/volume/maps/layer-map.ts';
 import {
   chainOf,
   changedBlocks,
@@ -16,9 +16,9 @@ import {
   mergeable,
   namesOf,
   snapshotSizes,
-} from '../../src/volume/layer-tree.ts';
-import type { ChangedRun } from '../../src/volume/layer-tree.ts';
-import type { VolumeState } from '../../src/volume/metadata-state.ts';
+} from '../../src/volume/layers/layer-tree.ts';
+import type { ChangedRun } from '../../src/volume/layers/layer-tree.ts';
+import type { VolumeState } from '../../src/volume/log/metadata-state.ts';
 import { cellsOf, layerPlans, ownersOf, stateOf } from './support/layer-model.ts';
 
 function tree(...layers: [parent: number, names: number][]): VolumeState {

@@ -4,7 +4,7 @@
  */
 import { describe, expect, test } from 'vitest';
 import { MERGE_PIECE_BYTES, MERGE_QUIET_MS } from '../../src/io/limits.ts';
-import { MergePace } from '../../src/volume/merge-pace.ts';
+import { MergePace } from '../../src/volume/merge/merge-pace.ts';
 
 describe('the pace of a merge', () => {
   test('is unbounded while hosts are at rest', () => {

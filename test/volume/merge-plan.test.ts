@@ -10,9 +10,9 @@ import {
   MERGE_HOLE_BYTES,
   MERGE_PIECE_BYTES,
 } from '../../src/io/limits.ts';
-import { BlockState, LayerMap } from '../../src/volume/layer-map.ts';
-import { mergePieces } from '../../src/volume/merge-plan.ts';
-import type { MergeMaps, MergePiece } from '../../src/volume/merge-plan.ts';
+import { BlockState, LayerMap } from '../../src/volume/maps/layer-map.ts';
+import { mergePieces } from '../../src/volume/merge/merge-plan.ts';
+import type { MergeMaps, MergePiece } from '../../src/volume/merge/merge-plan.ts';
 import { seeded } from './support/merge-world.ts';
 
 const TIB_BLOCKS = 2 ** 40 / BLOCK_BYTES;

@@ -5,7 +5,7 @@
  * the head are compared with what they showed in the beginning. A failure prints the seed of its history.
  */
 import { describe, expect, test } from 'vitest';
-import { mergeable } from '../../src/volume/layer-tree.ts';
+import { mergeable } from '../../src/volume/layers/layer-tree.ts';
 import { MemoryDisk } from './support/memory-disk.ts';
 import {
   World,

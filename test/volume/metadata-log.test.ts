@@ -8,12 +8,12 @@ import { describe, expect, test } from 'vitest';
 import { systemClock } from '../../src/io/clock.ts';
 import { BlockferryError } from '../../src/io/errors.ts';
 import { systemRandom } from '../../src/io/random.ts';
-import { checkLog } from '../../src/volume/check-log.ts';
-import { FileHeader, readLog } from '../../src/volume/metadata-log.ts';
-import { emptyState, foldRecord, recordsOf } from '../../src/volume/metadata-state.ts';
-import type { VolumeState } from '../../src/volume/metadata-state.ts';
-import { Metadata } from '../../src/volume/metadata.ts';
-import type { MetadataRecord } from '../../src/volume/records.ts';
+import { checkLog } from '../../src/volume/check/check-log.ts';
+import { FileHeader, readLog } from '../../src/volume/log/metadata-log.ts';
+import { emptyState, foldRecord, recordsOf } from '../../src/volume/log/metadata-state.ts';
+import type { VolumeState } from '../../src/volume/log/metadata-state.ts';
+import { Metadata } from '../../src/volume/log/metadata.ts';
+import type { MetadataRecord } from '../../src/volume/log/records.ts';
 import { MemoryDisk } from './support/memory-disk.ts';
 
 const DIRECTORY = '/volume';

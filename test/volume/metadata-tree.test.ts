@@ -11,9 +11,9 @@ import {
   emptyState,
   foldRecord,
   recordsOf,
-} from '../../src/volume/metadata-state.ts';
-import type { VolumeState } from '../../src/volume/metadata-state.ts';
-import type { MetadataRecord } from '../../src/volume/records.ts';
+} from '../../src/volume/log/metadata-state.ts';
+import type { VolumeState } from '../../src/volume/log/metadata-state.ts';
+import type { MetadataRecord } from '../../src/volume/log/records.ts';
 
 const BLOCKS = 3000;
 const SIZE = BLOCKS * BLOCK_BYTES;

@@ -5,17 +5,17 @@
 import { systemClock } from '../../../src/io/clock.ts';
 import { BLOCK_BYTES } from '../../../src/io/limits.ts';
 import { systemRandom } from '../../../src/io/random.ts';
-import { checkDataDirectory } from '../../../src/volume/check.ts';
-import type { CheckReport } from '../../../src/volume/check.ts';
-import type { Finding, FindingCode } from '../../../src/volume/check-finding.ts';
+import { checkDataDirectory } from '../../../src/volume/check/check.ts';
+import type { CheckReport } from '../../../src/volume/check/check.ts';
+import type { Finding, FindingCode } from '../../../src/volume/check/check-finding.ts';
 import {
   FileHeader,
   RecordBuffer,
   RecordHeader,
   readFileHeader,
-} from '../../../src/volume/metadata-log.ts';
-import { Metadata } from '../../../src/volume/metadata.ts';
-import type { MetadataRecord } from '../../../src/volume/records.ts';
+} from '../../../src/volume/log/metadata-log.ts';
+import { Metadata } from '../../../src/volume/log/metadata.ts';
+import type { MetadataRecord } from '../../../src/volume/log/records.ts';
 import { layerPath } from '../../../src/volume/recovery.ts';
 import { MemoryDisk } from './memory-disk.ts';
 

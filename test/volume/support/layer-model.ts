@@ -1,14 +1,14 @@
 /** A tree of layers at random, as a metadata state, and the same as plain arrays of block states. */
 import * as fc from 'fast-check';
 import { BLOCK_BYTES } from '../../../src/io/limits.ts';
-import { LayerMap } from '../../../src/volume/layer-map.ts';
-import type { BlockState } from '../../../src/volume/layer-map.ts';
+import { LayerMap } from '../../../src/volume/maps/layer-map.ts';
+import type { BlockState } from '../../../src/volume/maps/layer-map.ts';
 import type {
   LayerRecord,
   SnapshotRecord,
   VolumeState,
-} from '../../../src/volume/metadata-state.ts';
-import { emptyState } from '../../../src/volume/metadata-state.ts';
+} from '../../../src/volume/log/metadata-state.ts';
+import { emptyState } from '../../../src/volume/log/metadata-state.ts';
 
 export interface Range {
   readonly first: number;

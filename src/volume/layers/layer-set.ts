@@ -1,0 +1,289 @@
+/**
+ * The open layers of a volume: a tree, as the metadata log says it, with a file for each.
+ *
+ * Invariants:
+ * - One layer takes writes, the top; it was made last. A volume's own content is what its chain shows.
+ * - A layer that goes is taken out of every view in the same turn; its file is removed when the record of that is
+ *   durable and nobody uses it any more.
+ * - Files that the log does not name are removed when the volume is opened.
+ */
+import assert from 'node:assert';
+import type { Disk } from '../../io/disk.ts';
+import { errnoOf } from '../../io/errors.ts';
+import { BLOCK_BYTES } from '../../io/limits.ts';
+import { freeSpace } from './free-space.ts';
+import { Layer } from './layer.ts';
+import { LayerMap } from '../maps/layer-map.ts';
+import { writeError } from '../log/metadata.ts';
+import type { Metadata } from '../log/metadata.ts';
+import { layerPath, openLayerFile, removeStrayLayers, tellsHoles } from '../recovery.ts';
+import { View } from './view.ts';
+
+/** Layers of another volume, and the one of them that a clone's base layer lies on. */
+export interface Origin {
+  readonly layers: LayerSet;
+  readonly layer: Layer;
+}
+
+export interface LayerSetOptions {
+  /** What lies below the base layer of a clone. */
+  readonly origin: Origin | null;
+  readonly disk: Disk;
+  readonly directory: string;
+  readonly metadata: Metadata;
+}
+
+export class LayerSet {
+  /** The volume's own content. */
+  readonly head: View;
+  private readonly disk: Disk;
+  private readonly directory: string;
+  private readonly metadata: Metadata;
+  private readonly layers = new Map<number, Layer>();
+  /** Views of snapshots. */
+  private readonly views = new Set<View>();
+  /** Those that are not sealed, the top last. */
+  private open: readonly Layer[] = [];
+  private nextId: number;
+  /** Files on their way out. */
+  private readonly removals = new Set<Promise<void>>();
+  private closing = false;
+  private readonly origin: LayerSet | null;
+  /** Layers of clones: their chains go on through these. */
+  private readonly clones = new Set<LayerSet>();
+
+  private constructor(options: LayerSetOptions, layers: Map<number, Layer>, top: Layer) {
+    this.disk = options.disk;
+    this.directory = options.directory;
+    this.metadata = options.metadata;
+    this.origin = options.origin?.layers ?? null;
+    this.layers = layers;
+    this.nextId = this.metadata.state.nextLayer;
+    this.head = new View(top, null);
+    top.shownBy = this.head;
+    this.noteOpen();
+  }
+
+  /** Opens every layer's file, and takes up what a process that was killed wrote. Throws METADATA_CORRUPT, or what the disk throws. */
+  static open(options: LayerSetOptions): LayerSet {
+    const { disk, directory, metadata, origin } = options;
+    const { state } = metadata;
+    const layers = new Map<number, Layer>();
+    try {
+      for (const record of state.layers.values()) {
+        const { id, sealed } = record;
+        const parent = layers.get(record.parent) ?? origin?.layer ?? null;
+        const file = openLayerFile(disk, directory, record);
+        const map = sealed ? record.map : record.map.clone();
+        layers.set(id, new Layer({ id, file, parent, map, sealed }));
+      }
+      // Only now: where a layer has no file, a stray one may be it.
+      removeStrayLayers(disk, directory, state);
+      const top = layers.get(state.topLayer);
+      assert(top, 'a volume has a top layer');
+      const set = new LayerSet(options, layers, top);
+      if (metadata.unclean) set.recover();
+      origin?.layers.clones.add(set);
+      return set;
+    } catch (thrown) {
+      for (const layer of layers.values()) layer.file.closeNow();
+      throw thrown;
+    }
+  }
+
+  get top(): Layer {
+    return this.head.top;
+  }
+
+  /** Layers that are not sealed, the top last. */
+  readonly unsealed = (): readonly Layer[] => this.open;
+
+  /** All layers. */
+  all(): IterableIterator<Layer> {
+    return this.layers.values();
+  }
+
+  /** The layer is of this volume, not of a clone's origin. */
+  owns(layer: Layer): boolean {
+    return this.layers.get(layer.id) === layer;
+  }
+
+  layerOf(id: number): Layer {
+    const layer = this.layers.get(id);
+    assert(layer, 'a layer of the log is open');
+    return layer;
+  }
+
+  /** A view of a sealed layer and what lies below it, until `forget`. */
+  viewOf(id: number, sizeBytes: number): View {
+    const view = new View(this.layerOf(id), sizeBytes);
+    this.views.add(view);
+    return view;
+  }
+
+  forget(view: View): void {
+    this.views.delete(view);
+  }
+
+  /**
+   * Makes the file of the next layer; `push` puts it in place. Durable but for its content when it resolves.
+   * Throws METADATA_WRITE_FAILED.
+   */
+  async prepare(): Promise<Layer> {
+    const layer = this.create(this.top.map.blockCount * BLOCK_BYTES);
+    const lengthSynced = await new Promise<number>((resolve) => layer.file.datasync(resolve));
+    const linked = await new Promise<number>((resolve) =>
+      this.disk.syncDirectoryLater(this.directory, resolve),
+    );
+    const synced = Math.min(lengthSynced, linked);
+    if (synced < 0) {
+      this.drop(layer);
+      throw writeError(layer.file.path, -synced);
+    }
+    return layer;
+  }
+
+  /** Gives a layer up that is not, or no longer, in the tree: its file goes as soon as nobody uses it. */
+  drop(layer: Layer): void {
+    layer.retire(() => {
+      const removal = this.removeFile(layer.id).finally(() => this.removals.delete(removal));
+      this.removals.add(removal);
+    });
+  }
+
+  /** Resolves when no file is being removed; the rest of what is goes at the next open. */
+  async stopRemoving(): Promise<void> {
+    this.closing = true;
+    await Promise.all(this.removals);
+  }
+
+  /** A prepared layer becomes the top, above `parent`. Nothing may be on its way to the old one. */
+  push(layer: Layer, parent: Layer): void {
+    this.announce(layer, parent);
+    this.show(layer);
+  }
+
+  /** The log gets a prepared layer above `parent`, as the top that it will be; `show` follows, or `push` of another. */
+  announce(layer: Layer, parent: Layer): void {
+    assert(
+      layer.id >= this.metadata.state.nextLayer,
+      'layers are used in the order in which they were made',
+    );
+    this.metadata.append({ kind: 'layer-created', layer: layer.id, parent: parent.id });
+    layer.parent = parent;
+    this.layers.set(layer.id, layer);
+    this.noteOpen();
+  }
+
+  /** An announced layer becomes the top. Nothing may be on its way to the old one. */
+  show(layer: Layer): void {
+    this.top.shownBy = null;
+    layer.shownBy = this.head;
+    this.head.look(layer);
+    this.noteOpen();
+  }
+
+  /** Seals a layer that is durable as it is. */
+  seal(layer: Layer): void {
+    if (layer.sealed) return;
+    this.metadata.append({ kind: 'layer-sealed', layer: layer.id });
+    this.share(layer);
+  }
+
+  /** `into` took up `from`, which nobody looks through from now on; `removable` follows. */
+  merged(from: number, into: number): void {
+    const gone = this.layerOf(from);
+    const kept = this.layerOf(into);
+    if (kept.parent === gone) kept.parent = gone.parent;
+    this.replace(gone, kept);
+  }
+
+  /** Wherever a chain leads through `gone` it leads through `kept`, also in clones, and clones of clones. */
+  private replace(gone: Layer, kept: Layer): void {
+    for (const layer of this.layers.values()) if (layer.parent === gone) layer.parent = kept;
+    for (const view of this.allViews()) view.look(view.top === gone ? kept : view.top);
+    for (const clone of this.clones) clone.replace(gone, kept);
+  }
+
+  /** The log says, durably, that the layer is gone, and nobody looks through it. */
+  removable(id: number): void {
+    const gone = this.layerOf(id);
+    this.layers.delete(id);
+    this.noteOpen();
+    this.drop(gone);
+  }
+
+  close(): void {
+    this.origin?.clones.delete(this);
+    for (const layer of this.layers.values()) layer.retire(() => {});
+  }
+
+  private *allViews(): Generator<View> {
+    yield this.head;
+    yield* this.views;
+  }
+
+  private noteOpen(): void {
+    const { top } = this;
+    const others = [...this.layers.values()].filter((layer) => !layer.sealed && layer !== top);
+    this.open = [...others, top];
+  }
+
+  private share(layer: Layer): void {
+    const record = this.metadata.state.layers.get(layer.id);
+    assert(record, 'an open layer is in the log');
+    layer.seal(record.map);
+    this.noteOpen();
+  }
+
+  /** The log had no clean mark. */
+  private recover(): void {
+    const { state } = this.metadata;
+    // Where extents are not known, all of a layer would be called data, and hide what lies below it.
+    const sameRun = state.boot !== '' && state.boot === this.disk.bootId;
+    const above = this.top.parent !== null;
+    const killed = above && sameRun && tellsHoles(this.disk, this.directory);
+    for (const layer of this.unsealed()) {
+      if (layer.parent === null || killed) layer.recover(this.disk);
+    }
+    this.head.look(this.top);
+    if (!above || killed) return;
+    // Its file may hold blocks that the map does not know: nothing is written there any more.
+    for (const layer of this.unsealed()) {
+      if (layer.parent === null) continue;
+      // It may have been a kill after all: what is in the page cache alone would be sealed.
+      layer.file.datasyncNow();
+      this.seal(layer);
+    }
+    const before = this.top;
+    const layer = this.create(before.map.blockCount * BLOCK_BYTES);
+    layer.file.datasyncNow();
+    this.disk.syncDirectory(this.directory);
+    this.push(layer, before);
+  }
+
+  private create(sizeBytes: number): Layer {
+    const id = this.nextId;
+    this.nextId += 1;
+    const path = layerPath(this.directory, id);
+    try {
+      const file = this.disk.open(path, { create: true, exclusive: true });
+      const map = new LayerMap(sizeBytes / BLOCK_BYTES);
+      const layer = new Layer({ id, file, parent: null, map, sealed: false });
+      file.truncateNow(sizeBytes);
+      return layer;
+    } catch (thrown) {
+      throw writeError(path, errnoOf(thrown));
+    }
+  }
+
+  private async removeFile(id: number): Promise<void> {
+    const path = layerPath(this.directory, id);
+    await freeSpace(this.disk, path, () => this.closing);
+    try {
+      this.disk.remove(path);
+    } catch {
+      // The next open removes it.
+    }
+  }
+}

@@ -1,0 +1,120 @@
+/**
+ * The part of the metadata reducer that keeps the tree of layers and the snapshots.
+ *
+ * Invariants:
+ * - Parents stand before their children, one layer is the base, and the top is the one that was made last.
+ * - A snapshot's layer exists and is sealed. The top layer is neither merged nor removed.
+ * - A layer that goes is one that nobody sees the loss of: nobody looks through it, or another holds what it held.
+ */
+import { BLOCK_BYTES } from '../../io/limits.ts';
+import { LayerMap } from '../maps/layer-map.ts';
+import type { MetadataRecord } from './records.ts';
+import { check, checkSize, layerOf } from '../volume-state.ts';
+import type { LayerRecord, MutableState, Writable } from '../volume-state.ts';
+
+type TreeKind =
+  | 'cloned'
+  | 'layer-created'
+  | 'layer-resized'
+  | 'layer-sealed'
+  | 'layers-merged'
+  | 'layer-removed'
+  | 'snapshot-created'
+  | 'snapshot-removed';
+
+/** Throws RecordRefused before any change. */
+export function foldTreeRecord(
+  state: MutableState,
+  record: Extract<MetadataRecord, { kind: TreeKind }>,
+): void {
+  switch (record.kind) {
+    case 'cloned': {
+      check(state.layers.size === 0, 'a clone has its origin before its layers');
+      check(record.volume !== state.id, 'a volume is not a clone of itself');
+      const { volume, snapshot } = record;
+      state.origin = { volume, snapshot };
+      return;
+    }
+    case 'layer-created':
+      createLayer(state, record.layer, record.parent);
+      return;
+    case 'layer-resized':
+      checkSize(record.sizeBytes);
+      layerOf(state, record.layer).map.resize(record.sizeBytes / BLOCK_BYTES);
+      return;
+    case 'layer-sealed':
+      layerOf(state, record.layer).sealed = true;
+      return;
+    case 'layers-merged':
+      mergeLayers(state, record.from, record.into);
+      return;
+    case 'layer-removed':
+      removeLayer(state, record.layer);
+      return;
+    case 'snapshot-created': {
+      const { id, name, layer, createdAt, sizeBytes } = record;
+      check(!state.snapshots.has(id), `snapshot ${id} exists already`);
+      check(!hasName(state, name), `a snapshot has the name ${name} already`);
+      check(layerOf(state, layer).sealed, `layer ${layer} is not sealed`);
+      checkSize(sizeBytes);
+      state.snapshots.set(id, { id, name, layer, createdAt, sizeBytes });
+      return;
+    }
+    case 'snapshot-removed':
+      check(state.snapshots.delete(record.id), `snapshot ${record.id} is unknown`);
+  }
+}
+
+function createLayer(state: MutableState, layer: number, parent: number): void {
+  check(!state.layers.has(layer), `layer ${layer} exists already`);
+  check(layer >= state.nextLayer, `the number of layer ${layer} is used up`);
+  check((parent === 0) === (state.layers.size === 0), 'one layer is the base layer');
+  if (parent !== 0) layerOf(state, parent);
+  const map = new LayerMap(state.sizeBytes / BLOCK_BYTES);
+  state.layers.set(layer, { id: layer, parent, sealed: false, map });
+  state.topLayer = layer;
+  state.nextLayer = layer + 1;
+}
+
+/** One of the two lies on the other, which carries nothing else when it is the one that goes. */
+function mergeLayers(state: MutableState, from: number, into: number): void {
+  const gone = layerOf(state, from);
+  const kept = layerOf(state, into);
+  check(gone.sealed && kept.sealed, 'only sealed layers are merged');
+  check(from !== state.topLayer && into !== state.topLayer, 'the top layer is not merged');
+  const children = childrenOf(state, from);
+  if (kept.parent === from) {
+    check(children.length === 1, `layer ${from} carries more than layer ${into}`);
+    check(!isNamed(state, from), `layer ${from} is a snapshot`);
+    kept.parent = gone.parent;
+  } else {
+    check(gone.parent === into, `layers ${from} and ${into} are no neighbours`);
+    check(!isNamed(state, into), `layer ${into} is a snapshot`);
+    check(childrenOf(state, into).length === 1, `layer ${into} carries more than layer ${from}`);
+    for (const child of children) child.parent = into;
+    for (const snapshot of state.snapshots.values()) {
+      if (snapshot.layer === from) state.snapshots.set(snapshot.id, { ...snapshot, layer: into });
+    }
+  }
+  state.layers.delete(from);
+}
+
+function removeLayer(state: MutableState, layer: number): void {
+  layerOf(state, layer);
+  check(layer !== state.topLayer, 'the top layer is not removed');
+  check(!isNamed(state, layer), `layer ${layer} is a snapshot`);
+  check(childrenOf(state, layer).length === 0, `layer ${layer} carries others`);
+  state.layers.delete(layer);
+}
+
+function childrenOf(state: MutableState, layer: number): Writable<LayerRecord>[] {
+  return [...state.layers.values()].filter(({ parent }) => parent === layer);
+}
+
+function hasName(state: MutableState, wanted: string): boolean {
+  return [...state.snapshots.values()].some(({ name }) => name === wanted);
+}
+
+function isNamed(state: MutableState, layer: number): boolean {
+  return [...state.snapshots.values()].some((snapshot) => snapshot.layer === layer);
+}

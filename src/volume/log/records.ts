@@ -1,0 +1,190 @@
+/** The records of the metadata log. Their bytes are in record-codec.ts and docs/internals/metadata-log.md. */
+import type { RegionState } from '../maps/block-set.ts';
+import type { BlockState } from '../maps/layer-map.ts';
+
+/** Which of a mirror's two sets of blocks: known to differ, or to be compared first. */
+export type MirrorSet = 'dirty' | 'suspect';
+
+/** First record of every log; a compacted log repeats it with the values of that moment. */
+export interface VolumeCreated {
+  readonly kind: 'volume-created';
+  /** 32 hexadecimal digits. */
+  readonly id: string;
+  readonly name: string;
+  readonly sizeBytes: number;
+  /** Wall-clock milliseconds since 1970. */
+  readonly createdAt: number;
+  readonly nextMirrorId: number;
+}
+export interface Resized {
+  readonly kind: 'resized';
+  readonly sizeBytes: number;
+}
+export interface LayerCreated {
+  readonly kind: 'layer-created';
+  readonly layer: number;
+  /** The layer below; 0 for the base layer. It becomes the one that takes writes. */
+  readonly parent: number;
+}
+/** The layer has another size than the volume: it was sealed before the volume was resized. */
+export interface LayerResized {
+  readonly kind: 'layer-resized';
+  readonly layer: number;
+  readonly sizeBytes: number;
+}
+/** The volume is a clone: below its base layer lies a snapshot of another volume. Comes before the first layer. */
+export interface Cloned {
+  readonly kind: 'cloned';
+  /** Ids of that volume and that snapshot, 32 hexadecimal digits each. */
+  readonly volume: string;
+  readonly snapshot: string;
+}
+/** Nothing is written to the layer any more, and its map is exact. */
+export interface LayerSealed {
+  readonly kind: 'layer-sealed';
+  readonly layer: number;
+}
+/** `into` holds what both held, for all who looked through `from`, and takes its place. Both were sealed. */
+export interface LayersMerged {
+  readonly kind: 'layers-merged';
+  readonly from: number;
+  readonly into: number;
+}
+/** A layer that nobody looks through is gone. */
+export interface LayerRemoved {
+  readonly kind: 'layer-removed';
+  readonly layer: number;
+}
+/** A sealed layer, and what lies below it, is kept under a name. */
+export interface SnapshotCreated {
+  readonly kind: 'snapshot-created';
+  /** 32 hexadecimal digits. */
+  readonly id: string;
+  readonly name: string;
+  readonly layer: number;
+  /** Wall-clock milliseconds since 1970 at which the content was the volume's. */
+  readonly createdAt: number;
+  /** The volume's size then. */
+  readonly sizeBytes: number;
+}
+/** The name is free again. */
+export interface SnapshotRemoved {
+  readonly kind: 'snapshot-removed';
+  readonly id: string;
+}
+/** A run of blocks of a layer took a state, durably. */
+export interface Allocated {
+  readonly kind: 'allocated';
+  readonly layer: number;
+  readonly first: number;
+  readonly count: number;
+  readonly state: BlockState;
+}
+/** The whole map of one region of a layer: shorter than many runs. */
+export interface LayerRegion {
+  readonly kind: 'layer-region';
+  readonly layer: number;
+  readonly region: number;
+  readonly data: Uint8Array;
+  readonly zero: Uint8Array;
+}
+export interface MirrorAdded {
+  readonly kind: 'mirror-added';
+  readonly mirror: number;
+  readonly uri: string;
+  readonly mode: 'async' | 'sync';
+  readonly stallPolicy: 'degrade' | 'block';
+}
+export interface MirrorRemoved {
+  readonly kind: 'mirror-removed';
+  readonly mirror: number;
+}
+export interface MirrorPaused {
+  readonly kind: 'mirror-paused';
+  readonly mirror: number;
+  readonly paused: boolean;
+}
+/** The bits of one region replace what was known of it. */
+export interface MirrorBits {
+  readonly kind: 'mirror-bits';
+  readonly mirror: number;
+  readonly set: MirrorSet;
+  readonly region: number;
+  readonly state: RegionState;
+  /** LEAF_BYTES when `state` is mixed, else null. */
+  readonly leaf: Uint8Array | null;
+}
+/** A run of blocks entered or left a mirror's set: short for uniform regions in a row. */
+export interface MirrorBitsRun {
+  readonly kind: 'mirror-bits-run';
+  readonly mirror: number;
+  readonly set: MirrorSet;
+  readonly first: number;
+  readonly count: number;
+  readonly value: boolean;
+}
+export interface MirrorBitsCleared {
+  readonly kind: 'mirror-bits-cleared';
+  readonly mirror: number;
+  readonly set: MirrorSet;
+}
+export interface MirrorBitsAll {
+  readonly kind: 'mirror-bits-all';
+  readonly mirror: number;
+  readonly set: MirrorSet;
+}
+export interface RegionsHot {
+  readonly kind: 'regions-hot';
+  readonly regions: readonly number[];
+}
+export interface RegionsCold {
+  readonly kind: 'regions-cold';
+  readonly regions: readonly number[];
+}
+export interface GenerationOpened {
+  readonly kind: 'generation-opened';
+  readonly generation: number;
+}
+/** Writes may follow: until `closed-clean` the maps may lag behind the data files. */
+export interface Opened {
+  readonly kind: 'opened';
+}
+/** The run of the system in which writes may follow: while it lasts, what was written is in its page cache. */
+export interface Booted {
+  readonly kind: 'booted';
+  /** 32 hexadecimal digits. */
+  readonly id: string;
+}
+/** Nothing was written after this record: the maps are exact. */
+export interface ClosedClean {
+  readonly kind: 'closed-clean';
+}
+
+export type MetadataRecord =
+  | VolumeCreated
+  | Resized
+  | LayerCreated
+  | Cloned
+  | LayerResized
+  | LayerSealed
+  | LayersMerged
+  | LayerRemoved
+  | SnapshotCreated
+  | SnapshotRemoved
+  | Allocated
+  | LayerRegion
+  | MirrorAdded
+  | MirrorRemoved
+  | MirrorPaused
+  | MirrorBits
+  | MirrorBitsRun
+  | MirrorBitsCleared
+  | MirrorBitsAll
+  | RegionsHot
+  | RegionsCold
+  | GenerationOpened
+  | Opened
+  | Booted
+  | ClosedClean;
+
+export type RecordKind = MetadataRecord['kind'];

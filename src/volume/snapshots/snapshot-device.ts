@@ -1,0 +1,93 @@
+/**
+ * A snapshot as a block device: read-only, and the same bytes for as long as it exists.
+ *
+ * Invariants:
+ * - Reads see the snapshot's layers wherever merging has moved its blocks.
+ * - After `remove` every request is answered ESHUTDOWN.
+ */
+import type { Clock } from '../../io/clock.ts';
+import { Status } from '../../io/device.ts';
+import type { BlockDevice, DeviceRequest, StatusContext } from '../../io/device.ts';
+import { AllocationContext } from '../allocation-context.ts';
+import { ReadAhead } from '../read-ahead.ts';
+import { Reader } from '../reader.ts';
+import type { View } from '../layers/view.ts';
+
+export class SnapshotDevice implements BlockDevice {
+  readonly readOnly = true;
+  readonly description: string;
+  readonly view: View;
+  private readonly reader: Reader;
+  private readonly readAhead: ReadAhead;
+  private readonly contextList: readonly StatusContext[];
+  private removed = false;
+
+  /** `ended` is called when the pool has done something for it. */
+  constructor(options: { view: View; description: string; clock: Clock; ended: () => void }) {
+    const { view, clock, ended } = options;
+    this.view = view;
+    this.description = options.description;
+    this.reader = new Reader(view, clock, ended);
+    this.readAhead = new ReadAhead(view, ended);
+    this.contextList = [new AllocationContext(view)];
+  }
+
+  get sizeBytes(): number {
+    return this.view.sizeBytes;
+  }
+
+  /** The pool works for it. */
+  get inUse(): boolean {
+    return this.reader.inFlight > 0 || this.readAhead.active;
+  }
+
+  /** Requests so far. */
+  get requests(): number {
+    return this.reader.atOnce + this.reader.pooled;
+  }
+
+  get inFlight(): number {
+    return this.reader.inFlight;
+  }
+
+  /** The snapshot is gone, or its volume closes. */
+  remove(): void {
+    this.removed = true;
+    this.readAhead.stop();
+  }
+
+  read(request: DeviceRequest): number {
+    return this.removed ? Status.ESHUTDOWN : this.reader.read(request);
+  }
+
+  write(): number {
+    return Status.EPERM;
+  }
+
+  zero(): number {
+    return Status.EPERM;
+  }
+
+  trim(): number {
+    return Status.EPERM;
+  }
+
+  flush(): number {
+    return this.removed ? Status.ESHUTDOWN : Status.OK;
+  }
+
+  cache({ offset, length }: DeviceRequest): number {
+    if (this.removed) return Status.ESHUTDOWN;
+    if (offset + length > this.sizeBytes) return Status.EINVAL;
+    this.readAhead.add(offset, length);
+    return Status.OK;
+  }
+
+  contexts(): readonly StatusContext[] {
+    return this.contextList;
+  }
+
+  opened(): void {}
+
+  closed(): void {}
+}

@@ -1,0 +1,99 @@
+/** Snapshots of a volume, as the rooms above the volume see them. */
+import type { BlockDevice } from '../../io/device.ts';
+
+export interface SnapshotInfo {
+  /** 32 hexadecimal digits. Another content is another id: refresh and synchronise give a new one. */
+  readonly id: string;
+  readonly name: string;
+  /** Wall-clock milliseconds since 1970 at which its content was the volume's. */
+  readonly createdAt: number;
+  /** The volume's size then. */
+  readonly sizeBytes: number;
+}
+
+/** A snapshot and the space that it takes. */
+export interface SnapshotUsage extends SnapshotInfo {
+  /** Bytes of its content that nothing else holds: what a delete would give back. */
+  readonly ownBytes: number;
+  /** Bytes of its content that it shares with other snapshots, or with the volume. */
+  readonly sharedBytes: number;
+}
+
+/** A run of blocks that two points in time hold in different layers. Whole blocks, in bytes. */
+export interface ChangedRange {
+  readonly offset: number;
+  readonly length: number;
+  /** Reads as zeroes at the later point. */
+  readonly zero: boolean;
+}
+
+/** The work that follows a delete: layers that no snapshot names any more become one with their neighbours. */
+export interface MergeStatus {
+  /** `failed`: an error of the disk stopped it; `reason` says which, and resuming tries again. */
+  readonly state: 'idle' | 'running' | 'paused' | 'failed';
+  /** Bytes of the merge on its way. */
+  readonly doneBytes: number;
+  readonly totalBytes: number;
+  /** Merges that follow it. */
+  readonly waiting: number;
+  /** Most bytes a second; null: what the host leaves. */
+  readonly limit: number | null;
+  readonly reason: string | null;
+}
+
+export interface VolumeSnapshots {
+  readonly merge: MergeStatus;
+
+  /** In the order in which they were made. */
+  list(): SnapshotInfo[];
+
+  /** The same with the space they take: all maps are looked through, in pieces, while others work. */
+  measure(): Promise<SnapshotUsage[]>;
+
+  /** A read-only device with the content of a snapshot: the same object while that snapshot exists. Null: no such name. */
+  device(name: string): BlockDevice | null;
+
+  /**
+   * Keeps the present content under a name. Constant time; durable when it resolves.
+   * @throws BlockferryError SNAPSHOT_NAME_INVALID, SNAPSHOT_EXISTS, SNAPSHOT_LIMIT, VOLUME_FAILED,
+   *   METADATA_WRITE_FAILED: then there is no such snapshot
+   */
+  create(name: string): Promise<SnapshotInfo>;
+
+  /** Another name for the content of a snapshot. Throws as `create`, and SNAPSHOT_NOT_FOUND. */
+  copy(name: string, copyName: string): Promise<SnapshotInfo>;
+
+  /** The name is gone when it resolves; its blocks are merged in the background. Throws SNAPSHOT_NOT_FOUND, METADATA_WRITE_FAILED. */
+  delete(name: string): Promise<void>;
+
+  /**
+   * The volume's content becomes the snapshot's; what the volume is larger reads as zeroes. No data is copied. What the volume
+   * held is given up. Throws SNAPSHOT_NOT_FOUND, SNAPSHOT_TOO_LARGE, VOLUME_FAILED, METADATA_WRITE_FAILED.
+   */
+  restore(name: string): Promise<void>;
+
+  /**
+   * As `restore`, for whole blocks `offset .. offset + length`, all at one instant. What differs is copied.
+   * Throws also RANGE_INVALID.
+   */
+  restoreRange(name: string, offset: number, length: number): Promise<void>;
+
+  /** The snapshot takes the volume's present content. Throws as `create`, and SNAPSHOT_NOT_FOUND. */
+  refresh(name: string): Promise<SnapshotInfo>;
+
+  /** The snapshot `to` takes the content of the snapshot `from`. Throws SNAPSHOT_NOT_FOUND, METADATA_WRITE_FAILED. */
+  synchronise(from: string, to: string): Promise<SnapshotInfo>;
+
+  /**
+   * What changed from a snapshot to another, or to the present content (null), in ascending order, from byte `start` (a
+   * block; 0 if not given) on: who asks piece by piece pays for each piece alone. A generator lives for one turn.
+   * Throws SNAPSHOT_NOT_FOUND.
+   */
+  changed(from: string, to: string | null, start?: number): Generator<ChangedRange>;
+
+  /** Merging stops after the piece on its way, and goes on where it was. */
+  pauseMerge(): void;
+  resumeMerge(): void;
+  /** Bytes a second; null for what the host leaves. */
+  limitMerge(bytesPerSecond: number | null): void;
+}
