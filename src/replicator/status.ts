@@ -47,6 +47,27 @@ export interface MirrorStatus {
   readonly last_error: string | null;
 }
 
+/** What a secondary says of the primary that it receives from. */
+export interface SourceStatus {
+  /** Name of the primary's node. */
+  readonly node: string;
+  /** Id of the primary's volume; null before the first contact. */
+  readonly volume_id: string | null;
+  /** `waiting`: no link. `receiving`: a delta run is under way. `streaming`: every epoch follows. */
+  readonly state: 'waiting' | 'receiving' | 'streaming' | 'failed';
+  /** ISO 8601: the primary's time of what this copy holds; null while it holds nothing. */
+  readonly consistent_at: string | null;
+  /** Between that time and the last that was heard of the primary, or now while there is no link. */
+  readonly lag_seconds: number | null;
+  /** Epochs that arrived, are durable, are readable here. */
+  readonly received_epoch: number;
+  readonly durable_epoch: number;
+  readonly applied_epoch: number;
+  readonly bytes_received: number;
+  readonly journal_bytes: number;
+  readonly last_error: string | null;
+}
+
 /** Something an operator may want to know. `kind` is stable; the same words appear in the log. */
 export interface BlockferryEvent {
   readonly sequence: number;

@@ -1,0 +1,101 @@
+/**
+ * Control messages of the link between two nodes: msgpack on the wire, each checked against its schema before anybody
+ * sees it. Versions: a node refuses a peer whose LINK_VERSION differs, and says so.
+ */
+export const LINK_VERSION = 1;
+
+/** One era of writing: opened at the creation of a volume and at each promotion. */
+export interface Generation {
+  /** Counts from 1. */
+  readonly number: number;
+  /** 32 hexadecimal digits, random: two nodes that open one alone never open the same. */
+  readonly id: string;
+  /** Its first epoch: the one before it is the last of the generation before. */
+  readonly firstEpoch: number;
+}
+
+export interface LinkPosition {
+  readonly generation: number;
+  readonly epoch: number;
+}
+
+/** What the primary says in the private option of the handshake. */
+export interface Hello {
+  readonly version: number;
+  /** Name of the primary's node. */
+  readonly node: string;
+  /** The export that is to become the mirror. */
+  readonly volume: string;
+  /** Id and size of the primary's volume. */
+  readonly volumeId: string;
+  readonly sizeBytes: number;
+  readonly generations: readonly Generation[];
+  /** The last closed epoch. */
+  readonly epoch: number;
+  /** A further lane of a link that stands: its token, and which lane it is (1..15). Null: a new link. */
+  readonly lane: { readonly token: string; readonly index: number } | null;
+  /** How many lanes the primary wants (1..16). */
+  readonly lanes: number;
+}
+
+/** What the mirror answers. */
+export interface Welcome {
+  readonly version: number;
+  readonly node: string;
+  /** 32 hexadecimal digits: what further lanes show. */
+  readonly token: string;
+  readonly lanes: number;
+  readonly sizeBytes: number;
+  /** Empty when the mirror holds nothing yet. */
+  readonly generations: readonly Generation[];
+  /** What the mirror holds, complete and durable; null: nothing yet. */
+  readonly position: LinkPosition | null;
+  /** A delta run that was interrupted, and up to which byte of the volume it is durable. */
+  readonly run: { readonly id: string; readonly cursor: number } | null;
+}
+
+export type ControlMessage =
+  /** Primary: epochs follow from `after` + 1 on. The mirror holds `after`. */
+  | { readonly kind: 'stream-begin'; readonly generation: number; readonly after: number }
+  /** Primary: a delta run begins (or goes on, when the mirror said its id in the welcome). `number` is what its frames carry. */
+  | {
+      readonly kind: 'run-begin';
+      readonly number: number;
+      /** 32 hexadecimal digits. */
+      readonly run: string;
+      /** The position that the mirror has when the run is committed. */
+      readonly generation: number;
+      readonly epoch: number;
+      /** Wall-clock milliseconds on the primary of that position. */
+      readonly time: number;
+      readonly sizeBytes: number;
+      readonly generations: readonly Generation[];
+      /** The present content of the mirror is of no use: what the run does not send is zeroes. */
+      readonly full: boolean;
+    }
+  /** Mirror: the base is kept; frames may come. `cursor`: where an interrupted run goes on, 0 for a new one. */
+  | { readonly kind: 'run-ready'; readonly run: string; readonly cursor: number }
+  /** Primary: every frame below `frames` was sent; all blocks below `cursor` are in them. Asks for `run-durable`. */
+  | {
+      readonly kind: 'run-mark';
+      readonly run: string;
+      readonly cursor: number;
+      readonly frames: number;
+    }
+  /** Mirror: everything up to the mark is durable. */
+  | { readonly kind: 'run-durable'; readonly run: string; readonly cursor: number }
+  /** Primary: the run is complete with `frames` frames. */
+  | { readonly kind: 'run-commit'; readonly run: string; readonly frames: number }
+  /** Mirror: the run is part of the volume, durably. */
+  | { readonly kind: 'run-committed'; readonly run: string }
+  /** Primary: the run is given up; the mirror goes back to its base. */
+  | { readonly kind: 'run-abort'; readonly run: string }
+  /** Mirror: what became of the command in `epoch`. `error` is null when it was done. */
+  | { readonly kind: 'command-done'; readonly epoch: number; readonly error: string | null }
+  /** Mirror: it cannot go on (full disk, failed volume), and why. The link ends. */
+  | { readonly kind: 'failed'; readonly code: string; readonly message: string };
+
+/** A command in the stream: the payload of a COMMAND frame. */
+export type StreamCommand =
+  /** Keep the content at this epoch under a hidden name, for comparing. */
+  { readonly kind: 'freeze'; readonly id: string } | { readonly kind: 'thaw'; readonly id: string };
