@@ -12,6 +12,7 @@ import type { BlockDevice } from '../io/device.ts';
 import { BlockferryError } from '../io/errors.ts';
 import type { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import type { EventSink } from '../replicator/status.ts';
+import { isHidden } from '../volume/names.ts';
 import { splitExportName } from './export-name.ts';
 import { Serial } from './serial.ts';
 import type { VolumeAccess } from './status.ts';
@@ -91,8 +92,8 @@ export class CommandRoom implements Exported {
 
   /** Names of the snapshots of a volume, oldest first. */
   snapshotsOf(volume: string): string[] {
-    const snapshots = this.devices.get(volume)?.volume.metadata.state.snapshots;
-    return snapshots === undefined ? [] : [...snapshots.values()].map(({ name }) => name);
+    const snapshots = this.devices.get(volume)?.volume.snapshots.list() ?? [];
+    return snapshots.map(({ name }) => name);
   }
 
   find(name: string): BlockDevice | null {
@@ -100,7 +101,7 @@ export class CommandRoom implements Exported {
     const { volume, snapshot } = splitExportName(name);
     const device = this.devices.get(volume) ?? null;
     if (snapshot === null || device === null) return device;
-    return device.volume.snapshots.device(snapshot);
+    return isHidden(snapshot) ? null : device.volume.snapshots.device(snapshot);
   }
 
   /** A volume and its snapshots. Throws VOLUME_NOT_FOUND. */

@@ -12,7 +12,7 @@ import { BLOCK_BYTES } from '../io/limits.ts';
 import type { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import { validateSnapshotName } from '../volume/names.ts';
 import type { SnapshotInfo } from '../volume/snapshots/snapshot-types.ts';
-import { createTogether } from '../volume/snapshots/snapshots.ts';
+import { createTogether } from '../volume/snapshots/freeze.ts';
 import { counted, type CommandRoom } from './command-room.ts';
 import { exportName } from './export-name.ts';
 import { diffPage } from './snapshot-diff.ts';
@@ -181,9 +181,7 @@ export class SnapshotCommands {
   }
 
   private idOf(volume: string, name: string): string {
-    const { state } = this.room.require(volume).volume.metadata;
-    for (const snapshot of state.snapshots.values()) if (snapshot.name === name) return snapshot.id;
-    throw notFound(volume, name);
+    return this.room.require(volume).volume.snapshots.require(name).id;
   }
 
   private status(volume: string, info: SnapshotInfo): SnapshotStatus {
@@ -204,7 +202,7 @@ export class SnapshotCommands {
 
   private requireSnapshot(volume: string, name: string): ReplicatedVolume {
     const device = this.room.require(volume);
-    if (device.volume.snapshots.device(name) === null) throw notFound(volume, name);
+    device.volume.snapshots.require(name);
     return device;
   }
 

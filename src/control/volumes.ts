@@ -86,7 +86,7 @@ export class VolumeCommands {
       connections: this.room.connectionsOf(device),
       access: this.room.accessOf(name),
       failure: volume.failed ? (volume.failure ?? 'the disk failed') : null,
-      snapshots: volume.metadata.state.snapshots.size,
+      snapshots: volume.snapshots.list().length,
       clone_of: this.originOf(volume),
       merge: mergeStatusOf(volume),
       mirrors,
@@ -237,7 +237,7 @@ export class VolumeCommands {
         `volume ${name} has ${counted(mirrors, 'mirror')}`,
       );
     }
-    const snapshots = device.volume.metadata.state.snapshots.size;
+    const snapshots = device.volume.snapshots.list().length;
     if (snapshots > 0) {
       throw new BlockferryError(
         'VOLUME_HAS_SNAPSHOTS',

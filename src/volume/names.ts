@@ -43,11 +43,21 @@ export function validateVolumeName(name: string): string {
   throw new BlockferryError('VOLUME_NAME_INVALID', `the volume name ${shown(name)} ${fault}`);
 }
 
-/** Returns `name` if a snapshot can have it, else throws SNAPSHOT_NAME_INVALID. */
+/** Whether a snapshot of this name is the replicator's own, which operators neither see nor name. */
+export function isHidden(snapshotName: string): boolean {
+  return snapshotName.startsWith('.');
+}
+
+/** Returns `name` if an operator can give it to a snapshot, else throws SNAPSHOT_NAME_INVALID. */
 export function validateSnapshotName(name: string): string {
-  const fault = faultOf(name, SNAPSHOT_NAME_BYTES_MAX);
+  const fault = faultOfSnapshot(name) ?? (isHidden(name) ? 'begins with a dot' : null);
   if (fault === null) return name;
   throw new BlockferryError('SNAPSHOT_NAME_INVALID', `the snapshot name ${shown(name)} ${fault}`);
+}
+
+/** Why a recorded snapshot cannot have this name, hidden or not; null: it can. */
+export function faultOfSnapshot(name: string): string | null {
+  return faultOf(name, SNAPSHOT_NAME_BYTES_MAX);
 }
 
 function faultOf(name: string, bytesMax: number): string | null {

@@ -5,7 +5,7 @@
 import type { Disk } from '../../src/io/disk.ts';
 import { BlockferryError } from '../../src/io/errors.ts';
 import type { SnapshotInfo, VolumeSnapshots } from '../../src/volume/snapshots/snapshot-types.ts';
-import { createTogether } from '../../src/volume/snapshots/snapshots.ts';
+import { createTogether } from '../../src/volume/snapshots/freeze.ts';
 import type { Volume } from '../../src/volume/volume.ts';
 import { answered, requestOf } from '../volume/support/request.ts';
 import type { TestRequest } from '../volume/support/request.ts';

@@ -7,7 +7,7 @@
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { systemClock } from '../../src/io/clock.ts';
-import { createTogether } from '../../src/volume/snapshots/snapshots.ts';
+import { createTogether } from '../../src/volume/snapshots/freeze.ts';
 import type { Volume } from '../../src/volume/volume.ts';
 import { MemoryDisk } from './support/memory-disk.ts';
 import { answered, flush, read, requestOf, write, zero } from './support/request.ts';

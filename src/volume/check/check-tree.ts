@@ -9,7 +9,7 @@ import { BlockferryError } from '../../io/errors.ts';
 import { atBlocks, atBytes, atFile, finding } from './check-finding.ts';
 import type { Finding, FindingCode, Place, RepairStep } from './check-finding.ts';
 import type { LayerRecord, SnapshotRecord, VolumeState } from '../log/metadata-state.ts';
-import { validateSnapshotName, validateVolumeName } from '../names.ts';
+import { faultOfSnapshot, validateVolumeName } from '../names.ts';
 import { layerPath } from '../recovery.ts';
 
 export interface TreePlaces {
@@ -135,7 +135,7 @@ function checkSnapshots(state: VolumeState, places: TreePlaces): Finding[] {
       const what = `${shown} is layer ${layer.id}, which is not sealed`;
       findings.push(finding('snapshot-layer-not-sealed', place, what));
     }
-    const why = whyRefused(() => validateSnapshotName(snapshot.name));
+    const why = faultOfSnapshot(snapshot.name);
     if (why !== null) findings.push(finding('snapshot-name-invalid', place, `${shown}: ${why}`));
     const other = first.get(snapshot.name);
     if (other === undefined) first.set(snapshot.name, snapshot);

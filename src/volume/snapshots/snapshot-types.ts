@@ -1,5 +1,6 @@
 /** Snapshots of a volume, as the rooms above the volume see them. */
 import type { BlockDevice } from '../../io/device.ts';
+import type { MetadataRecord } from '../log/records.ts';
 
 export interface SnapshotInfo {
   /** 32 hexadecimal digits. Another content is another id: refresh and synchronise give a new one. */
@@ -44,7 +45,7 @@ export interface MergeStatus {
 export interface VolumeSnapshots {
   readonly merge: MergeStatus;
 
-  /** In the order in which they were made. */
+  /** In the order in which they were made; without hidden ones. */
   list(): SnapshotInfo[];
 
   /** The same with the space they take: all maps are looked through, in pieces, while others work. */
@@ -90,6 +91,22 @@ export interface VolumeSnapshots {
    * Throws SNAPSHOT_NOT_FOUND.
    */
   changed(from: string, to: string | null, start?: number): Generator<ChangedRange>;
+
+  /**
+   * For the replicator: a snapshot under a hidden name (it begins with a dot), which operators do not see. `atInstant` runs
+   * in the turn of the instant: changes that are in the snapshot were answered before it, all others begin after it. It ran
+   * also when this throws afterwards. Throws VOLUME_FAILED, METADATA_WRITE_FAILED: then there is no such snapshot.
+   */
+  freeze(name: string, atInstant: () => void): Promise<SnapshotInfo>;
+
+  /** Deletes a hidden snapshot, and records more with it: all of it is durable, or nothing. Throws METADATA_WRITE_FAILED. */
+  discard(name: string, records?: readonly MetadataRecord[]): Promise<void>;
+
+  /** `restore`, for a hidden snapshot. */
+  restoreHidden(name: string): Promise<void>;
+
+  /** Names of the hidden snapshots. */
+  readonly hidden: readonly string[];
 
   /** Merging stops after the piece on its way, and goes on where it was. */
   pauseMerge(): void;

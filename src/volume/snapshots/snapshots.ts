@@ -8,6 +8,7 @@
  * - A snapshot is recorded after its layer was sealed: its data and its map are durable by then.
  * - A layer is given up when the record of that is durable.
  */
+import assert from 'node:assert';
 import type { Clock } from '../../io/clock.ts';
 import { Status } from '../../io/device.ts';
 import type { BlockDevice } from '../../io/device.ts';
@@ -28,7 +29,10 @@ import type { MergeQueue } from '../merge/merge-host.ts';
 import { writeError } from '../log/metadata.ts';
 import type { Metadata } from '../log/metadata.ts';
 import type { SnapshotRecord } from '../log/metadata-state.ts';
-import { validateSnapshotName } from '../names.ts';
+import type { MetadataRecord } from '../log/records.ts';
+import { isHidden, validateSnapshotName } from '../names.ts';
+import { freeze } from './freeze.ts';
+import type { Freezing, Frozen } from './freeze.ts';
 import { restoreRange } from './restore-range.ts';
 import { SnapshotDevice } from './snapshot-device.ts';
 import type {
@@ -89,7 +93,14 @@ export class Snapshots implements VolumeSnapshots {
   }
 
   list(): SnapshotInfo[] {
-    return [...this.host.metadata.state.snapshots.values()].map(infoOf);
+    const all = [...this.host.metadata.state.snapshots.values()];
+    return all.filter(({ name }) => !isHidden(name)).map(infoOf);
+  }
+
+  /** Names of those that only the replicator knows. */
+  get hidden(): string[] {
+    const all = [...this.host.metadata.state.snapshots.values()];
+    return all.map(({ name }) => name).filter(isHidden);
   }
 
   async measure(): Promise<SnapshotUsage[]> {
@@ -125,8 +136,8 @@ export class Snapshots implements VolumeSnapshots {
   }
 
   *changed(from: string, to: string | null, start = 0): Generator<ChangedRange> {
-    const before = this.viewOf(this.require(from));
-    const after = to === null ? this.present() : this.viewOf(this.require(to));
+    const before = this.viewOf(this.any(from));
+    const after = to === null ? this.present() : this.viewOf(this.any(to));
     const region = Math.floor(start / REGION_BYTES) * BLOCKS_PER_REGION;
     for (const { first, count, zero } of changedBlocks(before, after, region)) {
       const offset = Math.max(start, first * BLOCK_BYTES);
@@ -139,9 +150,15 @@ export class Snapshots implements VolumeSnapshots {
 
   create(name: string): Promise<SnapshotInfo> {
     return this.host.exclusive(async () => {
-      const [info] = await freeze([this], name, null);
-      if (info === undefined) throw new BlockferryError('INTERNAL', 'a volume was not frozen');
-      return info;
+      this.refuseName(name);
+      return this.freezeAlone({ name });
+    });
+  }
+
+  freeze(name: string, atInstant: () => void): Promise<SnapshotInfo> {
+    return this.host.exclusive(async () => {
+      assert(isHidden(name) && this.find(name) === null, 'a hidden name that is free');
+      return this.freezeAlone({ name, atInstant });
     });
   }
 
@@ -157,10 +174,14 @@ export class Snapshots implements VolumeSnapshots {
     return this.host.exclusive(async () => {
       const replaced = this.require(name);
       this.refuseCloned(replaced);
-      const [info] = await freeze([this], name, replaced);
-      if (info === undefined) throw new BlockferryError('INTERNAL', 'a volume was not frozen');
-      return info;
+      return this.freezeAlone({ name, replaced });
     });
+  }
+
+  private async freezeAlone(freezing: Freezing): Promise<SnapshotInfo> {
+    const [info] = await freeze([this], freezing);
+    assert(info, 'a volume was frozen');
+    return info;
   }
 
   synchronise(from: string, to: string): Promise<SnapshotInfo> {
@@ -176,26 +197,46 @@ export class Snapshots implements VolumeSnapshots {
     return this.host.exclusive(async () => {
       const snapshot = this.require(name);
       this.refuseCloned(snapshot);
-      const { metadata } = this.host;
-      metadata.append({ kind: 'snapshot-removed', id: snapshot.id });
-      const undo = (): void => metadata.append({ kind: 'snapshot-created', ...snapshot });
-      await this.committed(undo, true);
-      this.forgetDevice(snapshot.id);
-      await this.tidy();
+      await this.remove(snapshot, []);
     });
   }
 
+  discard(name: string, records: readonly MetadataRecord[] = []): Promise<void> {
+    return this.host.exclusive(() => this.remove(this.requireHidden(name), records));
+  }
+
+  private async remove(
+    snapshot: SnapshotRecord,
+    records: readonly MetadataRecord[],
+  ): Promise<void> {
+    const { metadata } = this.host;
+    for (const record of records) metadata.append(record);
+    metadata.append({ kind: 'snapshot-removed', id: snapshot.id });
+    const undo = (): void => metadata.append({ kind: 'snapshot-created', ...snapshot });
+    await this.committed(undo, true);
+    this.forgetDevice(snapshot.id);
+    await this.tidy();
+  }
+
   restore(name: string): Promise<void> {
+    return this.becomes(() => this.require(name));
+  }
+
+  restoreHidden(name: string): Promise<void> {
+    return this.becomes(() => this.requireHidden(name));
+  }
+
+  private becomes(find: () => SnapshotRecord): Promise<void> {
     return this.host.exclusive(async () => {
       const { layers, metadata } = this.host;
-      const snapshot = this.require(name);
+      const snapshot = find();
       this.refuseLarger(snapshot);
       this.host.refuseIfFailed();
       await this.settle();
       const top = await layers.prepare();
       await this.switchOver(() => {
         // A merge may have moved it to another layer meanwhile.
-        layers.announce(top, layers.layerOf(this.require(name).layer));
+        layers.announce(top, layers.layerOf(find().layer));
         if (snapshot.sizeBytes < top.sizeBytes) {
           top.markHole(snapshot.sizeBytes, top.sizeBytes);
           for (const record of top.takeChanges(Number.POSITIVE_INFINITY)) metadata.append(record);
@@ -446,10 +487,20 @@ export class Snapshots implements VolumeSnapshots {
     return null;
   }
 
-  /** Throws SNAPSHOT_NOT_FOUND. */
+  /** Throws SNAPSHOT_NOT_FOUND, for hidden ones too: they are not the operator's. */
   require(name: string): SnapshotRecord {
     const snapshot = this.find(name);
-    if (snapshot === null) throw notFound(this.host.name, name);
+    if (snapshot === null || isHidden(name)) throw notFound(this.host.name, name);
+    return snapshot;
+  }
+
+  private any(name: string): SnapshotRecord {
+    return isHidden(name) ? this.requireHidden(name) : this.require(name);
+  }
+
+  private requireHidden(name: string): SnapshotRecord {
+    const snapshot = this.find(name);
+    assert(isHidden(name) && snapshot !== null, 'a hidden snapshot that exists');
     return snapshot;
   }
 
@@ -505,117 +556,6 @@ export class Snapshots implements VolumeSnapshots {
   private present(): LayerStack {
     const { top } = this.host.layers;
     return { layers: chainFrom(top), blockCount: top.sizeBytes / BLOCK_BYTES };
-  }
-}
-
-/** One snapshot of the present content of each volume, all at one instant. */
-export function createTogether(
-  volumes: readonly { readonly snapshots: Snapshots }[],
-  name: string,
-): Promise<SnapshotInfo[]> {
-  const all = volumes.map(({ snapshots }) => snapshots);
-  // Always in the same order, so that two of these do not wait for each other.
-  const inOrder = all.toSorted((one, other) =>
-    one.host.metadata.state.id < other.host.metadata.state.id ? -1 : 1,
-  );
-  const lockFrom = (index: number): Promise<SnapshotInfo[]> => {
-    const next = inOrder[index];
-    if (next === undefined) return freeze(all, name, null);
-    return next.host.exclusive(() => lockFrom(index + 1));
-  };
-  return lockFrom(0);
-}
-
-/** The callers hold each volume's lock. `replaced`: the snapshot of that name, which takes the new content. */
-async function freeze(
-  all: readonly Snapshots[],
-  name: string,
-  replaced: SnapshotRecord | null,
-): Promise<SnapshotInfo[]> {
-  for (const snapshots of all) {
-    if (replaced === null) snapshots.refuseName(name);
-    snapshots.host.refuseIfFailed();
-  }
-  for (const snapshots of all) await snapshots.settle();
-  const frozen = await takeInstant(all);
-  const infos: SnapshotInfo[] = [];
-  try {
-    for (const [index, snapshots] of all.entries()) {
-      const part = frozen[index];
-      if (part !== undefined) infos.push(await snapshots.keep(part, name, replaced));
-    }
-  } catch (thrown) {
-    for (const { host } of all) host.changes.rearm();
-    for (const [index, { id }] of infos.entries()) await all[index]?.giveUp(id);
-    throw thrown;
-  }
-  return infos;
-}
-
-interface Frozen {
-  readonly layer: Layer;
-  readonly sizeBytes: number;
-  readonly createdAt: number;
-}
-
-/** The layers that hold the content of all volumes at one instant, under new tops where that is needed. */
-async function takeInstant(all: readonly Snapshots[]): Promise<Frozen[]> {
-  const tops: (Layer | null)[] = all.map(() => null);
-  for (;;) {
-    const failure = await announceMissing(all, tops);
-    const frozen = await splitAll(all, tops, failure !== null);
-    if (failure !== null) throw failure;
-    if (frozen !== null) return frozen;
-  }
-}
-
-/** Announces a top for each volume that changed since its last one and has none yet; answers what went wrong first. */
-async function announceMissing(
-  all: readonly Snapshots[],
-  tops: (Layer | null)[],
-): Promise<Error | null> {
-  for (const [index, snapshots] of all.entries()) {
-    if (tops[index] !== null || snapshots.isUnchanged) continue;
-    try {
-      const { layer, status } = await snapshots.announceTop();
-      tops[index] = layer;
-      if (status === Status.OK) continue;
-      snapshots.host.changes.rearm();
-      return writeError(layer.file.path, status);
-    } catch (thrown) {
-      return thrown as Error;
-    }
-  }
-  return null;
-}
-
-/**
- * The instant: every volume's changes are held, none is on its way, and all tops are changed in one turn. Null when a
- * volume that needed no new top was written meanwhile. `only`: what was announced has to be shown, and that is all.
- */
-async function splitAll(
-  all: readonly Snapshots[],
-  tops: readonly (Layer | null)[],
-  only: boolean,
-): Promise<Frozen[] | null> {
-  const held: Changes[] = [];
-  try {
-    for (const { host } of all) {
-      host.changes.hold();
-      held.push(host.changes);
-    }
-    for (const { host } of all) await host.until(() => host.changes.running === 0);
-    const isReady = all.every((snapshots, index) => tops[index] !== null || snapshots.isUnchanged);
-    if (!isReady && !only) return null;
-    return all.map((snapshots, index) => {
-      const { sizeBytes } = snapshots.host.layers.top;
-      const createdAt = Math.floor(snapshots.host.clock.wall());
-      const top = tops[index] ?? null;
-      const layer = only && top === null ? snapshots.host.layers.top : snapshots.split(top);
-      return { layer, sizeBytes, createdAt };
-    });
-  } finally {
-    for (const changes of held) changes.release();
   }
 }
 
