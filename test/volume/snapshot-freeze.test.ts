@@ -71,7 +71,7 @@ describe('a hidden snapshot', () => {
         .freeze('.f', () => {
           atInstant = [...writer.answeredBytes];
         })
-        .then(() => {
+        .finally(() => {
           progress.frozen = true;
         });
       for (let step = 0; !progress.frozen; step += 1) {
