@@ -14,7 +14,6 @@ import type { Clock, Timer } from '../io/clock.ts';
 import {
   PENDING,
   Status,
-  type BlockDevice,
   type Completer,
   type DeviceRequest,
   type StatusContext,
@@ -31,6 +30,7 @@ import type { Volume } from '../volume/volume.ts';
 import type { Examiner } from '../workers/examiner.ts';
 import type { Claim } from './arrivals.ts';
 import { DirtyContext } from './dirty-context.ts';
+import type { HostedVolume, Role } from './hosted-volume.ts';
 import type { ParkedRegions } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import type { LinkSurroundings } from './mirror-link.ts';
@@ -43,7 +43,7 @@ import { StagingQueue } from './staging-queue.ts';
 import type { EventSink, MirrorStatus, Position } from './status.ts';
 import { SyncWaiters, type SyncLevel } from './sync-waiters.ts';
 
-export class ReplicatedVolume implements BlockDevice, MirrorHost, PiecewiseHost {
+export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost {
   readonly volume: Volume;
   readonly queue: StagingQueue;
   readonly surroundings: LinkSurroundings;
@@ -104,6 +104,10 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost, PiecewiseHost 
     return this.volume.sizeBytes;
   }
 
+  get role(): Role {
+    return this.mirrors.length > 0 ? 'primary' : 'standalone';
+  }
+
   get parked(): ParkedRegions {
     return this.gate.parked;
   }
@@ -159,6 +163,10 @@ export class ReplicatedVolume implements BlockDevice, MirrorHost, PiecewiseHost 
       const position = durableEpoch === null ? null : { generation, epoch: durableEpoch };
       return { ...status, position };
     });
+  }
+
+  sourceStatus(): null {
+    return null;
   }
 
   position(): Position {
