@@ -18,27 +18,24 @@ import {
 } from '../io/limits.ts';
 import type { BlockferryEvent } from '../replicator/status.ts';
 import { check, FLAG, NO_BODY, NO_QUERY, type VolumeRoute } from './api-checks.ts';
+import { addMirrorRoutes } from './api-mirrors.ts';
 import { addSnapshotRoutes } from './api-snapshots.ts';
 import { addCheckRoute } from './check.ts';
 import type { EventLog } from './events.ts';
 import type { MergeCommands } from './merges.ts';
+import type { MirrorCommands } from './mirrors.ts';
 import type { SnapshotCommands } from './snapshots.ts';
-import { MIRROR_ACTIONS, type NodeFacts, type ReloadReport } from './status.ts';
+import type { NodeFacts, ReloadReport } from './status.ts';
 import type { VolumeCommands } from './volumes.ts';
 
 const CREATE_BODY = z.strictObject({ name: z.string(), size: z.string() });
 const RESIZE_BODY = z.strictObject({ size: z.string(), force: z.boolean().default(false) });
-const MIRROR_ADD_BODY = z.strictObject({
-  uri: z.string(),
-  mode: z.enum(['async', 'sync']).default('async'),
-  stall_policy: z.enum(['degrade', 'block']).default('degrade'),
-});
-const MIRROR_BODY = z.strictObject({ uri: z.string().optional() });
 const DELETE_QUERY = z.strictObject({ force: FLAG });
 const EVENTS_QUERY = z.strictObject({ follow: FLAG });
 
 interface ApiOptions {
   readonly commands: VolumeCommands;
+  readonly mirrors: MirrorCommands;
   readonly snapshots: SnapshotCommands;
   readonly merges: MergeCommands;
   readonly events: EventLog;
@@ -76,7 +73,7 @@ export function createApi(options: ApiOptions): FastifyInstance {
     return options.reload();
   });
   addVolumeRoutes(app, options.commands);
-  addMirrorRoutes(app, options.commands);
+  addMirrorRoutes(app, options.mirrors);
   addSnapshotRoutes(app, options);
   addCheckRoute(app, options.commands);
   addEventRoute(app, options.events);
@@ -110,21 +107,6 @@ function addVolumeRoutes(app: FastifyInstance, commands: VolumeCommands): void {
     const { size, force } = check('body', RESIZE_BODY, request.body);
     return commands.resize(request.params.name, size, { force });
   });
-}
-
-function addMirrorRoutes(app: FastifyInstance, commands: VolumeCommands): void {
-  app.post<VolumeRoute>('/v1/volumes/:name/mirrors', (request, reply) => {
-    const body = check('body', MIRROR_ADD_BODY, request.body);
-    reply.code(201);
-    const { uri, mode, stall_policy: stallPolicy } = body;
-    return commands.addMirror(request.params.name, { uri, mode, stallPolicy });
-  });
-  for (const action of MIRROR_ACTIONS) {
-    app.post<VolumeRoute>(`/v1/volumes/:name/mirrors/${action}`, (request) => {
-      const { uri } = check('body', MIRROR_BODY, request.body ?? {});
-      return commands.changeMirror(request.params.name, action, uri ?? null);
-    });
-  }
 }
 
 function addEventRoute(app: FastifyInstance, events: EventLog): void {

@@ -10,7 +10,8 @@
 import assert from 'node:assert';
 import type { BlockDevice } from '../io/device.ts';
 import { BlockferryError } from '../io/errors.ts';
-import type { ReplicatedVolume } from '../replicator/replicated-volume.ts';
+import type { HostedVolume } from '../replicator/hosted-volume.ts';
+import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import type { EventSink } from '../replicator/status.ts';
 import { isHidden } from '../volume/names.ts';
 import { splitExportName } from './export-name.ts';
@@ -30,7 +31,7 @@ const NOBODY: VolumeAccess = Object.freeze({ read_only: false, hidden: false, tl
 
 export class CommandRoom implements Exported {
   /** The volumes that are open, by name. */
-  readonly devices = new Map<string, ReplicatedVolume>();
+  readonly devices = new Map<string, HostedVolume>();
   private readonly events: EventSink;
   private readonly serial = new Serial();
   /** Export names that nobody can attach at the moment. */
@@ -74,10 +75,24 @@ export class CommandRoom implements Exported {
   }
 
   /** @throws BlockferryError VOLUME_NOT_FOUND */
-  require(volume: string): ReplicatedVolume {
+  require(volume: string): HostedVolume {
     const device = this.devices.get(volume);
     if (device !== undefined) return device;
     throw new BlockferryError('VOLUME_NOT_FOUND', `there is no volume ${JSON.stringify(volume)}`);
+  }
+
+  /**
+   * A volume whose content is decided on this node, to be told to `what` ("be resized").
+   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_SECONDARY
+   */
+  requirePrimary(volume: string, what: string): ReplicatedVolume {
+    const device = this.require(volume);
+    if (device instanceof ReplicatedVolume) return device;
+    const source = device.sourceStatus()?.node ?? 'another node';
+    throw new BlockferryError(
+      'VOLUME_IS_SECONDARY',
+      `volume ${volume} is a mirror of a volume on ${source} and cannot ${what}`,
+    );
   }
 
   tell(kind: string, volume: string, message: string): void {

@@ -29,6 +29,7 @@ import { EventLog } from './events.ts';
 import { HeldNetwork } from './held-network.ts';
 import { listenForControl } from './listen.ts';
 import { MergeCommands } from './merges.ts';
+import { MirrorCommands } from './mirrors.ts';
 import { NbdService } from './nbd-service.ts';
 import { leadsTo } from './own-address.ts';
 import { SnapshotCommands } from './snapshots.ts';
@@ -151,7 +152,6 @@ export class BlockferryNode {
       room,
       replicate: (volume) =>
         new ReplicatedVolume({ volume, clock, random, network, examiner, events: this.events }),
-      isOurs: (address) => leadsTo(address, this.nbdAddresses),
       space: () => space.status,
     });
     this.opened('volumes', () => commands.close());
@@ -177,6 +177,11 @@ export class BlockferryNode {
     const start = deferred();
     const app = createApi({
       commands,
+      mirrors: new MirrorCommands({
+        room,
+        isOurs: (address) => leadsTo(address, this.nbdAddresses),
+        show: (volume) => commands.show(volume),
+      }),
       snapshots: new SnapshotCommands(room, clock),
       merges: new MergeCommands(room),
       events: this.events,

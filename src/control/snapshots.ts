@@ -3,13 +3,14 @@
  *
  * Invariants:
  * - What a command refuses, it refuses before it changes anything, and before it ends a client.
+ * - Content and snapshots of a secondary are those of its primary: here they are only read, and deleted.
  * - Content that clients use is replaced or taken away only with `force`, after their sessions have ended.
  */
 import type { Clock } from '../io/clock.ts';
 import type { BlockDevice } from '../io/device.ts';
 import { BlockferryError } from '../io/errors.ts';
 import { BLOCK_BYTES } from '../io/limits.ts';
-import type { ReplicatedVolume } from '../replicator/replicated-volume.ts';
+import type { HostedVolume } from '../replicator/hosted-volume.ts';
 import { validateSnapshotName } from '../volume/names.ts';
 import type { SnapshotInfo } from '../volume/snapshots/snapshot-types.ts';
 import { createTogether } from '../volume/snapshots/freeze.ts';
@@ -67,7 +68,10 @@ export class SnapshotCommands {
     validateSnapshotName(name);
     return this.room.commandOnAll([first, ...others], async () => {
       const names = [first, ...others];
-      for (const volume of names) this.refuseTaken(volume, name);
+      for (const volume of names) {
+        this.room.requirePrimary(volume, 'take a snapshot');
+        this.refuseTaken(volume, name);
+      }
       const created =
         others.length === 0
           ? [await this.room.require(first).volume.snapshots.create(name)]
@@ -88,6 +92,7 @@ export class SnapshotCommands {
   copy(volume: string, name: string, copyName: string): Promise<SnapshotStatus> {
     return this.room.command(volume, async () => {
       validateSnapshotName(copyName);
+      this.room.requirePrimary(volume, 'take a snapshot');
       const { snapshots } = this.requireSnapshot(volume, name).volume;
       this.refuseTaken(volume, copyName);
       const info = await snapshots.copy(name, copyName);
@@ -115,6 +120,7 @@ export class SnapshotCommands {
    */
   restore(volume: string, name: string, range: RestoreRange, options: Force): Promise<void> {
     return this.room.command(volume, async () => {
+      this.room.requirePrimary(volume, 'be restored');
       const device = this.requireSnapshot(volume, name);
       const { snapshots } = device.volume;
       refuseMirrored(volume, device);
@@ -134,6 +140,7 @@ export class SnapshotCommands {
   /** The snapshot takes the volume's present content. Throws SNAPSHOT_NOT_FOUND, SNAPSHOT_IN_USE and as `create`. */
   refresh(volume: string, name: string, options: Force): Promise<SnapshotStatus> {
     return this.room.command(volume, async () => {
+      this.room.requirePrimary(volume, 'refresh a snapshot');
       const { volume: core } = this.requireSnapshot(volume, name);
       core.refuseIfFailed();
       core.snapshots.refuseReplacing(name);
@@ -149,6 +156,7 @@ export class SnapshotCommands {
   /** The snapshot `to` takes the content of the snapshot `from`. Throws SNAPSHOT_NOT_FOUND, SNAPSHOT_IN_USE. */
   synchronise(volume: string, from: string, to: string, options: Force): Promise<SnapshotStatus> {
     return this.room.command(volume, async () => {
+      this.room.requirePrimary(volume, 'synchronise snapshots');
       const { snapshots } = this.requireSnapshot(volume, from).volume;
       this.requireSnapshot(volume, to);
       if (from === to) return this.show(volume, to);
@@ -200,7 +208,7 @@ export class SnapshotCommands {
     return this.room.require(volume).volume.snapshots.device(name);
   }
 
-  private requireSnapshot(volume: string, name: string): ReplicatedVolume {
+  private requireSnapshot(volume: string, name: string): HostedVolume {
     const device = this.room.require(volume);
     device.volume.snapshots.require(name);
     return device;
@@ -218,7 +226,7 @@ export class SnapshotCommands {
     throw new BlockferryError('SNAPSHOT_IN_USE', message);
   }
 
-  private refuseClients(volume: string, device: ReplicatedVolume, { force }: Force): void {
+  private refuseClients(volume: string, device: HostedVolume, { force }: Force): void {
     const clients = this.room.connectionsOf(device);
     if (clients === 0 || force) return;
     const message = `volume ${volume} is used by ${counted(clients, 'connection')} (--force ends them)`;
@@ -236,14 +244,14 @@ function notFound(volume: string, name: string): BlockferryError {
 }
 
 /** A mirror follows writes; that the volume became another is no write. */
-function refuseMirrored(volume: string, device: ReplicatedVolume): void {
+function refuseMirrored(volume: string, device: HostedVolume): void {
   const mirrors = device.mirrorStatuses().length;
   if (mirrors === 0) return;
   const message = `volume ${volume} has ${counted(mirrors, 'mirror')} and cannot be restored`;
   throw new BlockferryError('VOLUME_HAS_MIRRORS', message);
 }
 
-function refuseLarger(volume: string, name: string, device: ReplicatedVolume): void {
+function refuseLarger(volume: string, name: string, device: HostedVolume): void {
   const size = device.volume.snapshots.device(name)?.sizeBytes ?? 0;
   if (size <= device.sizeBytes) return;
   const message = `snapshot ${volume}@${name} has ${size} bytes, volume ${volume} ${device.sizeBytes}`;
@@ -253,7 +261,7 @@ function refuseLarger(volume: string, name: string, device: ReplicatedVolume): v
 /** What both the volume and the snapshot have. Throws RANGE_INVALID. */
 function checkRange(
   range: RestoreRange,
-  device: ReplicatedVolume,
+  device: HostedVolume,
   name: string,
 ): { offset: number; length: number } {
   const snapshotBytes = device.volume.snapshots.device(name)?.sizeBytes ?? 0;

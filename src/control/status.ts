@@ -1,7 +1,8 @@
 /** What a node says about itself, and what may be asked of it: the words of the control API (design section 9). */
 import type { NbdServerCounters } from '../nbd/server.ts';
 import type { TlsMode } from './defaults.ts';
-import type { MirrorStatus, Position } from '../replicator/status.ts';
+import type { Role } from '../replicator/hosted-volume.ts';
+import type { MirrorStatus, Position, SourceStatus } from '../replicator/status.ts';
 import type { IoCounts } from '../volume/io-counts.ts';
 import type { ChangedRange, MergeStatus } from '../volume/snapshots/snapshot-types.ts';
 
@@ -19,8 +20,13 @@ export interface VolumeStatus {
   readonly size_bytes: number;
   /** Bytes that the volume takes on the disk. */
   readonly allocated_bytes: number;
-  /** A primary has mirrors; a standalone volume has none. */
-  readonly role: 'primary' | 'standalone';
+  /** A primary has mirrors; a standalone volume has none; a secondary is the mirror of a volume of another node. */
+  readonly role: Role;
+  /** Of a secondary: what it receives, and from whom. Null in the other roles. */
+  readonly source: SourceStatus | null;
+  /** Of a secondary: the primary's time of what it holds, and how old that is. Null in the other roles, and while unknown. */
+  readonly consistent_at: string | null;
+  readonly lag_seconds: number | null;
   readonly generation: number;
   readonly position: Position;
   /** NBD connections that use the volume now. */

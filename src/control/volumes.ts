@@ -7,25 +7,20 @@
  *   ended before the files go.
  */
 import { BlockferryError, errorText } from '../io/errors.ts';
-import type { Address } from '../io/network.ts';
-import { parseNbdUri } from '../nbd/uri.ts';
-import type { ReplicatedVolume } from '../replicator/replicated-volume.ts';
-import type { NewMirror } from '../replicator/mirror-set.ts';
+import type { HostedVolume } from '../replicator/hosted-volume.ts';
 import { parseSize, type Volume, type VolumeStore } from '../volume/store.ts';
 import { volumeCheckStatus, type VolumeCheckStatus } from './check-status.ts';
 import { counted, type CommandRoom } from './command-room.ts';
 import { exportName } from './export-name.ts';
 import { mergeStatusOf } from './merges.ts';
-import type { MirrorAction, NodeStatus, SpaceStatus, VolumeStatus } from './status.ts';
+import type { NodeStatus, SpaceStatus, VolumeStatus } from './status.ts';
 
 interface VolumeCommandsOptions {
   readonly node: string;
   readonly store: VolumeStore;
   readonly room: CommandRoom;
   /** Puts the replicator over a volume. */
-  readonly replicate: (volume: Volume) => ReplicatedVolume;
-  /** Whether an export at this address is one of our own. */
-  readonly isOurs: (address: Address) => boolean;
+  readonly replicate: (volume: Volume) => HostedVolume;
   readonly space: () => SpaceStatus;
 }
 
@@ -33,8 +28,7 @@ export class VolumeCommands {
   private readonly node: string;
   private readonly store: VolumeStore;
   private readonly room: CommandRoom;
-  private readonly replicate: (volume: Volume) => ReplicatedVolume;
-  private readonly isOurs: (address: Address) => boolean;
+  private readonly replicate: (volume: Volume) => HostedVolume;
   private readonly space: () => SpaceStatus;
   private started = false;
 
@@ -43,7 +37,6 @@ export class VolumeCommands {
     this.store = options.store;
     this.room = options.room;
     this.replicate = options.replicate;
-    this.isOurs = options.isOurs;
     this.space = options.space;
     for (const volume of this.store.list()) this.attach(volume);
   }
@@ -74,13 +67,17 @@ export class VolumeCommands {
     const { volume } = device;
     const mirrors = device.mirrorStatuses();
     const position = device.position();
+    const source = device.sourceStatus();
     return {
       name: volume.name,
       id: volume.id,
       size_bytes: volume.sizeBytes,
       allocated_bytes: volume.allocatedBytes,
       io: volume.io,
-      role: mirrors.length > 0 ? 'primary' : 'standalone',
+      role: device.role,
+      source,
+      consistent_at: source?.consistent_at ?? null,
+      lag_seconds: source?.lag_seconds ?? null,
       generation: position.generation,
       position,
       connections: this.room.connectionsOf(device),
@@ -160,7 +157,7 @@ export class VolumeCommands {
    */
   resize(name: string, size: string, options: { force: boolean }): Promise<VolumeStatus> {
     return this.room.command(name, async () => {
-      const device = this.room.require(name);
+      const device = this.room.requirePrimary(name, 'be resized');
       const bytes = parseSize(size);
       const before = device.volume.sizeBytes;
       if (bytes < before) this.refuseShrink(name, device, bytes, options.force);
@@ -172,45 +169,6 @@ export class VolumeCommands {
           name,
           `volume ${name} ${what} from ${before} to ${bytes} bytes`,
         );
-      }
-      return this.show(name);
-    });
-  }
-
-  /** @throws BlockferryError VOLUME_NOT_FOUND and the MIRROR_ codes */
-  addMirror(name: string, mirror: NewMirror): Promise<VolumeStatus> {
-    return this.room.command(name, async () => {
-      const device = this.room.require(name);
-      const { address, text } = parseNbdUri(mirror.uri);
-      if (this.isOurs(address)) {
-        throw new BlockferryError('MIRROR_SELF', `${text} is an export of this node`);
-      }
-      await device.addMirror(mirror);
-      return this.show(name);
-    });
-  }
-
-  /**
-   * `uri` may be null when the volume has one mirror.
-   * @throws BlockferryError VOLUME_NOT_FOUND, MIRROR_NOT_FOUND, MIRROR_STATE, USAGE
-   */
-  changeMirror(name: string, action: MirrorAction, uri: string | null): Promise<VolumeStatus> {
-    return this.room.command(name, async () => {
-      const device = this.room.require(name);
-      const mirror = uri ?? onlyMirror(name, device);
-      switch (action) {
-        case 'remove':
-          await device.removeMirror(mirror);
-          break;
-        case 'pause':
-          await device.pauseMirror(mirror);
-          break;
-        case 'resume':
-          await device.resumeMirror(mirror);
-          break;
-        case 'resync':
-          await device.resyncMirror(mirror);
-          break;
       }
       return this.show(name);
     });
@@ -229,7 +187,7 @@ export class VolumeCommands {
     }
   }
 
-  private refuseUsed(name: string, device: ReplicatedVolume): void {
+  private refuseUsed(name: string, device: HostedVolume): void {
     const mirrors = device.mirrorStatuses().length;
     if (mirrors > 0) {
       throw new BlockferryError(
@@ -247,7 +205,7 @@ export class VolumeCommands {
     this.refuseClients(name, device);
   }
 
-  private refuseClients(name: string, device: ReplicatedVolume): void {
+  private refuseClients(name: string, device: HostedVolume): void {
     const clients = this.room.connectionsOf(device);
     if (clients > 0) {
       throw new BlockferryError(
@@ -257,12 +215,7 @@ export class VolumeCommands {
     }
   }
 
-  private refuseShrink(
-    name: string,
-    device: ReplicatedVolume,
-    bytes: number,
-    force: boolean,
-  ): void {
+  private refuseShrink(name: string, device: HostedVolume, bytes: number, force: boolean): void {
     if (!force) {
       const message = `volume ${name} has ${device.volume.sizeBytes} bytes, more than ${bytes}`;
       throw new BlockferryError('SHRINK_NEEDS_FORCE', message);
@@ -277,7 +230,7 @@ export class VolumeCommands {
     if (volume !== null && !this.room.stopping) this.attach(volume).start();
   }
 
-  private attach(volume: Volume): ReplicatedVolume {
+  private attach(volume: Volume): HostedVolume {
     volume.onFailed = (reason) => {
       const message = `volume ${volume.name} refuses writes until the node is restarted: ${reason}`;
       this.room.tell('volume-failed', volume.name, message);
@@ -286,18 +239,4 @@ export class VolumeCommands {
     this.room.devices.set(volume.name, device);
     return device;
   }
-}
-
-function onlyMirror(name: string, device: ReplicatedVolume): string {
-  const [only, ...others] = device.mirrorStatuses();
-  if (only === undefined) {
-    throw new BlockferryError('MIRROR_NOT_FOUND', `volume ${name} has no mirror`);
-  }
-  if (others.length > 0) {
-    throw new BlockferryError(
-      'USAGE',
-      `volume ${name} has ${others.length + 1} mirrors: say which`,
-    );
-  }
-  return only.uri;
 }

@@ -1,0 +1,88 @@
+/**
+ * The mirrors of the volumes of a node, as operators see them: added, removed, paused, resumed, compared anew.
+ *
+ * Invariant: what a command refuses, it refuses before it changes anything.
+ */
+import { BlockferryError } from '../io/errors.ts';
+import type { Address } from '../io/network.ts';
+import { parseNbdUri } from '../nbd/uri.ts';
+import type { NewMirror } from '../replicator/mirror-set.ts';
+import type { ReplicatedVolume } from '../replicator/replicated-volume.ts';
+import type { CommandRoom } from './command-room.ts';
+import type { MirrorAction, VolumeStatus } from './status.ts';
+
+interface MirrorCommandsOptions {
+  readonly room: CommandRoom;
+  /** Whether an export at this address is one of our own. */
+  readonly isOurs: (address: Address) => boolean;
+  readonly show: (volume: string) => VolumeStatus;
+}
+
+export class MirrorCommands {
+  private readonly room: CommandRoom;
+  private readonly isOurs: (address: Address) => boolean;
+  private readonly show: (volume: string) => VolumeStatus;
+
+  constructor(options: MirrorCommandsOptions) {
+    this.room = options.room;
+    this.isOurs = options.isOurs;
+    this.show = options.show;
+  }
+
+  /** @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_SECONDARY and the MIRROR_ codes */
+  add(volume: string, mirror: NewMirror): Promise<VolumeStatus> {
+    return this.room.command(volume, async () => {
+      const device = this.primary(volume);
+      const { address, text } = parseNbdUri(mirror.uri);
+      if (this.isOurs(address)) {
+        throw new BlockferryError('MIRROR_SELF', `${text} is an export of this node`);
+      }
+      await device.addMirror(mirror);
+      return this.show(volume);
+    });
+  }
+
+  /**
+   * `uri` may be null when the volume has one mirror.
+   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_SECONDARY, MIRROR_NOT_FOUND, MIRROR_STATE, USAGE
+   */
+  change(volume: string, action: MirrorAction, uri: string | null): Promise<VolumeStatus> {
+    return this.room.command(volume, async () => {
+      const device = this.primary(volume);
+      const mirror = uri ?? onlyMirror(volume, device);
+      switch (action) {
+        case 'remove':
+          await device.removeMirror(mirror);
+          break;
+        case 'pause':
+          await device.pauseMirror(mirror);
+          break;
+        case 'resume':
+          await device.resumeMirror(mirror);
+          break;
+        case 'resync':
+          await device.resyncMirror(mirror);
+          break;
+      }
+      return this.show(volume);
+    });
+  }
+
+  private primary(volume: string): ReplicatedVolume {
+    return this.room.requirePrimary(volume, 'have mirrors of its own');
+  }
+}
+
+function onlyMirror(volume: string, device: ReplicatedVolume): string {
+  const [only, ...others] = device.mirrorStatuses();
+  if (only === undefined) {
+    throw new BlockferryError('MIRROR_NOT_FOUND', `volume ${volume} has no mirror`);
+  }
+  if (others.length > 0) {
+    throw new BlockferryError(
+      'USAGE',
+      `volume ${volume} has ${others.length + 1} mirrors: say which`,
+    );
+  }
+  return only.uri;
+}
