@@ -194,6 +194,16 @@ export const MIRROR_PROBE_MS = 2_000;
 /** Mirror link: first and longest pause between attempts to connect; doubled from one to the next. */
 export const MIRROR_RETRY_MS_MIN = 100;
 export const MIRROR_RETRY_MS_MAX = 5_000;
+/** Link: bytes of one message: hello, welcome, control message or command. A longer one ends the link. */
+export const LINK_MESSAGE_BYTES_MAX: number = NBD_OPTION_BYTES_MAX;
+/** Link: generations of a volume that a message names. More end the link. */
+export const LINK_GENERATIONS_MAX = 1024;
+/** Link: connections that carry one link. More are refused. */
+export const LINK_LANES_MAX = 16;
+/** Link: characters of a text for people in a message. The sender cuts it; a longer one ends the link. */
+export const LINK_TEXT_CHARACTERS_MAX = 1024;
+/** Link: how deep lists and tables of a message stand in each other. Deeper ones end the link. */
+export const LINK_MESSAGE_DEPTH_MAX = 4;
 /** Synchronous mirror: a write waits this long for a stalled mirror, then the mode degrades. */
 export const SYNC_DEADLINE_MS = 5_000;
 

@@ -1,8 +1,20 @@
 /**
  * Control messages of the link between two nodes: msgpack on the wire, each checked against its schema before anybody
  * sees it. Versions: a node refuses a peer whose LINK_VERSION differs, and says so.
+ * Bytes: message-codec.ts; bounds: message-schemas.ts.
  */
-export const LINK_VERSION = 1;
+export {
+  decodeCommand,
+  decodeControl,
+  decodeHello,
+  decodeWelcome,
+  encodeCommand,
+  encodeControl,
+  encodeHello,
+  encodeWelcome,
+} from './message-codec.ts';
+
+export { LINK_VERSION } from './link-version.ts';
 
 /** One era of writing: opened at the creation of a volume and at each promotion. */
 export interface Generation {
