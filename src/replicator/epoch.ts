@@ -4,6 +4,9 @@
  * Invariants:
  * - Each block is in an epoch at most once: in one payload entry, or in zero ranges. So the parts of an
  *   epoch may be applied in any order, and overlapping writes are folded (design section 8).
+ * - What a link took (`take`, also while the epoch is open) never changes again: entries and ranges that were
+ *   taken do not grow, and their blocks are not overwritten. A write to such a block cannot be folded: the
+ *   queue ends the epoch before it, so that the first invariant holds for every kind of mirror.
  * - A closed epoch never changes.
  * - Entries are whole blocks. Headers stand directly in front of their payload, so the used part of a
  *   slab is a run of complete NBD requests that can be sent as it is.
@@ -20,6 +23,8 @@ import {
   encodeWriteLength,
   WRITE_HEADER_BYTES,
 } from '../nbd/client-prepared.ts';
+import type { EpochCursor } from './epoch-cursor.ts';
+import type { StreamCommand } from './link/messages.ts';
 import type { Slab, SlabPool } from './slab.ts';
 
 /** Payload bytes of one entry at most: small enough for every NBD server, large enough not to matter. */
@@ -33,7 +38,8 @@ export interface ByteRange {
   readonly length: number;
 }
 
-interface Segment {
+/** A run of complete entries in one slab. */
+export interface Segment {
   readonly slab: Slab;
   readonly start: number;
   end: number;
@@ -67,8 +73,12 @@ export class Epoch {
   /** Clock time of the first write in it; 0 while empty. */
   openedAt = 0;
   closed: CloseReason | null = null;
+  /** Wall-clock milliseconds of its close; 0 while open. */
+  closedAt = 0;
   /** A FLUSH or FUA of the host stands behind it; known at its close, or found out after. */
   barrier = false;
+  /** Runs on a peer behind the writes of this epoch. */
+  command: StreamCommand | null = null;
   /** Payload bytes, and entries that carry them. */
   bytes = 0;
   entryCount = 0;
@@ -76,8 +86,13 @@ export class Epoch {
   /** Payload bytes appended to the queue up to the end of this epoch, since it began. */
   cumulativeBytes = 0;
 
+  readonly segments: readonly Segment[];
+
   private readonly writer: SlabWriter;
-  private readonly segments: Segment[] = [];
+  private readonly ownSegments: Segment[] = [];
+  /** What was taken: places below this one, and zero ranges. */
+  private takenPlace = 0;
+  private takenZeroes = 0;
   /** Block -> where its payload is: index of the slab in `slabs` * slab size + position in the slab. */
   private readonly places = new Map<number, number>();
   private readonly slabs: Slab[] = [];
@@ -93,6 +108,7 @@ export class Epoch {
   constructor(number: number, writer: SlabWriter) {
     this.number = number;
     this.writer = writer;
+    this.segments = this.ownSegments;
   }
 
   get empty(): boolean {
@@ -125,6 +141,24 @@ export class Epoch {
     return false;
   }
 
+  /** Whether a link took one of these blocks already: a new content of it must wait for the next epoch. */
+  conflictsWithTaken(offset: number, length: number): boolean {
+    if (this.takenPlace === 0) return false;
+    const end = (offset + length) / BLOCK_BYTES;
+    for (let block = offset / BLOCK_BYTES; block < end; block += 1) {
+      const place = this.places.get(block);
+      if (place !== undefined && place < this.takenPlace) return true;
+    }
+    return false;
+  }
+
+  /** Payload bytes of entry `index`. */
+  entryBytes(index: number): number {
+    const length = this.lengths[index];
+    assert(length !== undefined, 'an entry of the epoch');
+    return length;
+  }
+
   /** Adds whole blocks; blocks that are in the epoch already are overwritten where they are. */
   add(offset: number, buffer: Buffer, start: number, length: number): void {
     assert(this.closed === null, 'a closed epoch never changes');
@@ -144,18 +178,31 @@ export class Epoch {
   addZeroes(offset: number, length: number): void {
     assert(this.closed === null, 'a closed epoch never changes');
     const last = this.zeroes.at(-1);
-    if (last !== undefined && last.offset + last.length === offset) {
+    const grows = last !== undefined && this.zeroes.length > this.takenZeroes;
+    if (grows && last.offset + last.length === offset) {
       this.zeroes[this.zeroes.length - 1] = { offset: last.offset, length: last.length + length };
     } else {
       this.zeroes.push({ offset, length });
     }
   }
 
-  close(reason: CloseReason): void {
+  /** `wall`: wall-clock milliseconds. */
+  close(reason: CloseReason, wall: number): void {
     assert(this.closed === null, 'closed once');
     this.closed = reason;
+    this.closedAt = wall;
     this.barrier = reason === 'barrier';
     this.places.clear();
+  }
+
+  /** All up to where `cursor` stands was handed to a link: it stays as it is from now on. */
+  freeze(cursor: EpochCursor): void {
+    assert(!this.released, 'what is gone cannot be taken');
+    this.takenZeroes = Math.max(this.takenZeroes, cursor.zeroes);
+    if (cursor.entry === 0) return;
+    const place = cursor.segment * STAGING_SLAB_BYTES + cursor.position;
+    this.takenPlace = Math.max(this.takenPlace, place);
+    if (cursor.entry === this.entryCount) this.entrySlab = null;
   }
 
   /** The wire form of all entries: complete requests back to back. Valid until `release`. */
@@ -247,7 +294,7 @@ export class Epoch {
     if (this.slabs.at(-1) === slab) return;
     slab.hold();
     this.slabs.push(slab);
-    this.segments.push({ slab, start: slab.used, end: slab.used });
+    this.ownSegments.push({ slab, start: slab.used, end: slab.used });
   }
 
   private copy(slab: Slab, offset: number, buffer: Buffer, start: number, length: number): void {
@@ -258,7 +305,7 @@ export class Epoch {
       this.places.set(first + index, base + index * BLOCK_BYTES);
     }
     slab.used += length;
-    const segment = this.segments.at(-1);
+    const segment = this.ownSegments.at(-1);
     assert(segment !== undefined && segment.slab === slab);
     segment.end = slab.used;
   }

@@ -82,6 +82,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
     const { volume, clock, random, network, stagingBytes } = options;
     this.queue = new StagingQueue({
       firstEpoch: 1,
+      clock,
       ...(stagingBytes === undefined ? {} : { limitBytes: stagingBytes }),
     });
     this.volume = volume;

@@ -14,6 +14,8 @@ export class Slab {
   readonly buffer: Buffer = Buffer.allocUnsafeSlow(STAGING_SLAB_BYTES);
   /** Bytes in use from the start; the rest is never sent. */
   used = 0;
+  /** `release`, to hand on. */
+  readonly letGo: () => void = () => this.release();
   private holders = 0;
   private readonly pool: SlabPool;
 

@@ -6,6 +6,8 @@
  *   which it was changed (I5).
  * - What is staged is whole blocks as they are on the volume: requests that cover a block in part are
  *   read back.
+ * - A change is in one epoch, whole, and mirrors are woken or sent away behind it: no boundary of epochs is
+ *   ever inside a change.
  */
 import type { Clock } from '../io/clock.ts';
 import { BLOCK_BYTES, EPOCH_BYTES } from '../io/limits.ts';
@@ -53,38 +55,57 @@ export class Stager {
     if (offset % BLOCK_BYTES === 0 && length % BLOCK_BYTES === 0) {
       return this.wroteBlocks(offset, buffer, start, length);
     }
+    const blocks = wholeBlocks(offset, length);
     const end = offset + length;
     const first = Math.min(end, Math.ceil(offset / BLOCK_BYTES) * BLOCK_BYTES);
     const last = Math.max(first, Math.floor(end / BLOCK_BYTES) * BLOCK_BYTES);
+    const wakes = this.wakes();
+    this.queue.beginPayloads(blocks.offset, blocks.length);
     let epoch = 0;
     if (offset < first) epoch = this.readBack(offset, first - offset);
     if (first < last)
-      epoch = this.wroteBlocks(first, buffer, start + (first - offset), last - first);
+      epoch = this.appendBlocks(first, buffer, start + (first - offset), last - first);
     if (last < end) epoch = this.readBack(last, end - last);
-    return epoch;
+    this.queue.endChange();
+    this.staged(wakes);
+    return this.epochToWaitFor(epoch);
   }
 
+  /** Whole blocks: the common case. */
   private wroteBlocks(offset: number, buffer: Buffer, start: number, length: number): number {
+    const wakes = this.wakes();
+    const epoch = this.appendBlocks(offset, buffer, start, length);
+    this.staged(wakes);
+    return this.epochToWaitFor(epoch);
+  }
+
+  private appendBlocks(offset: number, buffer: Buffer, start: number, length: number): number {
     let epoch = 0;
     if (this.queue.active) {
-      const wasEmpty = this.queue.openIsEmpty;
       epoch = this.queue.append(offset, buffer, start, length, this.clock.now());
-      this.staged(wasEmpty);
     }
     this.mark(offset, length, epoch);
-    return this.epochToWaitFor(epoch);
+    return epoch;
   }
 
   /** A range now reads as zeroes. */
   zeroed(offset: number, length: number): number {
+    if (offset % BLOCK_BYTES === 0 && length % BLOCK_BYTES === 0) {
+      return this.zeroedBlocks(offset, length);
+    }
+    const blocks = wholeBlocks(offset, length);
     const end = offset + length;
     const first = Math.min(end, Math.ceil(offset / BLOCK_BYTES) * BLOCK_BYTES);
     const last = Math.max(first, Math.floor(end / BLOCK_BYTES) * BLOCK_BYTES);
+    const wakes = this.wakes();
+    this.queue.beginMixed(blocks.offset, blocks.length);
     let epoch = 0;
     if (offset < first) epoch = this.readBack(offset, first - offset);
-    if (first < last) epoch = this.zeroedBlocks(first, last - first);
+    if (first < last) epoch = this.appendZeroes(first, last - first);
     if (last < end) epoch = this.readBack(last, end - last);
-    return epoch;
+    this.queue.endChange();
+    this.staged(wakes);
+    return this.epochToWaitFor(epoch);
   }
 
   /** A change failed halfway: what the blocks hold now is what travels. */
@@ -92,7 +113,16 @@ export class Stager {
     // A request may have been refused because the volume became smaller under it.
     const inside = Math.min(length, this.volume.sizeBytes - offset);
     if (inside > READ_BACK_DOUBTFUL_MAX) this.unstaged(offset, inside);
-    else if (inside > 0) this.readBack(offset, inside);
+    else if (inside > 0) this.readBackWhole(offset, inside);
+  }
+
+  private readBackWhole(offset: number, length: number): void {
+    const blocks = wholeBlocks(offset, length);
+    const wakes = this.wakes();
+    this.queue.beginPayloads(blocks.offset, blocks.length);
+    this.readBack(offset, length);
+    this.queue.endChange();
+    this.staged(wakes);
   }
 
   /** Too much to be read here and now: every mirror leaves the stream, and it is marked. */
@@ -102,14 +132,17 @@ export class Stager {
   }
 
   private zeroedBlocks(offset: number, length: number): number {
-    let epoch = 0;
-    if (this.queue.active) {
-      const wasEmpty = this.queue.openIsEmpty;
-      epoch = this.queue.appendZeroes(offset, length, this.clock.now());
-      this.staged(wasEmpty);
-    }
-    this.mark(offset, length, epoch);
+    const wakes = this.wakes();
+    const epoch = this.appendZeroes(offset, length);
+    this.staged(wakes);
     return this.epochToWaitFor(epoch);
+  }
+
+  private appendZeroes(offset: number, length: number): number {
+    let epoch = 0;
+    if (this.queue.active) epoch = this.queue.appendZeroes(offset, length, this.clock.now());
+    this.mark(offset, length, epoch);
+    return epoch;
   }
 
   /** Stages whole blocks as they are on the volume now. */
@@ -125,12 +158,10 @@ export class Stager {
         this.unreadable(status);
         break;
       }
-      const wasEmpty = this.queue.openIsEmpty;
       epoch = this.queue.append(at, this.readBackBuffer, 0, bytes, this.clock.now());
-      this.staged(wasEmpty);
     }
     this.mark(blocks.offset, blocks.length, epoch);
-    return this.epochToWaitFor(epoch);
+    return epoch;
   }
 
   /** Blocks that cannot be read cannot be staged: every mirror leaves the stream, and they are marked. */
@@ -147,8 +178,17 @@ export class Stager {
     this.gate.wrote(offset, length, this.now, epoch);
   }
 
-  private staged(wasEmpty: boolean): void {
-    if (wasEmpty || this.queue.openBytes >= EPOCH_BYTES) {
+  /** Whether a link waits for the change that is about to be staged. */
+  private wakes(): boolean {
+    const { queue } = this;
+    const wakes = queue.openIsEmpty || queue.hungry;
+    queue.hungry = false;
+    return wakes;
+  }
+
+  /** Behind every change. */
+  private staged(wakes: boolean): void {
+    if (wakes || this.queue.openBytes >= EPOCH_BYTES) {
       for (const mirror of this.mirrors) mirror.wake();
     }
     if (this.queue.crowded) this.relieve();

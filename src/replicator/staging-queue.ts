@@ -7,9 +7,12 @@
  * - An epoch leaves the queue only when every follower released it (I6): its mirror has it durable, or it is
  *   marked there. A queue without followers
  *   stages nothing: what is written then is in each mirror's delta bitmap (I5).
- * - A FLUSH or FUA is always the end of an epoch, never inside one.
+ * - A FLUSH or FUA is always the end of an epoch, never inside one. So is a command.
+ * - A change that is appended in parts is in one epoch, whole: the epoch is closed before it or behind it.
+ * - No epoch is longer than EPOCH_BYTES_MAX, or the one change that is all there is in it.
  */
 import assert from 'node:assert';
+import type { Clock } from '../io/clock.ts';
 import {
   BLOCK_BYTES,
   EPOCHS_MAX,
@@ -19,6 +22,7 @@ import {
   STAGING_SLAB_BYTES,
 } from '../io/limits.ts';
 import { Epoch, SlabWriter, type CloseReason } from './epoch.ts';
+import type { StreamCommand } from './link/messages.ts';
 import { SlabPool } from './slab.ts';
 
 /** One mirror's place in the queue. */
@@ -43,6 +47,11 @@ class FollowerState implements Follower {
 }
 
 export class StagingQueue {
+  /**
+   * A link took all there is, and wants to be woken by what is staged next: set by links, cleared by whoever
+   * wakes them.
+   */
+  hungry = false;
   private readonly writer: SlabWriter;
   private readonly followers = new Set<FollowerState>();
   /** Closed epochs, the oldest at `head`; compacted now and then. */
@@ -51,10 +60,14 @@ export class StagingQueue {
   private open: Epoch;
   private appendedBytes = 0;
   private releasedBytes = 0;
+  /** A change is being appended in parts. */
+  private changing = false;
   private readonly limitBytes: number;
+  private readonly clock: Pick<Clock, 'wall'>;
 
   /** `limitBytes`: payload that may be staged before a mirror must leave; STAGING_BYTES_MAX if not given. */
-  constructor(options: { firstEpoch: number; limitBytes?: number }) {
+  constructor(options: { firstEpoch: number; clock: Pick<Clock, 'wall'>; limitBytes?: number }) {
+    this.clock = options.clock;
     this.limitBytes = options.limitBytes ?? STAGING_BYTES_MAX;
     this.writer = new SlabWriter(new SlabPool(Math.min(this.limitBytes, STAGING_POOL_BYTES_MAX)));
     this.open = new Epoch(options.firstEpoch, this.writer);
@@ -142,6 +155,29 @@ export class StagingQueue {
     return this.open.empty ? null : this.open.openedAt;
   }
 
+  /** A change follows in parts, until `endChange`: payloads anywhere in this range of whole blocks. */
+  beginPayloads(offset: number, length: number): void {
+    assert(!this.changing, 'one change at a time');
+    this.makeRoom(offset, length);
+    this.changing = true;
+  }
+
+  /** A change follows in parts, until `endChange`: payloads and zeroes in this range of whole blocks. */
+  beginMixed(offset: number, length: number): void {
+    assert(!this.changing, 'one change at a time');
+    const { open } = this;
+    if (open.conflictsWithZeroes(offset, length) || open.conflictsWithPayload(offset, length)) {
+      this.close('conflict');
+    }
+    this.changing = true;
+  }
+
+  endChange(): void {
+    assert(this.changing, 'a change was begun');
+    this.changing = false;
+    this.closeIfFull();
+  }
+
   /**
    * Adds the content of whole blocks that were just applied locally. `offset` and `length` are multiples
    * of the block size; `now` is the clock. Returns the number of the epoch that took it.
@@ -149,9 +185,7 @@ export class StagingQueue {
   append(offset: number, buffer: Buffer, start: number, length: number, now: number): number {
     assert(this.active, 'nobody follows');
     assert(offset % BLOCK_BYTES === 0 && length % BLOCK_BYTES === 0, 'whole blocks');
-    if (this.open.zeroes.length > 0 && this.open.conflictsWithZeroes(offset, length)) {
-      this.close('conflict');
-    }
+    if (!this.changing) this.makeRoom(offset, length);
     if (this.open.empty) this.open.openedAt = now;
     const before = this.open.bytes;
     this.open.add(offset, buffer, start, length);
@@ -163,7 +197,7 @@ export class StagingQueue {
   appendZeroes(offset: number, length: number, now: number): number {
     assert(this.active, 'nobody follows');
     assert(offset % BLOCK_BYTES === 0 && length % BLOCK_BYTES === 0, 'whole blocks');
-    if (this.open.conflictsWithPayload(offset, length)) this.close('conflict');
+    if (!this.changing && this.open.conflictsWithPayload(offset, length)) this.close('conflict');
     if (this.open.empty) this.open.openedAt = now;
     this.open.addZeroes(offset, length);
     return this.closeIfFull();
@@ -187,6 +221,17 @@ export class StagingQueue {
     return this.open.number - 1;
   }
 
+  /** Ends the open epoch, also when it is empty, with a command; returns its number. */
+  closeWithCommand(command: StreamCommand): number {
+    this.open.command = command;
+    return this.seal();
+  }
+
+  /** An epoch that is still held, or the open one; null when it was let go. */
+  epochOrOpen(number: number): Epoch | null {
+    return number === this.open.number ? this.open : this.epoch(number);
+  }
+
   /** A closed epoch that is still held, or null. */
   epoch(number: number): Epoch | null {
     const first = this.epochs[this.head];
@@ -202,16 +247,27 @@ export class StagingQueue {
     this.trim();
   }
 
+  /** Closes the open epoch when it cannot take a payload for these blocks. */
+  private makeRoom(offset: number, length: number): void {
+    const { open } = this;
+    if (open.empty) return;
+    if (open.bytes + length > EPOCH_BYTES_MAX) this.close('size');
+    else if (open.conflictsWithZeroes(offset, length) || open.conflictsWithTaken(offset, length)) {
+      this.close('conflict');
+    }
+  }
+
   /** Returns the number of the epoch that was written last, closed now or not. */
   private closeIfFull(): number {
     const { number } = this.open;
+    if (this.changing) return number;
     if (this.open.bytes >= EPOCH_BYTES_MAX || this.open.full) this.close('size');
     return number;
   }
 
   private rotate(reason: CloseReason): void {
     this.open.cumulativeBytes = this.appendedBytes;
-    this.open.close(reason);
+    this.open.close(reason, this.clock.wall());
     this.epochs.push(this.open);
     this.open = new Epoch(this.open.number + 1, this.writer);
     if (!this.active) this.trim();

@@ -81,7 +81,7 @@ describe('an epoch', () => {
           // The payload stands somewhere in a larger buffer, as in a session.
           epoch.add(block * BLOCK_BYTES, Buffer.concat([Buffer.alloc(5), bytes]), 5, bytes.length);
         }
-        epoch.close('size');
+        epoch.close('size', 0);
         expect(applied(epoch, seeded(seed)).differences(model)).toEqual([]);
       }),
       { numRuns: 150 },
@@ -100,7 +100,7 @@ describe('an epoch', () => {
             blocks * BLOCK_BYTES,
           );
         }
-        epoch.close('size');
+        epoch.close('size', 0);
         const seen = new Set<number>();
         const entries = decode(epoch.chunks());
         for (const [position, { offset, payload, index, cookieHigh }] of entries.entries()) {
@@ -128,7 +128,7 @@ describe('an epoch', () => {
     for (let block = 0; block < 128; block += 1) {
       epoch.add(block * BLOCK_BYTES, stamped(BLOCK_BYTES, block), 0, BLOCK_BYTES);
     }
-    epoch.close('age');
+    epoch.close('age', 0);
     expect(epoch.entryCount).toBe(2);
   });
 
@@ -144,7 +144,7 @@ describe('an epoch', () => {
         model.write(block * BLOCK_BYTES, bytes);
         epoch.add(block * BLOCK_BYTES, bytes, 0, bytes.length);
       }
-      epoch.close('barrier');
+      epoch.close('barrier', 0);
       epochs.push({ epoch, model });
       // The old ones go: their slabs are used again, those of the others are not.
       if (epochs.length > 5) epochs.shift()?.epoch.release();
@@ -159,7 +159,7 @@ describe('an epoch', () => {
     const writer = new SlabWriter(pool);
     const first = new Epoch(1, writer);
     first.add(0, stamped(3 * STAGING_SLAB_BYTES, 1), 0, 3 * STAGING_SLAB_BYTES);
-    first.close('size');
+    first.close('size', 0);
     const chunks = first.chunks();
     const before = Buffer.concat(chunks);
     const letGo = first.holdSlabs();
@@ -179,7 +179,7 @@ describe('an epoch', () => {
     epoch.add(offset + BLOCK_BYTES, stamped(8192, 2), 0, 8192);
     expect(epoch.conflictsWithPayload(offset - 2 ** 32, 2 ** 32)).toBe(false);
     expect(epoch.conflictsWithPayload(offset - 2 ** 32 + BLOCK_BYTES, 2 ** 32)).toBe(true);
-    epoch.close('size');
+    epoch.close('size', 0);
     const entries = decode(epoch.chunks());
     expect(entries.map((entry) => entry.offset)).toEqual([offset]);
     expect(entries[0]?.payload.subarray(4096).equals(stamped(8192, 2))).toBe(true);
@@ -207,9 +207,9 @@ describe('an epoch', () => {
   it('refuses to change when it is closed, and parts of blocks', () => {
     const epoch = newEpoch();
     expect(() => epoch.add(100, Buffer.alloc(4096), 0, 4096)).toThrow('whole blocks');
-    epoch.close('age');
+    epoch.close('age', 0);
     expect(() => epoch.add(0, Buffer.alloc(4096), 0, 4096)).toThrow('never changes');
     expect(() => epoch.addZeroes(0, 4096)).toThrow('never changes');
-    expect(() => epoch.close('age')).toThrow('closed once');
+    expect(() => epoch.close('age', 0)).toThrow('closed once');
   });
 });

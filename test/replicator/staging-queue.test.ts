@@ -27,7 +27,11 @@ function put(queue: StagingQueue, block: number, stamp = 1, blocks = 1, now = 5)
 }
 
 const newQueue = (limitBytes?: number): StagingQueue =>
-  new StagingQueue({ firstEpoch: 1, ...(limitBytes === undefined ? {} : { limitBytes }) });
+  new StagingQueue({
+    firstEpoch: 1,
+    clock: { wall: () => 1000 },
+    ...(limitBytes === undefined ? {} : { limitBytes }),
+  });
 
 describe('the staging queue', () => {
   it('stages nothing for nobody', () => {
