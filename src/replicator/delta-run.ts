@@ -14,6 +14,7 @@ import { BLOCK_BYTES, DELTA_BATCHES_IN_FLIGHT_MAX, DELTA_BATCH_BYTES } from '../
 import type { NbdClient } from '../nbd/client.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { Examiner } from '../workers/examiner.ts';
+import type { RunHooks, Transfer } from './contact.ts';
 import { BatchPlanner, type DataBatch, type Piece } from './delta-batch.ts';
 import type { MirrorBlocks } from './mirror-blocks.ts';
 import { countStuckSweeps, isFinalSweep, isStuck } from './policy.ts';
@@ -34,26 +35,13 @@ export class RunFailed extends Error {
   }
 }
 
-export interface DeltaRunHooks {
-  /** Comparing is over; shipping begins. */
-  compared(): void;
-  /** From now on host writes are staged for this mirror instead of marked. */
-  beginStaging(): void;
-  /** Whether they still are: the policy may have given up staging meanwhile. */
-  isStaging(): boolean;
-  /** The host dirties blocks as fast as they are sent; or no longer. */
-  stuck(stuck: boolean): void;
-  /** Pauses: between sweeps that make no progress, or (0) for one turn of the loop. */
-  pause(ms: number): Promise<void>;
-}
-
 /** Between flushes of a run: what a lost link makes it send again. */
 const CHECKPOINT_BYTES = 64 * 1024 * 1024;
 const STUCK_PAUSE_MS = 1000;
 /** Holes looked at, without anything to wait for, before others have their turn. */
 const LOOKS_PER_TURN_MAX = 256;
 
-export class DeltaRun {
+export class DeltaRun implements Transfer {
   /** Payload bytes sent and bytes compared by this run. */
   bytesSent = 0;
   bytesCompared = 0;
@@ -64,7 +52,7 @@ export class DeltaRun {
   private readonly client: NbdClient;
   private readonly blocks: MirrorBlocks;
   private readonly examiner: Examiner;
-  private readonly hooks: DeltaRunHooks;
+  private readonly hooks: RunHooks;
   private readonly planner: BatchPlanner;
 
   constructor(options: {
@@ -72,7 +60,7 @@ export class DeltaRun {
     client: NbdClient;
     blocks: MirrorBlocks;
     examiner: Examiner;
-    hooks: DeltaRunHooks;
+    hooks: RunHooks;
   }) {
     this.volume = options.volume;
     this.client = options.client;

@@ -20,6 +20,7 @@ import {
   NBD_PREPARED_REQUESTS_MAX,
 } from '../io/limits.ts';
 import type { NbdClient } from '../nbd/client.ts';
+import type { Sender, SenderHooks } from './contact.ts';
 import type { Epoch } from './epoch.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { closesNow } from './policy.ts';
@@ -29,7 +30,7 @@ assert(EPOCH_ENTRIES_MAX <= NBD_PREPARED_REQUESTS_MAX, 'an epoch fits into one p
 /** Epochs written without a flush, however small: zeroes have no bytes. */
 const UNFLUSHED_EPOCHS_MAX = 256;
 
-export class EpochSender {
+export class EpochSender implements Sender {
   /** Every write of the epochs up to this one was answered by the mirror. */
   held: number;
   /** The mirror flushed every epoch up to this one. */
@@ -45,33 +46,20 @@ export class EpochSender {
   private releaseSlabs: (() => void) | null = null;
   private readonly host: MirrorHost;
   private readonly client: NbdClient;
-  private readonly onHeld: (epoch: Epoch) => void;
-  private readonly onDurable: () => void;
-  private readonly onError: (errno: number) => void;
-  private readonly onIdle: () => void;
+  private readonly hooks: SenderHooks;
 
   constructor(options: {
     host: MirrorHost;
     client: NbdClient;
     /** The mirror has everything up to this epoch. */
     after: number;
-    /** `held` rose to this epoch. */
-    onHeld: (epoch: Epoch) => void;
-    /** `durable` rose. */
-    onDurable: () => void;
-    /** The mirror answered a write or flush with an error of the protocol. */
-    onError: (errno: number) => void;
-    /** Stopped, and what was on its way was answered. */
-    onIdle: () => void;
+    hooks: SenderHooks;
   }) {
     this.host = options.host;
     this.client = options.client;
     this.held = options.after;
     this.durable = options.after;
-    this.onHeld = options.onHeld;
-    this.onDurable = options.onDurable;
-    this.onError = options.onError;
-    this.onIdle = options.onIdle;
+    this.hooks = options.hooks;
   }
 
   private get busy(): boolean {
@@ -169,14 +157,14 @@ export class EpochSender {
     this.writing = false;
     this.letGo();
     if (this.stopped) {
-      if (!this.busy) this.onIdle();
+      if (!this.busy) this.hooks.onIdle();
     } else if (failure !== 0) {
-      this.onError(failure);
+      this.hooks.onError(failure);
     } else {
       this.held = epoch.number;
       if (epoch.barrier) this.barrierAfter = epoch.number;
       this.unflushedBytes += epoch.bytes;
-      this.onHeld(epoch);
+      this.hooks.onHeld(epoch);
       this.pump();
     }
   }
@@ -202,12 +190,12 @@ export class EpochSender {
     this.flushing = false;
     if (this.stopped) {
       // Whatever the answer: what was on its way is marked, and the next run begins only now.
-      if (!this.busy) this.onIdle();
+      if (!this.busy) this.hooks.onIdle();
     } else if (errno !== 0) {
-      this.onError(errno);
+      this.hooks.onError(errno);
     } else {
       this.durable = target;
-      this.onDurable();
+      this.hooks.onDurable();
       this.pump();
     }
   }

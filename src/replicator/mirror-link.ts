@@ -1,8 +1,8 @@
 /**
- * The connection to one mirror: made, checked, probed, and made again when it is lost.
+ * The contact with one mirror: made, probed, and made again when it is lost.
  *
  * Invariants:
- * - At most one connection at a time; `onDown` follows every `onUp`, and no `onUp` comes after `stop`.
+ * - At most one contact at a time; `onDown` follows every `onUp`, and no `onUp` comes after `stop`.
  * - The pause between attempts doubles up to a bound and is reset only by `settled`: a mirror that
  *   accepts connections and then fails every write is not hammered.
  */
@@ -13,8 +13,8 @@ import { MIRROR_CONNECT_MS_MAX, MIRROR_PROBE_MS, MIRROR_REPLY_MS_MAX } from '../
 import type { Network } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
 import { NbdClient } from '../nbd/client.ts';
-import { nameOfErrno } from '../nbd/constants.ts';
 import type { NbdUri } from '../nbd/uri.ts';
+import type { Contact } from './contact.ts';
 import { ENTRY_BYTES_MAX } from './epoch.ts';
 import { retryDelayMs } from './policy.ts';
 
@@ -66,7 +66,7 @@ function unfit(uri: NbdUri, client: NbdClient, sizeBytes: number): BlockferryErr
 }
 
 export class MirrorLink {
-  client: NbdClient | null = null;
+  contact: Contact | null = null;
   private running = false;
   private connecting = false;
   /** Counts starts and stops: an attempt that began under an older count is of no use. */
@@ -76,24 +76,22 @@ export class MirrorLink {
   private fault: BlockferryError | null = null;
   private retryTimer: Timer | null = null;
   private probeTimer: Timer | null = null;
-  private readonly uri: NbdUri;
   private readonly surroundings: LinkSurroundings;
-  private readonly sizeBytes: () => number;
-  private readonly onUp: (client: NbdClient) => void;
+  private readonly connect: () => Promise<Contact>;
+  private readonly onUp: (contact: Contact) => void;
   private readonly onDown: (error: BlockferryError) => void;
 
   constructor(options: {
-    uri: NbdUri;
     surroundings: LinkSurroundings;
-    sizeBytes: () => number;
-    /** The mirror is there and fit. */
-    onUp: (client: NbdClient) => void;
+    /** Connects once, and checks that the mirror is fit. Throws BlockferryError. */
+    connect: () => Promise<Contact>;
+    /** The mirror is there and ready. */
+    onUp: (contact: Contact) => void;
     /** The connection ended, or an attempt failed; another attempt follows by itself. */
     onDown: (error: BlockferryError) => void;
   }) {
-    this.uri = options.uri;
     this.surroundings = options.surroundings;
-    this.sizeBytes = options.sizeBytes;
+    this.connect = options.connect;
     this.onUp = options.onUp;
     this.onDown = options.onDown;
   }
@@ -118,9 +116,9 @@ export class MirrorLink {
    */
   fail(error: BlockferryError): void {
     // A connection that is over already has its own reason, which `onClosed` is about to tell.
-    if (this.client === null || !this.client.open) return;
+    if (this.contact === null || !this.contact.open) return;
     this.fault ??= error;
-    this.client.destroy();
+    this.contact.destroy();
   }
 
   /** Ends for good: outstanding requests are answered first, within a bound. */
@@ -129,19 +127,19 @@ export class MirrorLink {
     this.era += 1;
     this.retryTimer?.cancel();
     this.probeTimer?.cancel();
-    const { client } = this;
-    this.client = null;
-    if (client === null) return;
-    client.onClosed = null;
-    await client.close();
+    const { contact } = this;
+    this.contact = null;
+    if (contact === null) return;
+    contact.onClosed = null;
+    await contact.close();
   }
 
   private connectNow(): void {
     if (!this.running || this.connecting) return;
     this.connecting = true;
     const { era } = this;
-    connectMirror(this.uri, this.sizeBytes(), this.surroundings).then(
-      (client) => this.connected(client, era),
+    this.connect().then(
+      (contact) => this.connected(contact, era),
       (thrown: unknown) => {
         this.connecting = false;
         if (era === this.era) this.down(asBlockferryError(thrown));
@@ -150,31 +148,29 @@ export class MirrorLink {
     );
   }
 
-  private connected(client: NbdClient, era: number): void {
+  private connected(contact: Contact, era: number): void {
     this.connecting = false;
     if (era !== this.era) {
-      client.destroy();
+      contact.destroy();
       this.connectNow();
       return;
     }
-    // A connection that was lost may have left writes in the mirror's receive buffer. This flush, and
-    // the pause before the attempt, give the mirror time to deal with them before new ones come.
-    client.onClosed = (error) => this.down(this.fault ?? error);
-    this.client = client;
-    client.flush((errno) => {
-      if (this.client !== client || !client.open) return;
-      if (errno !== 0) {
-        const message = `mirror ${this.uri.text} failed a flush (${nameOfErrno(errno)})`;
-        this.fail(new BlockferryError('MIRROR_REFUSED', message));
-        return;
-      }
-      this.probeLater();
-      this.onUp(client);
-    });
+    contact.onClosed = (error) => this.down(this.fault ?? error);
+    this.contact = contact;
+    contact.ready().then(
+      () => {
+        if (this.contact !== contact || !contact.open) return;
+        this.probeLater();
+        this.onUp(contact);
+      },
+      (thrown: unknown) => {
+        if (this.contact === contact) this.fail(asBlockferryError(thrown));
+      },
+    );
   }
 
   private down(error: BlockferryError): void {
-    this.client = null;
+    this.contact = null;
     this.fault = null;
     this.probeTimer?.cancel();
     const delayMs = retryDelayMs(this.attempt, this.surroundings.random.fraction());
@@ -184,13 +180,13 @@ export class MirrorLink {
     this.onDown(error);
   }
 
-  /** An idle link is asked for a flush now and then, so that a dead mirror is noticed in bounded time. */
+  /** An idle mirror is asked now and then, so that a dead one is noticed in bounded time. */
   private probeLater(): void {
     this.probeTimer?.cancel();
     this.probeTimer = this.surroundings.clock.after(MIRROR_PROBE_MS, () => {
-      const { client } = this;
-      if (client === null) return;
-      if (client.inFlight === 0) client.flush(() => {});
+      const { contact } = this;
+      if (contact === null) return;
+      contact.probe();
       this.probeLater();
     });
   }

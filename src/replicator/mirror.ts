@@ -12,15 +12,15 @@ import assert from 'node:assert';
 import { BlockferryError } from '../io/errors.ts';
 import { BLOCK_BYTES } from '../io/limits.ts';
 import { nameOfErrno } from '../nbd/constants.ts';
-import type { NbdClient } from '../nbd/client.ts';
 import type { NbdUri } from '../nbd/uri.ts';
 import type { MirrorRecord } from '../volume/log/metadata.ts';
-import { DeltaRun, RunAborted, RunFailed } from './delta-run.ts';
+import type { Contact, Sender, SenderHooks, Transfer } from './contact.ts';
+import { RunAborted, RunFailed } from './delta-run.ts';
 import { dirtyContextName } from './dirty-name.ts';
-import { EpochSender } from './epoch-sender.ts';
 import { MirrorBlocks } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
-import { MirrorLink } from './mirror-link.ts';
+import { connectMirror, MirrorLink } from './mirror-link.ts';
+import { PlainContact } from './plain-contact.ts';
 import { etaSeconds, isInStep } from './policy.ts';
 import { step, type MirrorEvent } from './progress.ts';
 import type { Backlog, Follower } from './staging-queue.ts';
@@ -41,8 +41,8 @@ export class Mirror {
   lastError: string | null = null;
 
   private follower: Follower | null = null;
-  private sender: EpochSender | null = null;
-  private run: DeltaRun | null = null;
+  private sender: Sender | null = null;
+  private run: Transfer | null = null;
   private started = false;
   /** The epoch that ends the delta run: the last one that was staged while it was sending. */
   private catchUpTo: number | null = null;
@@ -76,10 +76,9 @@ export class Mirror {
     this.guarding = blocking && !record.paused && !fresh;
     this.behindSince = host.surroundings.clock.now();
     this.link = new MirrorLink({
-      uri,
       surroundings: host.surroundings,
-      sizeBytes: () => host.volume.sizeBytes,
-      onUp: (client) => this.contact(client),
+      connect: () => this.connect(),
+      onUp: (contact) => this.beginRun(contact, 'in contact'),
       onDown: (error) => this.lost(error),
     });
   }
@@ -270,11 +269,13 @@ export class Mirror {
     return this.shedSince ?? this.host.queue.behindSince(follower);
   }
 
-  private contact(client: NbdClient): void {
-    this.beginRun(client, 'in contact');
+  private async connect(): Promise<Contact> {
+    const { host, uri, blocks } = this;
+    const client = await connectMirror(uri, host.volume.sizeBytes, host.surroundings);
+    return new PlainContact(client, host, blocks);
   }
 
-  private beginRun(client: NbdClient, message: string): void {
+  private beginRun(contact: Contact, message: string): void {
     if (!this.transition({ kind: 'contact', suspect: this.blocks.suspect.count > 0 }, message)) {
       return;
     }
@@ -284,34 +285,28 @@ export class Mirror {
     }
     this.runStartedAt = this.host.surroundings.clock.now();
     this.runDirtyBytes = this.blocks.dirtyBytes + this.blocks.suspectBytes;
-    const run = new DeltaRun({
-      volume: this.host.volume,
-      client,
-      blocks: this.blocks,
-      examiner: this.host.examiner,
-      hooks: {
-        compared: () => this.transition({ kind: 'compared' }, 'compared, sending what differs'),
-        beginStaging: () => {
-          this.follower ??= this.host.queue.follow();
-          this.host.wakeSoon();
-        },
-        isStaging: () => this.follower !== null,
-        stuck: (stuck) => this.stuck(stuck),
-        pause: (ms) =>
-          new Promise((resolve) => {
-            if (ms === 0) this.host.surroundings.clock.soon(resolve);
-            else this.host.surroundings.clock.after(ms, resolve);
-          }),
+    const run = contact.transfer({
+      compared: () => this.transition({ kind: 'compared' }, 'compared, sending what differs'),
+      beginStaging: () => {
+        this.follower ??= this.host.queue.follow();
+        this.host.wakeSoon();
       },
+      isStaging: () => this.follower !== null,
+      stuck: (stuck) => this.stuck(stuck),
+      pause: (ms) =>
+        new Promise((resolve) => {
+          if (ms === 0) this.host.surroundings.clock.soon(resolve);
+          else this.host.surroundings.clock.after(ms, resolve);
+        }),
     });
     this.run = run;
     run.run().then(
-      () => this.runEnded(run, client),
+      () => this.runEnded(run, contact),
       (thrown: unknown) => this.runFailed(run, thrown),
     );
   }
 
-  private runEnded(run: DeltaRun, client: NbdClient): void {
+  private runEnded(run: Transfer, contact: Contact): void {
     if (this.run !== run) return;
     this.stopRun();
     assert(this.blocks.clean, 'a run ends with nothing left');
@@ -321,7 +316,7 @@ export class Mirror {
     this.catchUpTo = this.host.queue.close('command');
     this.host.wakeSoon();
     this.runSummary = `${run.bytesSent} bytes sent, ${run.bytesCompared} compared`;
-    const sender = this.newSender(client, this.follower);
+    const sender = contact.sender(this.follower, this.senderHooks(contact, this.follower));
     this.sender = sender;
     this.noticeInStep();
     this.host.progressed(this);
@@ -343,11 +338,8 @@ export class Mirror {
     this.transition({ kind: 'shipped' }, `in step with the volume (${this.runSummary})`);
   }
 
-  private newSender(client: NbdClient, follower: Follower): EpochSender {
-    return new EpochSender({
-      host: this.host,
-      client,
-      after: follower.released,
+  private senderHooks(contact: Contact, follower: Follower): SenderHooks {
+    return {
       onHeld: (epoch) => {
         this.streamedBytes += epoch.bytes;
         this.host.progressed(this);
@@ -357,8 +349,8 @@ export class Mirror {
         const message = `mirror ${this.uri.text} answered ${nameOfErrno(errno)}`;
         this.link.fail(new BlockferryError('MIRROR_REFUSED', message));
       },
-      onIdle: () => this.retryLater(client),
-    });
+      onIdle: () => this.retryLater(contact),
+    };
   }
 
   private flushedTo(follower: Follower): void {
@@ -375,7 +367,7 @@ export class Mirror {
     this.host.progressed(this);
   }
 
-  private runFailed(run: DeltaRun, thrown: unknown): void {
+  private runFailed(run: Transfer, thrown: unknown): void {
     if (this.run !== run || thrown instanceof RunAborted) return;
     if (!(thrown instanceof RunFailed)) throw thrown;
     const code = thrown.local ? 'VOLUME_FAILED' : 'MIRROR_REFUSED';
@@ -409,18 +401,18 @@ export class Mirror {
     const changed = this.transition(event, message);
     const sender = this.sender;
     // The connection lives on: nothing new may be sent before the last epoch was answered.
-    if (sender !== null && !sender.stop() && this.link.client !== null) {
-      this.retryLater(this.link.client);
+    if (sender !== null && !sender.stop() && this.link.contact !== null) {
+      this.retryLater(this.link.contact);
     }
     if (left) this.host.progressed(this);
     return changed;
   }
 
-  private retryLater(client: NbdClient): void {
+  private retryLater(contact: Contact): void {
     this.sender = null;
     this.host.surroundings.clock.after(OUTRUN_PAUSE_MS, () => {
-      if (this.state !== 'delta' || this.link.client !== client || this.run !== null) return;
-      this.beginRun(client, 'catching up');
+      if (this.state !== 'delta' || this.link.contact !== contact || this.run !== null) return;
+      this.beginRun(contact, 'catching up');
     });
   }
 

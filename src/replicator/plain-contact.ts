@@ -1,0 +1,74 @@
+/** A mirror that is any NBD server: blocks are written where they belong, epochs one after another. */
+import { BlockferryError } from '../io/errors.ts';
+import type { NbdClient } from '../nbd/client.ts';
+import { nameOfErrno } from '../nbd/constants.ts';
+import type { Contact, RunHooks, Sender, SenderHooks, Transfer } from './contact.ts';
+import { DeltaRun } from './delta-run.ts';
+import { EpochSender } from './epoch-sender.ts';
+import type { MirrorBlocks } from './mirror-blocks.ts';
+import type { MirrorHost } from './mirror-host.ts';
+import type { Follower } from './staging-queue.ts';
+
+export class PlainContact implements Contact {
+  readonly kind = 'nbd';
+  /** While a delta run lasts its blocks are of different moments. */
+  readonly alwaysConsistent = false;
+  private readonly client: NbdClient;
+  private readonly host: MirrorHost;
+  private readonly blocks: MirrorBlocks;
+
+  constructor(client: NbdClient, host: MirrorHost, blocks: MirrorBlocks) {
+    this.client = client;
+    this.host = host;
+    this.blocks = blocks;
+  }
+
+  get open(): boolean {
+    return this.client.open;
+  }
+
+  get onClosed(): ((error: BlockferryError) => void) | null {
+    return this.client.onClosed;
+  }
+
+  set onClosed(handler: ((error: BlockferryError) => void) | null) {
+    this.client.onClosed = handler;
+  }
+
+  /**
+   * A connection that was lost may have left writes in the mirror's receive buffer. This flush, and the pause before the
+   * attempt, give the mirror time to deal with them before new ones come.
+   */
+  ready(): Promise<void> {
+    const { client } = this;
+    return new Promise((resolve, reject) => {
+      client.flush((errno) => {
+        if (errno === 0) return resolve();
+        const message = `mirror ${client.uri.text} failed a flush (${nameOfErrno(errno)})`;
+        reject(new BlockferryError('MIRROR_REFUSED', message));
+      });
+    });
+  }
+
+  probe(): void {
+    if (this.client.inFlight === 0) this.client.flush(() => {});
+  }
+
+  transfer(hooks: RunHooks): Transfer {
+    const { client, blocks, host } = this;
+    return new DeltaRun({ volume: host.volume, client, blocks, examiner: host.examiner, hooks });
+  }
+
+  sender(follower: Follower, hooks: SenderHooks): Sender {
+    const { host, client } = this;
+    return new EpochSender({ host, client, after: follower.released, hooks });
+  }
+
+  close(): Promise<void> {
+    return this.client.close();
+  }
+
+  destroy(): void {
+    this.client.destroy();
+  }
+}
