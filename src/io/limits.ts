@@ -182,6 +182,11 @@ export const DELTA_BATCHES_IN_FLIGHT_MAX = 8;
 export const DELTA_FINAL_BYTES: number = 64 * MIB;
 /** Delta run: one WRITE_ZEROES of a hole. A mirror that writes the zeroes must answer within MIRROR_REPLY_MS_MAX. */
 export const DELTA_ZERO_BYTES_MAX: number = 64 * MIB;
+/** Comparing: bytes of the volume that one question with digests is about, and that one about zeroes is. More ends the link. */
+export const COMPARE_QUESTION_BYTES_MAX: number = DELTA_BATCH_BYTES;
+export const COMPARE_ZERO_BYTES_MAX: number = ZERO_PART_BYTES;
+/** Comparing: questions without an answer. The primary asks no more; a mirror ends a link that has more. */
+export const COMPARE_QUESTIONS_MAX = 256;
 /** Delta run: sweeps that do not shrink the remainder before the mirror is called not-converging. */
 export const DELTA_SWEEPS_STUCK_MAX = 5;
 
@@ -204,6 +209,14 @@ export const LINK_LANES_MAX = 16;
 export const LINK_TEXT_CHARACTERS_MAX = 1024;
 /** Link: how deep lists and tables of a message stand in each other. Deeper ones end the link. */
 export const LINK_MESSAGE_DEPTH_MAX = 4;
+/** Link: payload bytes of one frame: a slab of staged entries, or a batch of a delta run, with room. A longer one ends the link. */
+export const LINK_FRAME_BYTES_MAX: number = MIB + 64 * KIB;
+/** Link: bytes that were given to it and not sent. At HIGH nothing more is given; at LOW it goes on. */
+export const LINK_BACKLOG_BYTES_HIGH: number = 4 * MIB;
+export const LINK_BACKLOG_BYTES_LOW: number = MIB;
+/** Stream: payload bytes and epochs sent and not acknowledged as durable. The sender waits; the intake ends a link with more. */
+export const LINK_UNACKED_BYTES_MAX: number = 64 * MIB;
+export const LINK_UNACKED_EPOCHS_MAX = 1024;
 /** Synchronous mirror: a write waits this long for a stalled mirror, then the mode degrades. */
 export const SYNC_DEADLINE_MS = 5_000;
 
