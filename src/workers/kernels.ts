@@ -12,8 +12,12 @@ import { xxh64 } from '@node-rs/xxhash';
 
 import { BLOCK_BYTES } from '../io/limits.ts';
 
-/** Bytes of one digest of `digestBlocks`: XXH64 with seed 0, least significant byte first. */
-export const DIGEST_BYTES = 8;
+/**
+ * Bytes of one digest of `digestBlocks`: XXH64 with seed 0, then with DIGEST_SEED, each least significant byte first. On the
+ * wire between nodes. Two of these are twice as fast as the one XXH128 that the library offers.
+ */
+export const DIGEST_BYTES = 16;
+export const DIGEST_SEED = 0x9e3779b97f4a7c15n;
 
 /** Blocks are compared in steps of this size first: one call for many blocks that are alike. */
 const STEP_BYTES: number = 16 * BLOCK_BYTES;
@@ -69,7 +73,9 @@ export function digestBlocks(buffer: Buffer, length: number): Buffer {
   const digests = Buffer.alloc((length / BLOCK_BYTES) * DIGEST_BYTES);
   let target = 0;
   for (let start = 0; start < length; start += BLOCK_BYTES) {
-    digests.writeBigUInt64LE(xxh64(buffer.subarray(start, start + BLOCK_BYTES)), target);
+    const block = buffer.subarray(start, start + BLOCK_BYTES);
+    digests.writeBigUInt64LE(xxh64(block), target);
+    digests.writeBigUInt64LE(xxh64(block, DIGEST_SEED), target + 8);
     target += DIGEST_BYTES;
   }
   return digests;

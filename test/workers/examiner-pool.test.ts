@@ -17,6 +17,7 @@ import {
   createPooledExaminer,
   type PooledExaminerOptions,
 } from '../../src/workers/examiner-pool.ts';
+import { DIGEST_BYTES } from '../../src/workers/kernels.ts';
 import { builtModule } from '../io/built.ts';
 
 const LENGTH = 64 * BLOCK_BYTES;
@@ -110,7 +111,9 @@ describe('the pool', () => {
     expect(await examiner.examine(local, remote, LENGTH)).toEqual(
       await inlineExaminer.examine(local, remote, LENGTH),
     );
-    expect((await examiner.digest(local, LENGTH)).length).toBe((LENGTH / BLOCK_BYTES) * 8);
+    expect((await examiner.digest(local, LENGTH)).length).toBe(
+      (LENGTH / BLOCK_BYTES) * DIGEST_BYTES,
+    );
   });
 });
 
@@ -195,7 +198,7 @@ describe('the examiner of a node', () => {
     const large = batch(examiner, EXAMINER_DIGEST_BYTES_MIN);
     expect([...(await examiner.digest(large.local, EXAMINER_DIGEST_BYTES_MIN))]).toEqual([1]);
     const small = batch(examiner, 16 * BLOCK_BYTES);
-    expect((await examiner.digest(small.local, 16 * BLOCK_BYTES)).length).toBe(16 * 8);
+    expect((await examiner.digest(small.local, 16 * BLOCK_BYTES)).length).toBe(16 * DIGEST_BYTES);
   });
 
   it('does everything here when there is no core to spare', () => {

@@ -9,6 +9,7 @@ import { describe, expect, it } from 'vitest';
 
 import { BLOCK_BYTES } from '../../src/io/limits.ts';
 import {
+  DIGEST_BYTES,
   differingBlocks,
   digestBlocks,
   everyBlock,
@@ -90,13 +91,15 @@ describe('everyBlock', () => {
 });
 
 describe('digestBlocks', () => {
-  it('is XXH64 with seed 0 of each block, least significant byte first', () => {
-    // From the reference implementation: xxhsum -H1 of 4096 zero bytes, and of 4096 bytes "a".
+  it('is XXH64 of each block with two seeds, least significant byte first', () => {
+    // Seed 0 from the reference implementation: xxhsum -H1 of 4096 zero bytes, and of 4096 bytes "a".
     const buffer = Buffer.concat([Buffer.alloc(BLOCK_BYTES), Buffer.alloc(BLOCK_BYTES, 'a')]);
     const digests = digestBlocks(buffer, buffer.length);
-    expect(digests.length).toBe(16);
+    expect(digests.length).toBe(2 * DIGEST_BYTES);
     expect(digests.readBigUInt64LE(0).toString(16)).toBe('ac869b6f32d8bbdb');
-    expect(digests.readBigUInt64LE(8).toString(16)).toBe('89a55a10892c1603');
+    expect(digests.readBigUInt64LE(8).toString(16)).toBe('3bc3e304234f9e0e');
+    expect(digests.readBigUInt64LE(16).toString(16)).toBe('89a55a10892c1603');
+    expect(digests.readBigUInt64LE(24).toString(16)).toBe('68094ac54fb2998d');
   });
 
   it('tells random blocks apart as well as sha256 does', () => {
@@ -107,7 +110,8 @@ describe('digestBlocks', () => {
     const strong = new Set<string>();
     for (let block = 0; block < 64; block += 1) {
       const bytes = buffer.subarray(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
-      short.add(digests.subarray(block * 8, block * 8 + 8).toString('hex'));
+      const at = block * DIGEST_BYTES;
+      short.add(digests.subarray(at, at + DIGEST_BYTES).toString('hex'));
       strong.add(createHash('sha256').update(bytes).digest('hex'));
     }
     expect(short.size).toBe(strong.size);
