@@ -157,16 +157,19 @@ export class MirrorLink {
     }
     contact.onClosed = (error) => this.down(this.fault ?? error);
     this.contact = contact;
-    contact.ready().then(
-      () => {
-        if (this.contact !== contact || !contact.open) return;
-        this.probeLater();
-        this.onUp(contact);
-      },
-      (thrown: unknown) => {
-        if (this.contact === contact) this.fail(asBlockferryError(thrown));
-      },
-    );
+    void this.readied(contact);
+  }
+
+  private async readied(contact: Contact): Promise<void> {
+    try {
+      await contact.ready();
+    } catch (thrown) {
+      if (this.contact === contact) this.fail(asBlockferryError(thrown));
+      return;
+    }
+    if (this.contact !== contact || !contact.open) return;
+    this.probeLater();
+    this.onUp(contact);
   }
 
   private down(error: BlockferryError): void {
