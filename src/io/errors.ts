@@ -66,6 +66,12 @@ export const ERROR_CATALOGUE = {
   MIRROR_STATE: entry('operator', 409, 'see its state with: blockferry status VOLUME'),
   MIRROR_TOO_SMALL: entry('peer', 409, 'grow the mirror to at least the size of the volume'),
   MIRROR_UNREACHABLE: entry('peer', 502, 'start the mirror and check address and port'),
+  LINK_ENDED: entry('operator', 409, 'none is needed: a link that is wanted is made again'),
+  LINK_LOST: entry(
+    'peer',
+    502,
+    'check the network and the other node; it is tried again by itself',
+  ),
   LINK_PROTOCOL: entry('peer', 502, 'check that both nodes have the same version of blockferry'),
   METADATA_CORRUPT: entry(
     'environment',

@@ -209,11 +209,37 @@ export const LINK_LANES_MAX = 16;
 export const LINK_TEXT_CHARACTERS_MAX = 1024;
 /** Link: how deep lists and tables of a message stand in each other. Deeper ones end the link. */
 export const LINK_MESSAGE_DEPTH_MAX = 4;
+/** Link: ranges of one frame. More end the link. */
+export const LINK_RANGES_MAX = 4096;
+/** Link: blocks that one frame of digests, or its answer, is about. More end the link. */
+export const LINK_DIGEST_BLOCKS_MAX = 4096;
+/**
+ * Link: memory of payloads that came and are in use. From here on the link is not read, down there it is again. What
+ * the connections had in hand still comes: 4 MiB a lane. The lower one holds all that may be unacknowledged.
+ */
+export const LINK_RECEIVED_BYTES_HIGH: number = 128 * MIB;
+export const LINK_RECEIVED_BYTES_LOW: number = 104 * MIB;
+/** Link: memory of payloads kept for reuse. More is left to the garbage collector. */
+export const LINK_IDLE_BYTES_MAX: number = 16 * MIB;
+/** Link: headers of frames kept for reuse. More are left to the garbage collector. */
+export const LINK_IDLE_FRAMES_MAX = 1024;
+/** Link: a payload with at least this much missing is read into its place, past the shared buffer. */
+export const LINK_LANDING_BYTES_MIN: number = 64 * KIB;
+/** Link: bytes that came behind the handshake of a lane. More end the link. */
+export const LINK_EARLY_BYTES_MAX: number = 2 * MIB;
+/** Link: a lane on which nothing was sent for so long sends a heartbeat. */
+export const LINK_HEARTBEAT_MS = 1_000;
+/** Link: a lane on which nothing came for so long ends the link. Counted in heartbeats. */
+export const LINK_SILENCE_MS_MAX = 5_000;
+/** Link: how long an end waits until everything is sent. Then the link is cut. */
+export const LINK_CLOSE_MS_MAX = 5_000;
 /** Link: payload bytes of one frame: a slab of staged entries, or a batch of a delta run, with room. A longer one ends the link. */
 export const LINK_FRAME_BYTES_MAX: number = MIB + 64 * KIB;
 /** Link: bytes that were given to it and not sent. At HIGH nothing more is given; at LOW it goes on. */
 export const LINK_BACKLOG_BYTES_HIGH: number = 4 * MIB;
 export const LINK_BACKLOG_BYTES_LOW: number = MIB;
+/** Link: the same, of senders that do not hold back: answers that the other side does not read. Beyond it the link ends. */
+export const LINK_BACKLOG_BYTES_MAX: number = 128 * MIB;
 /** Stream: payload bytes and epochs sent and not acknowledged as durable. The sender waits; the intake ends a link with more. */
 export const LINK_UNACKED_BYTES_MAX: number = 64 * MIB;
 export const LINK_UNACKED_EPOCHS_MAX = 1024;
@@ -225,6 +251,8 @@ export const MIRROR_DRAIN_MS_MAX = 5_000;
 /** Replicator: time between two looks at idle regions and deadlines. */
 export const REPLICATOR_TICK_MS = 250;
 
+/** History of a volume: of more generations the oldest are forgotten. Well below METADATA_RECORD_BYTES_MAX in bytes. */
+export const GENERATIONS_MAX = 1024;
 /** Metadata log: bytes of one record's payload. A longer one is corruption. */
 export const METADATA_RECORD_BYTES_MAX: number = MIB;
 /** Metadata log: compacted when it is this long and more than twice its state. */
@@ -320,6 +348,8 @@ export const EVENT_FOLLOWERS_MAX = 64;
 export const EVENT_FOLLOWER_BACKLOG_BYTES_MAX: number = MIB;
 /** Control: connections at one time. One more is closed at accept. */
 export const CONTROL_CONNECTIONS_MAX = 256;
+/** HTTP: connections of those who only look at one time. One more is closed at accept. */
+export const HTTP_CONNECTIONS_MAX = 64;
 /** Control: commands that wait for an earlier one on the same volume. One more is refused. */
 export const CONTROL_COMMANDS_WAITING_MAX = 64;
 /** Control: how long the command line waits for an answer. Then the node counts as unreachable. */
