@@ -160,6 +160,9 @@ export const EPOCH_ZERO_RANGES_MAX = 64;
 /** Staging: closed epochs waiting. At the limit the policy leaves stream. */
 export const EPOCHS_MAX = 4096;
 
+/** Replicator: epoch numbers reserved in the log at one time. More are reserved when half of them are used. */
+export const EPOCHS_RESERVED: number = 2 ** 20;
+
 /** Replicator: a larger range is zeroed in parts of this size, each a change of its own. */
 export const ZERO_PART_BYTES: number = 256 * MIB;
 
@@ -182,6 +185,13 @@ export const DELTA_BATCHES_IN_FLIGHT_MAX = 8;
 export const DELTA_FINAL_BYTES: number = 64 * MIB;
 /** Delta run: one WRITE_ZEROES of a hole. A mirror that writes the zeroes must answer within MIRROR_REPLY_MS_MAX. */
 export const DELTA_ZERO_BYTES_MAX: number = 64 * MIB;
+/** Delta run to a node: buffers of DELTA_BATCH_BYTES, those that the link is sending included. With none free nothing is read. */
+export const RUN_BUFFERS_MAX = 16;
+/** Delta run to a node: reads of the frozen content on their way at one time. Others wait. */
+export const RUN_READS_IN_FLIGHT_MAX = 16;
+/** Delta run to a node: what is sent between two bookmarks, when the mirror answered the last one: bytes, or time. */
+export const RUN_MARK_BYTES: number = 64 * MIB;
+export const RUN_MARK_MS = 1_000;
 /** Comparing: bytes of the volume that one question with digests is about, and that one about zeroes is. More ends the link. */
 export const COMPARE_QUESTION_BYTES_MAX: number = DELTA_BATCH_BYTES;
 export const COMPARE_ZERO_BYTES_MAX: number = ZERO_PART_BYTES;
@@ -243,6 +253,37 @@ export const LINK_BACKLOG_BYTES_MAX: number = 128 * MIB;
 /** Stream: payload bytes and epochs sent and not acknowledged as durable. The sender waits; the intake ends a link with more. */
 export const LINK_UNACKED_BYTES_MAX: number = 64 * MIB;
 export const LINK_UNACKED_EPOCHS_MAX = 1024;
+/** Stream: frames received and not acknowledged as durable. The bounds above leave no sender that many; more end the link. */
+export const LINK_UNACKED_FRAMES_MAX: number = 128 * KIB;
+/** Intake: bytes of durable epochs that are not applied yet. At the limit no further epoch is made durable. */
+export const INTAKE_BACKLOG_BYTES_MAX: number = 64 * MIB;
+/** Intake: bytes of epochs applied in one go, while reads wait. The rest lets the reads go first. */
+export const INTAKE_PHASE_BYTES_MAX: number = 16 * MIB;
+/** Intake: changes to the volume on their way at one time, of an epoch or of a delta run. The others follow. */
+export const INTAKE_CHANGES_IN_FLIGHT_MAX = 64;
+/** Intake: pause before what the disk refused is tried again. */
+export const INTAKE_RETRY_MS = 5_000;
+/** Intake: bytes and frames of a delta run that wait to be written. More end the link. */
+export const INTAKE_RUN_BYTES_MAX: number = 256 * MIB;
+export const INTAKE_RUN_FRAMES_MAX: number = 64 * KIB;
+/** Intake: contents kept for comparing at one time. One more is refused. */
+export const INTAKE_TWINS_MAX = 4;
+/** Intake: control messages of a link that wait for the one before them. More end the link. */
+export const INTAKE_MESSAGES_MAX = 64;
+/** Intake: questions that are read and digested at one time. The others wait, up to COMPARE_QUESTIONS_MAX. */
+export const INTAKE_QUESTIONS_AT_ONCE = 8;
+/** Intake: a link that said nothing for so long gives way to a new one of the same primary. */
+export const INTAKE_SILENT_MS = 4_000;
+/** Intake: time between a welcome and the link that it was for. Then another is welcome. */
+export const INTAKE_WELCOME_MS = 10_000;
+/** Journal of a mirror: bytes of one of its two files. When both are full, epochs wait to be applied. */
+export const JOURNAL_FILE_BYTES: number = 128 * MIB;
+/** Journal: small pieces are written together in a buffer of this size. */
+export const JOURNAL_GATHER_BYTES: number = MIB;
+/** Journal: payloads from this size on are written from where they lie. */
+export const JOURNAL_DIRECT_BYTES_MIN: number = 64 * KIB;
+/** Journal: its epochs are made part of the volume for good when none came for so long. */
+export const JOURNAL_IDLE_MS = 2_000;
 /** Synchronous mirror: a write waits this long for a stalled mirror, then the mode degrades. */
 export const SYNC_DEADLINE_MS = 5_000;
 
