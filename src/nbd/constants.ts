@@ -68,6 +68,8 @@ export const NBD_OPT = Object.freeze({
   LIST_META_CONTEXT: 9,
   SET_META_CONTEXT: 10,
   EXTENDED_HEADERS: 11,
+  /** Not of the specification, and far from its numbers: see private-option.ts. */
+  BLOCKFERRY: 0x62660001,
 } as const);
 export type NbdOption = ValueOf<typeof NBD_OPT>;
 
@@ -77,6 +79,8 @@ export const NBD_REP = Object.freeze({
   SERVER: 2,
   INFO: 3,
   META_CONTEXT: 4,
+  /** Data of an accepted NBD_OPT_BLOCKFERRY. */
+  BLOCKFERRY: 0x62660001,
   ERR_UNSUP: 0x80000001,
   ERR_POLICY: 0x80000002,
   ERR_INVALID: 0x80000003,

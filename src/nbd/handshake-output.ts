@@ -2,7 +2,7 @@
  * What the handshake wants done, in order.
  *
  * Invariants:
- * - After `transmit` or `close` nothing is added any more: it is `over`.
+ * - After `transmit`, `hand-over` or `close` nothing is added any more: it is `over`.
  * - Replies beyond NBD_HANDSHAKE_REPLY_BYTES_MAX in one handshake end it.
  */
 import assert from 'node:assert';
@@ -10,6 +10,9 @@ import { NBD_HANDSHAKE_REPLY_BYTES_MAX } from '../io/limits.ts';
 import type { NbdOptionReply } from './constants.ts';
 import type { Negotiated } from './negotiated.ts';
 import { encodeOptionError, encodeOptionReply, quoted } from './option-codec.ts';
+import type { PrivateAnswer } from './private-option.ts';
+
+export type PrivateAcceptance = Extract<PrivateAnswer, { readonly kind: 'accept' }>;
 
 export type HandshakeEffect =
   | { readonly kind: 'send'; readonly bytes: Buffer }
@@ -19,6 +22,8 @@ export type HandshakeEffect =
   | { readonly kind: 'denied'; readonly exportName: string; readonly reason: string }
   /** The client chose. */
   | { readonly kind: 'transmit'; readonly negotiated: Negotiated }
+  /** The client asked for something else than NBD, and may have it. */
+  | { readonly kind: 'hand-over'; readonly to: PrivateAcceptance }
   /** Close after what was sent. `fault` is false when the client did nothing wrong. */
   | { readonly kind: 'close'; readonly reason: string; readonly fault: boolean };
 
@@ -65,6 +70,10 @@ export class HandshakeOutput {
 
   transmit(negotiated: Negotiated): void {
     this.end({ kind: 'transmit', negotiated });
+  }
+
+  handOver(to: PrivateAcceptance): void {
+    this.end({ kind: 'hand-over', to });
   }
 
   /** The client broke a rule that leaves nothing to say. */

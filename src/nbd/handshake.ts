@@ -9,8 +9,8 @@
  *   NBD_OPTION_BYTES_MAX, more of them than allowed, or replies beyond
  *   NBD_HANDSHAKE_REPLY_BYTES_MAX end the connection; nothing is allocated before that check. TLS does
  *   not make these counts begin anew.
- * - After `transmit` or `close` the machine takes no more bytes. What follows GO belongs to the
- *   transmission.
+ * - After `transmit`, `hand-over` or `close` the machine takes no more bytes. What follows GO belongs to the
+ *   transmission, and what follows an accepted private option to whoever accepted it.
  * - After `start-tls` nothing is kept of what the client said but its flags, and nothing is taken before
  *   `secured`: clear text behind STARTTLS never counts as said under TLS.
  */
@@ -31,6 +31,7 @@ import { ExportOptions } from './export-options.ts';
 import type { ClientFacts, ExportSource, TlsMode } from './exports.ts';
 import { type HandshakeEffect, HandshakeOutput } from './handshake-output.ts';
 import { encodeGreeting } from './option-codec.ts';
+import type { PrivateOption } from './private-option.ts';
 import { UnitReader } from './unit-reader.ts';
 
 export type { HandshakeEffect } from './handshake-output.ts';
@@ -50,6 +51,8 @@ export interface HandshakeOptions {
   readonly stopping: () => boolean;
   /** Options in this handshake. One more ends it. */
   readonly maxOptions: number;
+  /** Without it there is none, as in any other server. */
+  readonly privateOption?: PrivateOption | null;
 }
 
 /** What the machine waits for; `securing` is for `secured`. */
@@ -68,10 +71,12 @@ export class Handshake {
   private readonly tls: TlsMode;
   private readonly stopping: () => boolean;
   private readonly maxOptions: number;
+  private readonly privateOption: PrivateOption | null;
   private readonly output = new HandshakeOutput();
   private readonly exports: ExportOptions;
   private readonly units = new UnitReader();
   private state: State = 'client-flags';
+  private client: ClientFacts;
   private secure = false;
   private optionLength = 0;
   private optionCount = 0;
@@ -80,11 +85,14 @@ export class Handshake {
   /** Bytes of the present call behind the present unit. */
   private bytesBehind = 0;
 
-  constructor({ source, client, tls, stopping, maxOptions }: HandshakeOptions) {
+  constructor(options: HandshakeOptions) {
+    const { source, client, tls, stopping, maxOptions } = options;
     assert(client.tls === null, 'the handshake begins in clear');
     this.tls = tls;
     this.stopping = stopping;
     this.maxOptions = maxOptions;
+    this.privateOption = options.privateOption ?? null;
+    this.client = client;
     this.exports = new ExportOptions(source, client, tls, this.output);
   }
 
@@ -122,6 +130,7 @@ export class Handshake {
     assert(this.state === 'securing', 'TLS was asked for');
     assert(!this.output.over);
     this.secure = true;
+    this.client = { ip: this.client.ip, tls: peer };
     this.exports.secured(peer);
     this.state = 'option-header';
   }
@@ -209,9 +218,31 @@ export class Handshake {
         return this.exports.metaContext(data);
       case NBD_OPT.EXTENDED_HEADERS:
         return this.exports.extendedHeaders();
+      case NBD_OPT.BLOCKFERRY:
+        return this.answerPrivate(data);
       default:
-        this.output.refuse(NBD_REP.ERR_UNSUP, `${nameOfOption(option)} is not supported`);
+        return this.answerUnknown();
     }
+  }
+
+  private answerUnknown(): void {
+    const { output } = this;
+    output.refuse(NBD_REP.ERR_UNSUP, `${nameOfOption(output.option)} is not supported`);
+  }
+
+  private answerPrivate(data: Buffer): void {
+    const { output } = this;
+    if (this.privateOption === null) return this.answerUnknown();
+    const answer = this.privateOption(data, this.client);
+    if (answer.kind === 'refuse') {
+      output.deny(answer.denied.name, answer.denied.reason);
+      const type = answer.as === 'unknown' ? NBD_REP.ERR_UNKNOWN : NBD_REP.ERR_POLICY;
+      return output.refuse(type, answer.text);
+    }
+    assert(answer.reply.length <= NBD_OPTION_BYTES_MAX, 'a reply is as short as an option');
+    output.reply(NBD_REP.BLOCKFERRY, answer.reply);
+    output.reply(NBD_REP.ACK);
+    output.handOver(answer);
   }
 
   private answerExportName(data: Buffer): void {

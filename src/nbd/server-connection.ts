@@ -1,5 +1,6 @@
 /**
- * One client of the server, from accept to the end: first the handshake, then the transmission.
+ * One client of the server, from accept to the end: first the handshake, then the transmission, or what it
+ * asked for with the private option.
  *
  * Invariants:
  * - Everything is set up before the first byte goes out.
@@ -7,6 +8,8 @@
  * - A client that does not finish the handshake, TLS included, in `limits.handshakeMs`, or does not take its
  *   last replies within NBD_DRAIN_MS_MAX of the end, is cut off.
  * - TLS begins when all that goes in clear was sent, and no byte that came in clear is left.
+ * - After the private option was accepted, all that comes is given to whoever accepted it; here it is only counted,
+ *   and ended when the server ends.
  * - `over` resolves once nothing of this client is left; after `cut`, once its socket is closed,
  *   even if a device still holds requests of it. `gone` is called when they too are answered.
  */
@@ -16,8 +19,10 @@ import type { BlockDevice } from '../io/device.ts';
 import { NBD_DRAIN_MS_MAX } from '../io/limits.ts';
 import type { Connection, ConnectionHandler, TlsPeer, TlsServerContext } from '../io/network.ts';
 import type { ExportSource, TlsMode } from './exports.ts';
+import type { PrivateAcceptance } from './handshake-output.ts';
 import { Handshake, type HandshakeEffect } from './handshake.ts';
 import type { Negotiated } from './negotiated.ts';
+import type { PrivateOption, Successor } from './private-option.ts';
 import type { NbdLog } from './server-log.ts';
 import type { ServerShared } from './server-shared.ts';
 import { Transmission } from './transmission.ts';
@@ -42,6 +47,7 @@ export interface ServerConnectionEvents {
 export interface ServerConnectionOptions {
   readonly connection: Connection;
   readonly exports: ExportSource;
+  readonly privateOption: PrivateOption | null;
   readonly tls: ServerTls;
   readonly shared: ServerShared;
   readonly log: NbdLog;
@@ -66,7 +72,9 @@ export class ServerConnection implements ConnectionHandler {
   /** STARTTLS was granted, and the client has not proved anything yet. */
   private securing = false;
   private transmission: Transmission | null = null;
-  private exportName = '';
+  private successor: Successor | null = null;
+  /** The export that it uses, or what else it is for. */
+  private purpose = '';
   private deadline: Timer | null = null;
   /** Why it ended; the first reason counts. */
   private reason: string | null = null;
@@ -87,6 +95,7 @@ export class ServerConnection implements ConnectionHandler {
       tls: options.tls.mode,
       stopping: options.stopping,
       maxOptions: options.shared.limits.options,
+      privateOption: options.privateOption,
     });
     this.over = new Promise((resolve) => {
       this.settle = resolve;
@@ -96,6 +105,11 @@ export class ServerConnection implements ConnectionHandler {
   /** The device that the client uses, or null before it chose one. */
   get device(): BlockDevice | null {
     return this.transmission?.device ?? null;
+  }
+
+  /** It has not come to what it wants yet. */
+  get shakesHands(): boolean {
+    return this.transmission === null && this.successor === null;
   }
 
   /** As `Connection.remoteIp`. */
@@ -115,6 +129,7 @@ export class ServerConnection implements ConnectionHandler {
   /** Ends when requests in flight are answered; later ones are refused, and so are exports. */
   stop(): void {
     this.transmission?.stop();
+    this.successor?.stop();
   }
 
   /** Closes the socket now. */
@@ -127,6 +142,7 @@ export class ServerConnection implements ConnectionHandler {
 
   received(buffer: Buffer, length: number): void {
     if (this.transmission !== null) return this.transmission.received(buffer, 0, length);
+    if (this.successor !== null) return this.successor.handler.received(buffer, length);
     if (this.reason !== null) return;
     const { effects, consumed } = this.handshake.feed(buffer.subarray(0, length));
     this.connection.cork();
@@ -135,19 +151,22 @@ export class ServerConnection implements ConnectionHandler {
     if (effects.at(-1)?.kind === 'start-tls') {
       assert(consumed === length, 'the handshake grants STARTTLS only when nothing is behind it');
       this.startTls();
-    } else if (consumed < length) this.transmissionBytes(buffer, consumed, length);
+    } else if (consumed < length) this.bytesBehind(buffer, consumed, length);
   }
 
   landing(): Buffer | null {
+    if (this.successor !== null) return this.successor.handler.landing?.() ?? null;
     return this.transmission?.landing() ?? null;
   }
 
   drained(): void {
-    // Each send reports for itself; the backlog as a whole is of no interest.
+    // Each send of the server reports for itself; the backlog as a whole is of no interest to it.
+    this.successor?.handler.drained();
   }
 
   ended(): void {
     if (this.transmission !== null) return this.transmission.ended();
+    if (this.successor !== null) return this.successor.handler.ended();
     this.finish('client left during the handshake', false);
   }
 
@@ -159,6 +178,7 @@ export class ServerConnection implements ConnectionHandler {
     else this.note(this.securing ? `TLS: ${error.message}` : error.message, this.securing);
     this.report();
     if (this.wasCut) this.settle();
+    this.successor?.handler.closed(error);
     if (this.transmission === null) this.leave();
     else this.transmission.closed();
   }
@@ -179,6 +199,8 @@ export class ServerConnection implements ConnectionHandler {
         );
       case 'transmit':
         return this.transmit(effect.negotiated);
+      case 'hand-over':
+        return this.handOver(effect.to);
       case 'close':
         return this.finish(effect.reason, effect.fault);
     }
@@ -198,7 +220,7 @@ export class ServerConnection implements ConnectionHandler {
     const { device, exportName } = negotiated;
     this.deadline?.cancel();
     this.deadline = null;
-    this.exportName = exportName;
+    this.purpose = exportName;
     this.transmission = new Transmission({
       connection: this.connection,
       negotiated,
@@ -214,9 +236,19 @@ export class ServerConnection implements ConnectionHandler {
     this.log.info({ ...this.who(), export: exportName }, 'client connected');
   }
 
-  /** What a client sent behind GO without waiting for the answer. */
-  private transmissionBytes(buffer: Buffer, start: number, end: number): void {
+  private handOver(to: PrivateAcceptance): void {
+    this.deadline?.cancel();
+    this.deadline = null;
+    this.purpose = to.purpose;
+    this.successor = to.takeOver(this.connection);
+    this.events.chose(this);
+    this.log.info({ ...this.who(), purpose: to.purpose }, 'peer connected');
+  }
+
+  /** What a client sent behind its last option without waiting for the answer. */
+  private bytesBehind(buffer: Buffer, start: number, end: number): void {
     this.transmission?.received(buffer, start, end);
+    this.successor?.handler.received(buffer.subarray(start, end), end - start);
   }
 
   private finish(reason: string, fault: boolean): void {
@@ -235,9 +267,15 @@ export class ServerConnection implements ConnectionHandler {
   /** One line for a client that used an export, or that did wrong; a look at the list is no news. */
   private report(): void {
     const { reason, fault } = this;
+    if (fault && this.shakesHands) this.events.failed();
+    if (this.successor !== null) {
+      const fields = { ...this.who(), purpose: this.purpose, reason };
+      if (fault) this.log.warn(fields, 'peer cut off');
+      else this.log.info(fields, 'peer disconnected');
+      return;
+    }
     const used = this.transmission !== null;
-    if (fault && !used) this.events.failed();
-    const fields = { ...this.who(), ...(used ? { export: this.exportName } : {}), reason };
+    const fields = { ...this.who(), ...(used ? { export: this.purpose } : {}), reason };
     if (fault) this.log.warn(fields, used ? 'client cut off' : 'handshake failed');
     else if (used) this.log.info(fields, 'client disconnected');
   }

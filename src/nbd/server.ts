@@ -21,11 +21,13 @@ import {
 } from './server-connection.ts';
 import type { ExportSource } from './exports.ts';
 import { type NbdLog, RateLimitedLog } from './server-log.ts';
+import type { PrivateOption } from './private-option.ts';
 import { NBD_LIMITS_DEFAULT, type NbdLimits } from './server-limits.ts';
 import { ServerShared } from './server-shared.ts';
 
 export type { ClientFacts, ExportAccess, ExportSource, NbdExport, TlsMode } from './exports.ts';
 export type { ServerTls } from './server-connection.ts';
+export type { PrivateAnswer, PrivateOption, Successor } from './private-option.ts';
 export type { NbdLog } from './server-log.ts';
 
 export interface NbdServerOptions {
@@ -37,6 +39,8 @@ export interface NbdServerOptions {
   readonly limits?: NbdLimits;
   /** Off if not given. */
   readonly tls?: ServerTls;
+  /** Answers the private option; without it there is none. */
+  readonly privateOption?: PrivateOption;
 }
 
 /** What a server did since it was made, and who is there now. */
@@ -50,6 +54,7 @@ export class NbdServer {
   private readonly network: Network;
   private readonly clock: Clock;
   private readonly exports: ExportSource;
+  private readonly privateOption: PrivateOption | null;
   private readonly log: RateLimitedLog;
   private readonly shared: ServerShared;
   private readonly listeners: Listener[] = [];
@@ -69,6 +74,7 @@ export class NbdServer {
     this.network = options.network;
     this.clock = options.clock;
     this.exports = options.exports;
+    this.privateOption = options.privateOption ?? null;
     this.log = new RateLimitedLog(options.log, options.clock);
     const limits = options.limits ?? NBD_LIMITS_DEFAULT;
     this.shared = new ServerShared(options.clock, limits);
@@ -155,7 +161,7 @@ export class NbdServer {
         if (this.admission.all.has(client)) client.cut('server is stopping');
     };
     const handshakes = this.clock.after(NBD_HANDSHAKE_DRAIN_MS_MAX, () =>
-      cut(clients.filter((client) => client.device === null)),
+      cut(clients.filter((client) => client.shakesHands)),
     );
     const deadline = this.clock.after(NBD_DRAIN_MS_MAX, () => cut(clients));
     for (const client of clients) client.stop();
@@ -176,6 +182,7 @@ export class NbdServer {
     const client = new ServerConnection({
       connection,
       exports: this.exports,
+      privateOption: this.privateOption,
       tls: this.tls,
       shared: this.shared,
       log: this.log,
