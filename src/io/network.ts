@@ -33,6 +33,21 @@ export interface TlsServerContext {
   readonly kind: 'tls-server-context';
 }
 
+/** Whom a client trusts and what it has to show, loaded and checked (`tls-client.ts`). Opaque to the protocol. */
+export interface TlsClientContext {
+  readonly kind: 'tls-client-context';
+  /**
+   * For a connection to the server of this name or address. `user`: whose pre-shared key; null: the only one that there is.
+   * @throws BlockferryError TLS_INVALID: there is no such key
+   */
+  toward(serverName: string, user: string | null): TlsClientTerms;
+}
+
+/** How a client secures one connection, and who must be at its other end. */
+export interface TlsClientTerms {
+  readonly kind: 'tls-client-terms';
+}
+
 /** Who proved to be at the other end of an encrypted connection. */
 export interface TlsPeer {
   /** `anonymous`: encrypted, and the client showed nothing. */
@@ -64,11 +79,11 @@ export interface Connection {
   /** What the system knows of the peer now, also while paused; `open` where that cannot be asked. */
   health(): ConnectionHealth;
   /**
-   * Becomes the server's end of a TLS connection. What was sent before goes in clear first. `secured` is
+   * Becomes one end of a TLS connection: the server's with a context, the client's with terms. What was sent before goes in clear first. `secured` is
    * called once the handshake is done; from then on `received` and `send` are about plain bytes. A
    * failed handshake closes the connection (`closed`, with the reason). Called inside `received` or later.
    */
-  startTls(context: TlsServerContext, secured: (peer: TlsPeer) => void): void;
+  startTls(how: TlsServerContext | TlsClientTerms, secured: (peer: TlsPeer) => void): void;
   /** Sends what is queued, then closes. */
   end(): void;
   /** Closes at once. */

@@ -23,11 +23,15 @@ import type {
   Connection,
   ConnectionHandler,
   ConnectionHealth,
+  TlsClientTerms,
   TlsPeer,
   TlsServerContext,
 } from './network.ts';
+import { openSecureClient } from './secure-client.ts';
+import type { SecureOutcome } from './secure-parts.ts';
 import { openSecureSocket } from './secure-socket.ts';
 import { loadSyscalls, type Syscalls } from './syscalls.ts';
+import { LoadedTlsClientTerms } from './tls-client.ts';
 import { LoadedTlsContext } from './tls.ts';
 
 /** Who is at the other end: for logs, and as `Connection.remoteIp`. */
@@ -130,7 +134,7 @@ export class SocketConnection implements Connection, Receiver {
   private failure: Error | null = null;
   private corks = 0;
   private paused = false;
-  /** TLS has begun, and the client has not proved itself yet. */
+  /** TLS has begun, and the other side has not proved itself yet. */
   private securing = false;
   /** `end` or `destroy` was called. */
   private leaving = false;
@@ -197,8 +201,7 @@ export class SocketConnection implements Connection, Receiver {
     return state === 'unknown' ? 'open' : state;
   }
 
-  startTls(context: TlsServerContext, secured: (peer: TlsPeer) => void): void {
-    assert(context instanceof LoadedTlsContext, 'a context comes from loadTlsServerContext');
+  startTls(how: TlsServerContext | TlsClientTerms, secured: (peer: TlsPeer) => void): void {
     assert(this.handler !== null, 'a connection is started before it is secured');
     assert(this.socket === this.raw, 'a connection is secured once');
     if (this.leaving || this.gone) return;
@@ -207,7 +210,7 @@ export class SocketConnection implements Connection, Receiver {
     // From here on TLS reads the socket; nothing that still comes this way may pass for plain bytes.
     if (this.receiving !== null) this.receiving.receiver = deaf;
     this.securing = true;
-    this.socket = openSecureSocket(this.raw, context, {
+    this.socket = secureSocketOver(this.raw, how, {
       secured: (peer) => {
         this.securing = false;
         if (!this.leaving) secured(peer);
@@ -224,7 +227,7 @@ export class SocketConnection implements Connection, Receiver {
 
   end(): void {
     if (this.leaving) return;
-    // Nothing can be said to a client that is not known yet.
+    // Nothing can be said to one that is not known yet.
     if (this.securing) return this.destroy();
     this.leaving = true;
     this.socket.end();
@@ -300,4 +303,17 @@ export class SocketConnection implements Connection, Receiver {
     if (this.linger !== null) clearTimeout(this.linger);
     this.handler?.closed(this.failure);
   }
+}
+
+function secureSocketOver(
+  raw: net.Socket,
+  how: TlsServerContext | TlsClientTerms,
+  outcome: SecureOutcome,
+): net.Socket {
+  if (how.kind === 'tls-server-context') {
+    assert(how instanceof LoadedTlsContext, 'a context comes from loadTlsServerContext');
+    return openSecureSocket(raw, how, outcome);
+  }
+  assert(how instanceof LoadedTlsClientTerms, 'terms come from loadTlsClientContext');
+  return openSecureClient(raw, how, outcome);
 }
