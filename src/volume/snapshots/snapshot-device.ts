@@ -19,6 +19,7 @@ export class SnapshotDevice implements BlockDevice {
   readonly view: View;
   private readonly reader: Reader;
   private readonly readAhead: ReadAhead;
+  private readonly clock: Clock;
   private readonly contextList: readonly StatusContext[];
   private removed = false;
 
@@ -26,6 +27,7 @@ export class SnapshotDevice implements BlockDevice {
   constructor(options: { view: View; description: string; clock: Clock; ended: () => void }) {
     const { view, clock, ended } = options;
     this.view = view;
+    this.clock = clock;
     this.description = options.description;
     this.reader = new Reader(view, clock, ended);
     this.readAhead = new ReadAhead(view, ended);
@@ -58,6 +60,24 @@ export class SnapshotDevice implements BlockDevice {
 
   read(request: DeviceRequest): number {
     return this.removed ? Status.ESHUTDOWN : this.reader.read(request);
+  }
+
+  /** Reads past the protocol: whole blocks of the snapshot. `callback` gets 0 or an errno, never before this returned. */
+  readAt(
+    buffer: Buffer,
+    start: number,
+    length: number,
+    offset: number,
+    callback: (status: number) => void,
+  ): void {
+    if (this.removed) this.clock.soon(() => callback(Status.ESHUTDOWN));
+    else this.reader.readAt(buffer, start, length, offset, callback);
+  }
+
+  /** The longest run from `offset` (a block) that is all data, or all zero, by the map; at most to `end`. */
+  runAt(offset: number, end: number): { end: number; zero: boolean } {
+    const { view } = this;
+    return { end: view.runEndAt(offset, end), zero: !view.isDataAt(offset) };
   }
 
   write(): number {
