@@ -72,6 +72,11 @@ export const ERROR_CATALOGUE = {
     502,
     'check the network and the other node; it is tried again by itself',
   ),
+  JOURNAL_UNUSABLE: entry(
+    'environment',
+    500,
+    'check the disk, or delete the volume and create it again as a mirror: its primary sends everything',
+  ),
   LINK_PROTOCOL: entry('peer', 502, 'check that both nodes have the same version of blockferry'),
   METADATA_CORRUPT: entry(
     'environment',
