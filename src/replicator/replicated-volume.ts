@@ -123,7 +123,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
     const { generation, mirrors } = metadata.state;
     if (mirrors.size > 0) {
       // Epoch numbers begin anew with the process: positions of this run need a generation of their own.
-      metadata.append({ kind: 'generation-opened', generation: generation + 1 });
+      metadata.append({ kind: 'generation-numbered', generation: generation + 1 });
       this.mirrored = true;
     }
     this.mirrorSet.load();

@@ -25,6 +25,7 @@ import type { Operation } from './operation-queue.ts';
 import type { View } from './layers/view.ts';
 import { WritePace } from './write-pace.ts';
 import { ZeroPace } from './zero-pace.ts';
+import { NO_BOOT } from './volume-state.ts';
 import { ZEROES, isTooSlow, isZero, nextPiece, probePiece } from './zeroing.ts';
 import type { ZeroAbilities } from './zeroing.ts';
 
@@ -43,9 +44,6 @@ const Care = Object.freeze({
   /** There are layers below: edges may have to be copied up. */
   LAYERED: 32,
 } as const);
-
-/** What the log says of the run of the system in which nobody writes: no other is like it. */
-const NO_RUN = '0'.repeat(32);
 
 export class Changes {
   /** Changes so far that were answered at once, and that went to the pool. */
@@ -367,7 +365,7 @@ export class Changes {
   /** The top's file has what its map does not show, for good: nobody may take its extents for what was written. */
   private distrust(): void {
     this.tainted = true;
-    this.metadata.append({ kind: 'booted', id: NO_RUN });
+    this.metadata.append({ kind: 'booted', id: NO_BOOT });
   }
 
   private pieceDone(operation: Operation, result: number): void {

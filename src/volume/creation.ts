@@ -10,6 +10,7 @@ import { BlockferryError, errnoOf } from '../io/errors.ts';
 import type { Random } from '../io/random.ts';
 import { freeSpace } from './layers/free-space.ts';
 import { Metadata, writeError } from './log/metadata.ts';
+import type { Generation } from './log/records.ts';
 import { layerPath } from './recovery.ts';
 import type { Volume } from './volume.ts';
 
@@ -30,6 +31,8 @@ export interface NewVolume {
   readonly sizeBytes: number;
   /** Of a clone: the ids of the volume and the snapshot below it. */
   readonly origin: { readonly volume: string; readonly snapshot: string } | null;
+  /** Of a secondary: the name of the node that it receives from. */
+  readonly source?: string | null;
 }
 
 /** Creates a volume and returns its directory. Throws METADATA_WRITE_FAILED and leaves nothing behind. */
@@ -57,7 +60,7 @@ async function buildVolume(
   options: StoreOptions,
   directory: string,
   id: string,
-  { name, sizeBytes, origin }: NewVolume,
+  { name, sizeBytes, origin, source = null }: NewVolume,
 ): Promise<void> {
   const file = options.disk.open(layerPath(directory, BASE_LAYER), {
     create: true,
@@ -73,9 +76,16 @@ async function buildVolume(
   const createdAt = Math.floor(options.clock.wall());
   await Metadata.create({ ...options, directory }, [
     { kind: 'volume-created', id, name, sizeBytes, createdAt, nextMirrorId: 1 },
+    { kind: 'history-set', generations: source === null ? [firstGeneration(options.random)] : [] },
+    ...(source === null ? [] : [{ kind: 'source-bound' as const, node: source, volumeId: null }]),
     ...(origin === null ? [] : [{ kind: 'cloned' as const, ...origin }]),
     { kind: 'layer-created', layer: BASE_LAYER, parent: 0 },
   ]);
+}
+
+/** A volume that takes writes begins with a generation; a secondary gets its history from its source. */
+function firstGeneration(random: Random): Generation {
+  return { number: 1, id: random.bytes(ID_BYTES).toString('hex'), firstEpoch: 1 };
 }
 
 /** Closes a volume and removes it. When the rename is durable it is gone, whatever happens afterwards. */

@@ -99,11 +99,14 @@ export class VolumeStore {
     return this.volumes.get(name) ?? null;
   }
 
-  /** Throws VOLUME_NAME_INVALID, SIZE_INVALID, VOLUME_EXISTS, VOLUME_LIMIT, METADATA_WRITE_FAILED or SHUTTING_DOWN. */
-  async create(name: string, sizeBytes: number): Promise<Volume> {
+  /**
+   * `source`: the name of the node that it is a secondary of; null for a volume that takes writes.
+   * Throws VOLUME_NAME_INVALID, SIZE_INVALID, VOLUME_EXISTS, VOLUME_LIMIT, METADATA_WRITE_FAILED or SHUTTING_DOWN.
+   */
+  async create(name: string, sizeBytes: number, source: string | null = null): Promise<Volume> {
     validateVolumeName(name);
     validateSize(sizeBytes);
-    return await this.make({ name, sizeBytes, origin: null });
+    return await this.make({ name, sizeBytes, origin: null, source });
   }
 
   /**

@@ -3,6 +3,7 @@
  */
 import { BLOCK_BYTES, VOLUME_BYTES_MAX } from '../io/limits.ts';
 import type { BlockSet } from './maps/block-set.ts';
+import type { Generation } from './log/records.ts';
 import type { LayerMap } from './maps/layer-map.ts';
 
 export interface LayerRecord {
@@ -25,12 +26,51 @@ export interface SnapshotRecord {
   readonly sizeBytes: number;
 }
 
+/** What a copy holds: an epoch of a generation. */
+export interface CopyPosition {
+  readonly generation: number;
+  readonly epoch: number;
+}
+
+/** The same, with the primary's wall-clock milliseconds since 1970 of the end of that epoch. */
+export interface TimedPosition extends CopyPosition {
+  readonly time: number;
+}
+
+/** A delta run that a mirror receives: ids of the run and of the snapshot that is shown meanwhile. */
+export interface RunRecord extends TimedPosition {
+  readonly run: string;
+  /** What the history is when the run is committed. */
+  readonly generations: readonly Generation[];
+  readonly base: string;
+  /** What the run does not bring is zeroes. */
+  readonly full: boolean;
+  /** Bytes of the volume below which the run is durable. */
+  readonly cursor: number;
+}
+
+/** A delta run that a primary sends: ids of the run and of the snapshot that it is read from. */
+export interface MirrorRunRecord extends TimedPosition {
+  readonly run: string;
+  readonly snapshot: string;
+}
+
 export interface MirrorRecord {
   readonly id: number;
   readonly uri: string;
   readonly mode: 'async' | 'sync';
   readonly stallPolicy: 'degrade' | 'block';
   readonly paused: boolean;
+  /** Connections that carry the link to it. */
+  readonly lanes: number;
+  /** Bytes per second sent to it at most; null: no limit. */
+  readonly limit: number | null;
+  /** It is a blockferry node, once known as one: by name, and by the id of its volume when it told one. */
+  readonly peer: { readonly node: string; readonly volumeId: string | null } | null;
+  /** What it is known to have held, durably. */
+  readonly acknowledged: CopyPosition | null;
+  /** A run that was begun and is not known to be over. */
+  readonly run: MirrorRunRecord | null;
   /** Blocks that differ. Folded from records: what is durable, or buffered for the next commit. */
   readonly dirty: BlockSet;
   /** Blocks that may differ and are to be compared. */
@@ -44,7 +84,18 @@ export interface VolumeState {
   readonly sizeBytes: number;
   /** Wall-clock milliseconds since 1970. */
   readonly createdAt: number;
+  /** Who descends from whom: oldest first, their numbers rise. Empty on a secondary that holds nothing yet. */
+  readonly generations: readonly Generation[];
+  /** Number of the last of them; 0 when there is none. */
   readonly generation: number;
+  /** No epoch up to this one is given to new writes by another run of the process. */
+  readonly reservedEpoch: number;
+  /** The volume is a secondary: it takes what the node of that name sends, of the volume of that id once it is known. */
+  readonly source: { readonly node: string; readonly volumeId: string | null } | null;
+  /** What a secondary holds, complete and durable; null when nothing. */
+  readonly position: TimedPosition | null;
+  /** The delta run that a secondary is in the middle of. */
+  readonly run: RunRecord | null;
   /** The snapshot below the base layer, by the ids of its volume and its own; null: nothing is below it. */
   readonly origin: { readonly volume: string; readonly snapshot: string } | null;
   /** Parents before their children, as they came. */
@@ -63,6 +114,8 @@ export interface VolumeState {
   readonly clean: boolean;
   /** The run of the system in which it was last opened for writing; empty before the first. */
   readonly boot: string;
+  /** The run of the system in which a sync failed: while it lasts its page cache is not believed. Empty: none. */
+  readonly failedBoot: string;
 }
 
 /** What a layer does not hold is looked for below it; if nothing is below, it reads as zeroes. */
@@ -72,6 +125,9 @@ export function hasBelow(state: VolumeState, layer: LayerRecord): boolean {
 
 /** A record that cannot follow the ones before it. */
 export class RecordRefused extends Error {}
+
+/** An id that names no run of the system: its page cache proves nothing. */
+export const NO_BOOT = '0'.repeat(32);
 
 export type Writable<Value> = { -readonly [Key in keyof Value]: Value[Key] };
 /** The same, for those who fold. */
@@ -84,15 +140,18 @@ export interface MutableState extends Writable<
   readonly hot: Set<number>;
 }
 
-const GENERATION_FIRST = 1;
-
 export function emptyState(): VolumeState {
   const state: MutableState = {
     id: '',
     name: '',
     sizeBytes: 0,
     createdAt: 0,
-    generation: GENERATION_FIRST,
+    generations: [],
+    generation: 0,
+    reservedEpoch: 0,
+    source: null,
+    position: null,
+    run: null,
     origin: null,
     layers: new Map<number, LayerRecord>(),
     topLayer: 0,
@@ -103,6 +162,7 @@ export function emptyState(): VolumeState {
     nextMirrorId: 1,
     clean: true,
     boot: '',
+    failedBoot: '',
   };
   return state;
 }

@@ -106,7 +106,7 @@ describe('when the sync fails', () => {
   test('a commit by the replicator fails the volume too', async () => {
     const { disk, volume } = await newVolume(SIZE);
     disk.failSync = () => 5;
-    volume.metadata.append({ kind: 'generation-opened', generation: 2 });
+    volume.metadata.append({ kind: 'epochs-reserved', epoch: 2 });
     const statuses = await Promise.all([
       new Promise((resolve) => volume.metadata.commit(resolve)),
       new Promise((resolve) => volume.metadata.commit(resolve)),

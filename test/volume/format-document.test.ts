@@ -120,6 +120,9 @@ const leaf = fc.uint8Array({ minLength: 128, maxLength: 128 });
 const id = fc
   .uint8Array({ minLength: 16, maxLength: 16 })
   .map((bytes) => Buffer.from(bytes).toString('hex'));
+const maybeId = fc.option(id, { nil: null });
+const position = { generation: u64, epoch: u64, time: u64 };
+const generations = fc.array(fc.record({ number: u64, id, firstEpoch: u64 }), { maxLength: 4 });
 const set = fc.constantFrom('dirty' as const, 'suspect' as const);
 const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
   fc.record({ kind: fc.constant('resized' as const), sizeBytes: u64 }),
@@ -172,7 +175,7 @@ const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
   }),
   fc.record({ kind: fc.constant('mirror-bits-all' as const), mirror: u32, set }),
   fc.record({ kind: fc.constant('regions-hot' as const), regions: fc.array(u32) }),
-  fc.record({ kind: fc.constant('generation-opened' as const), generation: u64 }),
+  fc.record({ kind: fc.constant('generation-numbered' as const), generation: u64 }),
   fc.record({ kind: fc.constant('closed-clean' as const) }),
   fc.record({ kind: fc.constant('layer-sealed' as const), layer: u32 }),
   fc.record({ kind: fc.constant('layers-merged' as const), from: u32, into: u32 }),
@@ -188,6 +191,49 @@ const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
   }),
   fc.record({ kind: fc.constant('snapshot-removed' as const), id }),
   fc.record({ kind: fc.constant('booted' as const), id }),
+  fc.record({ kind: fc.constant('history-set' as const), generations }),
+  fc.record({ kind: fc.constant('generation-opened' as const), number: u64, id, firstEpoch: u64 }),
+  fc.record({ kind: fc.constant('epochs-reserved' as const), epoch: u64 }),
+  fc.record({ kind: fc.constant('source-bound' as const), node: fc.string(), volumeId: maybeId }),
+  fc.record({ kind: fc.constant('source-cleared' as const) }),
+  fc.record({ kind: fc.constant('position' as const), ...position }),
+  fc.record({
+    kind: fc.constant('run-opened' as const),
+    run: id,
+    ...position,
+    generations,
+    base: id,
+    full: fc.boolean(),
+  }),
+  fc.record({ kind: fc.constant('run-marked' as const), run: id, cursor: u64 }),
+  fc.record({ kind: fc.constant('run-closed' as const), run: id, committed: fc.boolean() }),
+  fc.record({
+    kind: fc.constant('mirror-peer' as const),
+    mirror: u32,
+    node: fc.string({ unit: 'grapheme' }),
+    volumeId: maybeId,
+  }),
+  fc.record({
+    kind: fc.constant('mirror-acknowledged' as const),
+    mirror: u32,
+    generation: u64,
+    epoch: u64,
+  }),
+  fc.record({
+    kind: fc.constant('mirror-run' as const),
+    mirror: u32,
+    run: id,
+    snapshot: id,
+    ...position,
+  }),
+  fc.record({ kind: fc.constant('mirror-run-over' as const), mirror: u32 }),
+  fc.record({
+    kind: fc.constant('mirror-options' as const),
+    mirror: u32,
+    lanes: u32,
+    limit: fc.option(u64, { nil: null }),
+  }),
+  fc.record({ kind: fc.constant('sync-failed' as const), boot: id }),
 );
 
 const codes = Object.values(LAYOUTS).map(({ code }) => code);

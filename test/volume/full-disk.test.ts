@@ -36,14 +36,14 @@ describe('on a full disk', () => {
     volume.metadata.append({ kind: 'regions-hot', regions });
     expect(await commit(volume)).toBe(28);
     expect(disk.readFile(logPath(volume)).length).toBe(before);
-    volume.metadata.append({ kind: 'generation-opened', generation: 7 });
+    volume.metadata.append({ kind: 'epochs-reserved', epoch: 7 });
     expect(await commit(volume)).toBe(28);
     expect(volume.failed).toBe(false);
     disk.pagesMax = Number.POSITIVE_INFINITY;
     expect(await commit(volume)).toBe(0);
     const { state } = reopen(disk.kill()).volume.metadata;
     expect([...state.hot]).toEqual([1]);
-    expect(state.generation).toBe(7);
+    expect(state.reservedEpoch).toBe(7);
   });
 
   test('a flush whose allocation records find no room answers ENOSPC, and the next one makes up for it', async () => {

@@ -46,7 +46,7 @@ const COMMITS: MetadataRecord[][] = [
     { kind: 'mirror-added', mirror: 2, uri: 'nbd://h/2', mode: 'async', stallPolicy: 'degrade' },
     { kind: 'regions-hot', regions: [1, 2, 3, 15] },
     { kind: 'regions-cold', regions: [2] },
-    { kind: 'generation-opened', generation: 3 },
+    { kind: 'generation-opened', number: 3, id: ID, firstEpoch: 7 },
   ],
   [
     { kind: 'mirror-removed', mirror: 2 },
@@ -260,7 +260,7 @@ describe('a metadata log', () => {
     file.truncateNow(batches.at(-1)! - 8);
     const metadata = Metadata.open(options(disk));
     expect(metadata.unclean).toBe(true);
-    metadata.append({ kind: 'generation-opened', generation: 9 });
+    metadata.append({ kind: 'epochs-reserved', epoch: 9_000 });
     const salt = disk.readFile(LOG).readUInt32BE(12);
     expect(await commit(metadata)).toBe(0);
     expect(disk.readFile(LOG).readUInt32BE(12)).not.toBe(salt);
@@ -276,25 +276,25 @@ describe('a long log', () => {
     let acknowledged = 0;
     let longest = 0;
     const salts = new Set<number>();
-    for (let generation = 4; generation < 400; generation += 1) {
-      metadata.append({ kind: 'generation-opened', generation });
-      metadata.append({ kind: 'regions-hot', regions: [generation % 8] });
+    for (let epoch = 40; epoch < 440; epoch += 1) {
+      metadata.append({ kind: 'epochs-reserved', epoch });
+      metadata.append({ kind: 'regions-hot', regions: [epoch % 8] });
       const answers: number[] = [];
       metadata.commit((status) => answers.push(status));
       while (answers.length === 0) {
         const after = disk.crash(() => systemRandom.fraction() < 0.5);
         const state = Metadata.open(options(after)).state;
-        expect(state.generation).toBeGreaterThanOrEqual(acknowledged);
+        expect(state.reservedEpoch).toBeGreaterThanOrEqual(acknowledged);
         if (disk.held.length > 0) disk.letGo();
         await new Promise((resolve) => setImmediate(resolve));
       }
       expect(answers).toEqual([0]);
-      acknowledged = generation;
+      acknowledged = epoch;
       const bytes = disk.readFile(LOG);
       longest = Math.max(longest, bytes.length);
       salts.add(bytes.readUInt32BE(12));
       const durable = Metadata.open(options(disk.crash(() => false))).state;
-      expect(durable.generation).toBe(generation);
+      expect(durable.reservedEpoch).toBe(epoch);
     }
     expect(salts.size).toBeGreaterThan(3);
     expect(longest).toBeLessThan(8192);
@@ -309,13 +309,13 @@ describe('a long log', () => {
     const length = file.sizeNow();
     file.writeNow(Buffer.alloc(20_000), 0, 20_000, length);
     disk.pagesMax = disk.pagesUsed();
-    for (let generation = 4; generation < 60; generation += 1) {
-      metadata.append({ kind: 'generation-opened', generation });
+    for (let epoch = 40; epoch < 100; epoch += 1) {
+      metadata.append({ kind: 'epochs-reserved', epoch });
       metadata.append({ kind: 'regions-hot', regions: [1, 2, 3, 4, 5, 6] });
       expect(await commit(metadata)).toBe(0);
     }
     expect(disk.exists(`${LOG}.new`)).toBe(false);
-    expect(opened(disk.readFile(LOG)).generation).toBe(59);
+    expect(opened(disk.readFile(LOG)).reservedEpoch).toBe(99);
   });
 
   test('with more waiting than is allowed is written anew from the state', async () => {
@@ -337,10 +337,10 @@ describe('commits', () => {
     disk.holding = true;
     const answers: number[] = [];
     const ask = (): void => metadata.commit((status) => answers.push(status));
-    metadata.append({ kind: 'generation-opened', generation: 10 });
+    metadata.append({ kind: 'epochs-reserved', epoch: 10_000 });
     ask();
     ask();
-    metadata.append({ kind: 'generation-opened', generation: 11 });
+    metadata.append({ kind: 'epochs-reserved', epoch: 11_000 });
     for (let count = 0; count < 100; count += 1) ask();
     expect(answers).toEqual([]);
     disk.letGo();

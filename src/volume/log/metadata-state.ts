@@ -8,23 +8,29 @@
  * - `recordsOf(state)` folds to an equal state: that is what compaction writes.
  */
 import { BLOCK_BYTES, BLOCKS_PER_REGION } from '../../io/limits.ts';
-import { BlockSet, RegionState } from '../maps/block-set.ts';
+import { RegionState } from '../maps/block-set.ts';
 import { BlockState } from '../maps/layer-map.ts';
+import { foldCopyRecord } from './metadata-copy.ts';
+import { derivedGeneration, foldHistoryRecord, setHistory } from './metadata-history.ts';
+import { foldMirrorRecord } from './metadata-mirrors.ts';
 import { foldTreeRecord } from './metadata-tree.ts';
-import type { MetadataRecord, MirrorAdded, MirrorSet } from './records.ts';
-import { check, checkSize, hasBelow, layerOf } from '../volume-state.ts';
-import type {
-  LayerRecord,
-  MirrorRecord,
-  MutableState,
-  VolumeState,
-  Writable,
-} from '../volume-state.ts';
+import type { MetadataRecord } from './records.ts';
+import { NO_BOOT, check, checkSize, hasBelow, layerOf } from '../volume-state.ts';
+import type { LayerRecord, MutableState, VolumeState } from '../volume-state.ts';
 
 export { recordsOf, recordsOfMap, recordsOfSet } from './state-records.ts';
 export type { MapRecord } from './state-records.ts';
 export { RecordRefused, emptyState, hasBelow } from '../volume-state.ts';
-export type { LayerRecord, MirrorRecord, SnapshotRecord, VolumeState } from '../volume-state.ts';
+export type {
+  CopyPosition,
+  LayerRecord,
+  MirrorRecord,
+  MirrorRunRecord,
+  RunRecord,
+  SnapshotRecord,
+  TimedPosition,
+  VolumeState,
+} from '../volume-state.ts';
 
 /** Folds one record into `folded`, which it changes. Throws RecordRefused before any change. */
 export function foldRecord(folded: VolumeState, record: MetadataRecord): void {
@@ -39,6 +45,8 @@ export function foldRecord(folded: VolumeState, record: MetadataRecord): void {
       state.sizeBytes = record.sizeBytes;
       state.createdAt = record.createdAt;
       state.nextMirrorId = record.nextMirrorId;
+      // What a log means that says nothing of generations.
+      setHistory(state, [derivedGeneration(record.id, 1)]);
       return;
     case 'resized':
       checkSize(record.sizeBytes);
@@ -69,15 +77,15 @@ export function foldRecord(folded: VolumeState, record: MetadataRecord): void {
       map.zero.setRegion(record.region, RegionState.MIXED, record.zero);
       return;
     }
-    case 'generation-opened':
-      check(record.generation >= state.generation, 'a generation never goes back');
-      state.generation = record.generation;
-      return;
     case 'opened':
       state.clean = false;
       return;
     case 'booted':
       state.boot = record.id;
+      if (record.id !== NO_BOOT && record.id !== state.failedBoot) state.failedBoot = '';
+      return;
+    case 'sync-failed':
+      state.failedBoot = record.boot;
       return;
     case 'closed-clean':
       state.clean = true;
@@ -89,76 +97,29 @@ export function foldRecord(folded: VolumeState, record: MetadataRecord): void {
     case 'mirror-bits-run':
     case 'mirror-bits-cleared':
     case 'mirror-bits-all':
+    case 'mirror-peer':
+    case 'mirror-acknowledged':
+    case 'mirror-run':
+    case 'mirror-run-over':
+    case 'mirror-options':
     case 'regions-hot':
     case 'regions-cold':
       foldMirrorRecord(state, record);
+      return;
+    case 'generation-numbered':
+    case 'history-set':
+    case 'generation-opened':
+    case 'epochs-reserved':
+      foldHistoryRecord(state, record);
+      return;
+    case 'source-bound':
+    case 'source-cleared':
+    case 'position':
+    case 'run-opened':
+    case 'run-marked':
+    case 'run-closed':
+      foldCopyRecord(state, record);
   }
-}
-
-type MirrorKind =
-  | 'mirror-added'
-  | 'mirror-removed'
-  | 'mirror-paused'
-  | 'mirror-bits'
-  | 'mirror-bits-run'
-  | 'mirror-bits-cleared'
-  | 'mirror-bits-all'
-  | 'regions-hot'
-  | 'regions-cold';
-
-function foldMirrorRecord(
-  state: MutableState,
-  record: Extract<MetadataRecord, { kind: MirrorKind }>,
-): void {
-  switch (record.kind) {
-    case 'mirror-added':
-      addMirror(state, record);
-      return;
-    case 'mirror-removed':
-      check(state.mirrors.delete(record.mirror), `mirror ${record.mirror} is unknown`);
-      return;
-    case 'mirror-paused':
-      mirrorOf(state, record.mirror).paused = record.paused;
-      return;
-    case 'mirror-bits':
-      checkRegion(state, record.region);
-      setOf(state, record).setRegion(record.region, record.state, record.leaf);
-      return;
-    case 'mirror-bits-run': {
-      checkRange(state, record.first, record.count);
-      const set = setOf(state, record);
-      if (record.value) set.add(record.first, record.count);
-      else set.remove(record.first, record.count);
-      return;
-    }
-    case 'mirror-bits-cleared':
-      setOf(state, record).clear();
-      return;
-    case 'mirror-bits-all':
-      setOf(state, record).addAll();
-      return;
-    case 'regions-hot':
-      for (const region of record.regions) checkRegion(state, region);
-      for (const region of record.regions) state.hot.add(region);
-      return;
-    case 'regions-cold':
-      for (const region of record.regions) state.hot.delete(region);
-  }
-}
-
-function addMirror(state: MutableState, record: MirrorAdded): void {
-  check(!state.mirrors.has(record.mirror), `mirror ${record.mirror} exists already`);
-  const blockCount = state.sizeBytes / BLOCK_BYTES;
-  state.mirrors.set(record.mirror, {
-    id: record.mirror,
-    uri: record.uri,
-    mode: record.mode,
-    stallPolicy: record.stallPolicy,
-    paused: false,
-    dirty: new BlockSet(blockCount),
-    suspect: new BlockSet(blockCount),
-  });
-  state.nextMirrorId = Math.max(state.nextMirrorId, record.mirror + 1);
 }
 
 function resize(state: MutableState, sizeBytes: number): void {
@@ -175,6 +136,9 @@ function resize(state: MutableState, sizeBytes: number): void {
     mirror.dirty.resize(blockCount);
     mirror.suspect.resize(blockCount);
   }
+  if (state.run !== null && state.run.cursor > sizeBytes) {
+    state.run = { ...state.run, cursor: sizeBytes };
+  }
   const regions = Math.ceil(blockCount / BLOCKS_PER_REGION);
   for (const region of state.hot) {
     if (region >= regions) state.hot.delete(region);
@@ -184,25 +148,4 @@ function resize(state: MutableState, sizeBytes: number): void {
 function checkRangeOf({ map }: LayerRecord, first: number, count: number): void {
   check(first >= 0 && count > 0, 'the range of blocks is empty');
   check(first + count <= map.blockCount, 'the range of blocks passes the end');
-}
-
-function checkRange(state: MutableState, first: number, count: number): void {
-  check(first >= 0 && count > 0, 'the range of blocks is empty');
-  check(first + count <= state.sizeBytes / BLOCK_BYTES, 'the range of blocks passes the end');
-}
-
-function checkRegion(state: MutableState, region: number): void {
-  const regions = Math.ceil(state.sizeBytes / BLOCK_BYTES / BLOCKS_PER_REGION);
-  check(region >= 0 && region < regions, `region ${region} is past the end`);
-}
-
-function mirrorOf(state: MutableState, mirror: number): Writable<MirrorRecord> {
-  const found = state.mirrors.get(mirror);
-  check(found !== undefined, `mirror ${mirror} is unknown`);
-  return found;
-}
-
-function setOf(state: MutableState, record: { mirror: number; set: MirrorSet }): BlockSet {
-  const mirror = mirrorOf(state, record.mirror);
-  return record.set === 'dirty' ? mirror.dirty : mirror.suspect;
 }

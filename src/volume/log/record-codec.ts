@@ -1,8 +1,7 @@
 /**
  * Payloads of metadata records: to bytes and back.
  *
- * The layouts below are the one description: the codec walks them, and a test holds
- * docs/internals/metadata-log.md against them.
+ * The layouts are in record-layouts.ts, what is a msgpack map in record-maps.ts.
  *
  * Invariants:
  * - Decoding accepts exactly what encoding makes: every byte is used, reserved bytes are zero, enumerated
@@ -13,137 +12,14 @@ import assert from 'node:assert';
 import { Packr } from 'msgpackr';
 import { METADATA_RECORD_BYTES_MAX } from '../../io/limits.ts';
 import { LEAF_BYTES } from '../maps/leaf.ts';
-import type {
-  Booted,
-  Cloned,
-  MetadataRecord,
-  MirrorAdded,
-  RecordKind,
-  SnapshotCreated,
-  SnapshotRemoved,
-  VolumeCreated,
-} from './records.ts';
+import { PayloadRefused, refuseUnless } from './payload-refused.ts';
+import { LAYOUTS, WIDTH, widthOf } from './record-layouts.ts';
+import type { FieldType } from './record-layouts.ts';
+import { recordOfMap } from './record-maps.ts';
+import type { MetadataRecord, RecordKind } from './records.ts';
 
-/** A payload that no version of this program would have written. */
-export class PayloadRefused extends Error {}
-
-/** `maybe-leaf` is a leaf, or nothing at the end; `u32-list` is a count and as many numbers. */
-export type FieldType =
-  | 'u64'
-  | 'u32'
-  | 'state'
-  | 'set'
-  | 'boolean'
-  | 'leaf'
-  | 'maybe-leaf'
-  | 'u32-list'
-  | 'reserved-2'
-  | 'reserved-3'
-  | 'reserved-6';
-
-export type Field = readonly [name: string, type: FieldType];
-
-interface Layout {
-  readonly code: number;
-  /** Null: the payload is a msgpack map of the record's fields. */
-  readonly fields: readonly Field[] | null;
-}
-
-const MIRROR_SET_FIELDS: readonly Field[] = [
-  ['mirror', 'u32'],
-  ['set', 'set'],
-  ['', 'reserved-3'],
-];
-
-export const LAYOUTS: Readonly<Record<RecordKind, Layout>> = {
-  'volume-created': { code: 1, fields: null },
-  resized: { code: 2, fields: [['sizeBytes', 'u64']] },
-  'layer-created': {
-    code: 3,
-    fields: [
-      ['layer', 'u32'],
-      ['parent', 'u32'],
-    ],
-  },
-  allocated: {
-    code: 4,
-    fields: [
-      ['layer', 'u32'],
-      ['state', 'state'],
-      ['', 'reserved-3'],
-      ['first', 'u64'],
-      ['count', 'u64'],
-    ],
-  },
-  'layer-region': {
-    code: 5,
-    fields: [
-      ['layer', 'u32'],
-      ['region', 'u32'],
-      ['data', 'leaf'],
-      ['zero', 'leaf'],
-    ],
-  },
-  'mirror-added': { code: 6, fields: null },
-  'mirror-removed': { code: 7, fields: [['mirror', 'u32']] },
-  'mirror-paused': {
-    code: 8,
-    fields: [
-      ['mirror', 'u32'],
-      ['paused', 'boolean'],
-      ['', 'reserved-3'],
-    ],
-  },
-  'mirror-bits': {
-    code: 9,
-    fields: [
-      ['mirror', 'u32'],
-      ['region', 'u32'],
-      ['set', 'set'],
-      ['state', 'state'],
-      ['', 'reserved-6'],
-      ['leaf', 'maybe-leaf'],
-    ],
-  },
-  'mirror-bits-run': {
-    code: 10,
-    fields: [
-      ['mirror', 'u32'],
-      ['set', 'set'],
-      ['value', 'boolean'],
-      ['', 'reserved-2'],
-      ['first', 'u64'],
-      ['count', 'u64'],
-    ],
-  },
-  'mirror-bits-cleared': { code: 11, fields: MIRROR_SET_FIELDS },
-  'mirror-bits-all': { code: 12, fields: MIRROR_SET_FIELDS },
-  'regions-hot': { code: 13, fields: [['regions', 'u32-list']] },
-  'regions-cold': { code: 14, fields: [['regions', 'u32-list']] },
-  'generation-opened': { code: 15, fields: [['generation', 'u64']] },
-  opened: { code: 16, fields: [] },
-  'closed-clean': { code: 17, fields: [] },
-  'layer-sealed': { code: 18, fields: [['layer', 'u32']] },
-  'layers-merged': {
-    code: 19,
-    fields: [
-      ['from', 'u32'],
-      ['into', 'u32'],
-    ],
-  },
-  'layer-removed': { code: 20, fields: [['layer', 'u32']] },
-  'snapshot-created': { code: 21, fields: null },
-  'snapshot-removed': { code: 22, fields: null },
-  'layer-resized': {
-    code: 23,
-    fields: [
-      ['layer', 'u32'],
-      ['sizeBytes', 'u64'],
-    ],
-  },
-  booted: { code: 24, fields: null },
-  cloned: { code: 25, fields: null },
-};
+export { PayloadRefused } from './payload-refused.ts';
+export { LAYOUTS, widthOf } from './record-layouts.ts';
 
 const KIND_OF_CODE = new Map<number, RecordKind>(
   Object.entries(LAYOUTS).map(([kind, layout]) => [layout.code, kind as RecordKind]),
@@ -156,25 +32,6 @@ export function codeOfKind(kind: RecordKind): number {
 /** The kind that a code stands for, or null for a code of a later version. */
 export function kindOfCode(code: number): RecordKind | null {
   return KIND_OF_CODE.get(code) ?? null;
-}
-
-const WIDTH: Readonly<Record<Exclude<FieldType, 'maybe-leaf' | 'u32-list'>, number>> = {
-  u64: 8,
-  u32: 4,
-  state: 1,
-  set: 1,
-  boolean: 1,
-  leaf: LEAF_BYTES,
-  'reserved-2': 2,
-  'reserved-3': 3,
-  'reserved-6': 6,
-};
-
-/** Bytes of a field with this value; without a value, the least it can have. */
-export function widthOf(type: FieldType, value?: unknown): number {
-  if (type === 'maybe-leaf') return value instanceof Uint8Array ? LEAF_BYTES : 0;
-  if (type === 'u32-list') return 4 + (Array.isArray(value) ? value.length * 4 : 0);
-  return WIDTH[type];
 }
 
 /** `useRecords: false` keeps the bytes plain msgpack maps, readable by any other program. */
@@ -211,6 +68,9 @@ function encodeField(payload: Buffer, offset: number, type: FieldType, value: un
     payload.writeUInt8(value === 'dirty' ? 0 : 1, offset);
   } else if (type === 'boolean') {
     payload.writeUInt8(value === true ? 1 : 0, offset);
+  } else if (type === 'id') {
+    assert(typeof value === 'string' && value.length === 2 * WIDTH.id, 'an id has its digits');
+    payload.write(value, offset, 'hex');
   } else if (value instanceof Uint8Array) {
     assert.equal(value.length, LEAF_BYTES, 'a leaf has its size');
     payload.set(value, offset);
@@ -253,6 +113,8 @@ function decodeField(payload: Buffer, offset: number, type: FieldType): unknown 
       return enumerated(payload.readUInt8(offset), 2) === 0 ? 'dirty' : 'suspect';
     case 'boolean':
       return enumerated(payload.readUInt8(offset), 2) === 1;
+    case 'id':
+      return payload.toString('hex', offset, offset + WIDTH.id);
     case 'leaf':
       return Uint8Array.from(payload.subarray(offset, offset + LEAF_BYTES));
     case 'maybe-leaf':
@@ -289,76 +151,7 @@ function decodeMap(kind: RecordKind, payload: Buffer): MetadataRecord {
   } catch (cause) {
     throw new PayloadRefused(`a ${kind} record is not msgpack`, { cause });
   }
-  refuseUnless(typeof decoded === 'object' && decoded !== null, `a ${kind} record is not a map`);
-  const map = decoded as Readonly<Record<string, unknown>>;
-  if (kind === 'volume-created') {
-    return {
-      kind,
-      id: identifier(map),
-      name: text(map, 'name'),
-      sizeBytes: integer(map, 'sizeBytes'),
-      createdAt: integer(map, 'createdAt'),
-      nextMirrorId: integer(map, 'nextMirrorId'),
-    } satisfies VolumeCreated;
-  }
-  if (kind === 'snapshot-created') {
-    return {
-      kind,
-      id: identifier(map),
-      name: text(map, 'name'),
-      layer: integer(map, 'layer'),
-      createdAt: integer(map, 'createdAt'),
-      sizeBytes: integer(map, 'sizeBytes'),
-    } satisfies SnapshotCreated;
-  }
-  if (kind === 'snapshot-removed') {
-    return { kind, id: identifier(map) } satisfies SnapshotRemoved;
-  }
-  if (kind === 'booted') return { kind, id: identifier(map) } satisfies Booted;
-  if (kind === 'cloned') {
-    const volume = identifier(map, 'volume');
-    return { kind, volume, snapshot: identifier(map, 'snapshot') } satisfies Cloned;
-  }
-  assert(kind === 'mirror-added', 'no other kind is a map');
-  return decodeMirror(map);
-}
-
-function decodeMirror(map: Readonly<Record<string, unknown>>): MirrorAdded {
-  const mode = text(map, 'mode');
-  const stallPolicy = text(map, 'stallPolicy');
-  refuseUnless(mode === 'async' || mode === 'sync', 'a mirror has an unknown mode');
-  refuseUnless(
-    stallPolicy === 'degrade' || stallPolicy === 'block',
-    'a mirror has an unknown stall policy',
-  );
-  return {
-    kind: 'mirror-added',
-    mirror: integer(map, 'mirror'),
-    uri: text(map, 'uri'),
-    mode,
-    stallPolicy,
-  };
-}
-
-/** 32 hexadecimal digits: the id of a volume or a snapshot. */
-function identifier(map: Readonly<Record<string, unknown>>, name = 'id'): string {
-  const id = text(map, name);
-  refuseUnless(/^[0-9a-f]{32}$/.test(id), 'an id is not 32 hexadecimal digits');
-  return id;
-}
-
-function text(map: Readonly<Record<string, unknown>>, name: string): string {
-  const value = map[name];
-  refuseUnless(typeof value === 'string', `the field ${name} is not a text`);
-  return value;
-}
-
-function integer(map: Readonly<Record<string, unknown>>, name: string): number {
-  const value = map[name];
-  refuseUnless(typeof value === 'number', `the field ${name} is not a number`);
-  refuseUnless(Number.isSafeInteger(value), `the field ${name} is not an integer`);
-  refuseUnless(value >= 0, `the field ${name} is negative`);
-  return value;
+  return recordOfMap(kind, decoded);
 }
 
 export function writeU64(bytes: Buffer, offset: number, value: number): void {
@@ -372,8 +165,4 @@ export function readU64(bytes: Buffer, offset: number): number {
   const value = bytes.readUInt32BE(offset) * 2 ** 32 + bytes.readUInt32BE(offset + 4);
   refuseUnless(Number.isSafeInteger(value), 'a number is too large');
   return value;
-}
-
-function refuseUnless(condition: boolean, message: string): asserts condition {
-  if (!condition) throw new PayloadRefused(message);
 }

@@ -141,9 +141,124 @@ export interface RegionsCold {
   readonly kind: 'regions-cold';
   readonly regions: readonly number[];
 }
-export interface GenerationOpened {
-  readonly kind: 'generation-opened';
+/** Versions before 0.4 had no history of generations, only a number. It is read, and written no more. */
+export interface GenerationNumbered {
+  readonly kind: 'generation-numbered';
   readonly generation: number;
+}
+/** One era of writing. */
+export interface Generation {
+  /** Counts from 1. */
+  readonly number: number;
+  /** 32 hexadecimal digits, random: two nodes that open one alone never open the same. */
+  readonly id: string;
+  /** Its first epoch, from 1 on: the one before it is the last of the generation before. */
+  readonly firstEpoch: number;
+}
+/** A generation follows those that are there. */
+export interface GenerationOpened extends Generation {
+  readonly kind: 'generation-opened';
+}
+/** These generations, oldest first, take the place of those that are there. */
+export interface HistorySet {
+  readonly kind: 'history-set';
+  readonly generations: readonly Generation[];
+}
+/** No epoch up to this one is given to new writes by another run of the process. */
+export interface EpochsReserved {
+  readonly kind: 'epochs-reserved';
+  readonly epoch: number;
+}
+/** The volume is a secondary of that node; `volumeId` is null until the first contact. */
+export interface SourceBound {
+  readonly kind: 'source-bound';
+  readonly node: string;
+  /** 32 hexadecimal digits. */
+  readonly volumeId: string | null;
+}
+/** The volume is no secondary any more; epochs up to its position count as reserved. */
+export interface SourceCleared {
+  readonly kind: 'source-cleared';
+}
+/** What a secondary holds, complete and durable. */
+export interface PositionReached {
+  readonly kind: 'position';
+  readonly generation: number;
+  readonly epoch: number;
+  /** The primary's wall-clock milliseconds since 1970 at the end of that epoch. */
+  readonly time: number;
+}
+/** A secondary begins to receive a delta run; its content of this moment is kept as the snapshot `base`. */
+export interface RunOpened {
+  readonly kind: 'run-opened';
+  /** 32 hexadecimal digits. */
+  readonly run: string;
+  /** What it holds when the run is committed. */
+  readonly generation: number;
+  readonly epoch: number;
+  readonly time: number;
+  readonly generations: readonly Generation[];
+  /** 32 hexadecimal digits. */
+  readonly base: string;
+  /** What the run does not bring is zeroes. */
+  readonly full: boolean;
+}
+/** Everything of the run below `cursor`, in bytes of the volume, is durable. */
+export interface RunMarked {
+  readonly kind: 'run-marked';
+  readonly run: string;
+  readonly cursor: number;
+}
+/** The run is over. If it is committed, its position and its history are the volume's from now on. */
+export interface RunClosed {
+  readonly kind: 'run-closed';
+  readonly run: string;
+  readonly committed: boolean;
+}
+/** The mirror is a blockferry node: it is never used as a plain NBD server again. */
+export interface MirrorPeer {
+  readonly kind: 'mirror-peer';
+  readonly mirror: number;
+  readonly node: string;
+  /** 32 hexadecimal digits; null when it did not tell. */
+  readonly volumeId: string | null;
+}
+/** The mirror held this durably; never less than was recorded before. */
+export interface MirrorAcknowledged {
+  readonly kind: 'mirror-acknowledged';
+  readonly mirror: number;
+  readonly generation: number;
+  readonly epoch: number;
+}
+/** A delta run to the mirror was begun: it is read from `snapshot`, and gives the mirror that position. */
+export interface MirrorRun {
+  readonly kind: 'mirror-run';
+  readonly mirror: number;
+  /** 32 hexadecimal digits each. */
+  readonly run: string;
+  readonly snapshot: string;
+  readonly generation: number;
+  readonly epoch: number;
+  readonly time: number;
+}
+/** The run was committed or given up. */
+export interface MirrorRunOver {
+  readonly kind: 'mirror-run-over';
+  readonly mirror: number;
+}
+export interface MirrorOptions {
+  readonly kind: 'mirror-options';
+  readonly mirror: number;
+  /** 1 to 16. */
+  readonly lanes: number;
+  /** Bytes per second, at least 1; null: no limit. */
+  readonly limit: number | null;
+}
+/** A sync failed in this run of the system: what its page cache holds may not be on the disk. */
+export interface SyncFailed {
+  readonly kind: 'sync-failed';
+  /** 32 hexadecimal digits. */
+  readonly boot: string;
 }
 /** Writes may follow: until `closed-clean` the maps may lag behind the data files. */
 export interface Opened {
@@ -182,9 +297,24 @@ export type MetadataRecord =
   | MirrorBitsAll
   | RegionsHot
   | RegionsCold
-  | GenerationOpened
+  | GenerationNumbered
   | Opened
   | Booted
-  | ClosedClean;
+  | ClosedClean
+  | HistorySet
+  | GenerationOpened
+  | EpochsReserved
+  | SourceBound
+  | SourceCleared
+  | PositionReached
+  | RunOpened
+  | RunMarked
+  | RunClosed
+  | MirrorPeer
+  | MirrorAcknowledged
+  | MirrorRun
+  | MirrorRunOver
+  | MirrorOptions
+  | SyncFailed;
 
 export type RecordKind = MetadataRecord['kind'];

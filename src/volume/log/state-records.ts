@@ -11,7 +11,7 @@ import type { BlockSet } from '../maps/block-set.ts';
 import { BlockState } from '../maps/layer-map.ts';
 import type { LayerMap } from '../maps/layer-map.ts';
 import type { MetadataRecord, MirrorSet } from './records.ts';
-import type { VolumeState } from '../volume-state.ts';
+import type { MirrorRecord, VolumeState } from '../volume-state.ts';
 
 /** Records whose fold is equal to `state`: what a compacted log holds. */
 export function* recordsOf(state: VolumeState): Generator<MetadataRecord> {
@@ -23,24 +23,40 @@ export function* recordsOf(state: VolumeState): Generator<MetadataRecord> {
     createdAt: state.createdAt,
     nextMirrorId: state.nextMirrorId,
   };
-  yield { kind: 'generation-opened', generation: state.generation };
+  yield { kind: 'history-set', generations: state.generations };
   if (state.origin !== null) yield { kind: 'cloned', ...state.origin };
   yield* recordsOfLayers(state);
-  for (const mirror of state.mirrors.values()) {
-    yield {
-      kind: 'mirror-added',
-      mirror: mirror.id,
-      uri: mirror.uri,
-      mode: mirror.mode,
-      stallPolicy: mirror.stallPolicy,
-    };
-    if (mirror.paused) yield { kind: 'mirror-paused', mirror: mirror.id, paused: true };
-    yield* recordsOfSet(mirror.id, 'dirty', mirror.dirty);
-    yield* recordsOfSet(mirror.id, 'suspect', mirror.suspect);
-  }
+  yield* recordsOfCopy(state);
+  for (const mirror of state.mirrors.values()) yield* recordsOfMirror(mirror);
   yield* recordsOfHot(state.hot);
   if (state.boot !== '') yield { kind: 'booted', id: state.boot };
+  if (state.failedBoot !== '') yield { kind: 'sync-failed', boot: state.failedBoot };
   if (!state.clean) yield { kind: 'opened' };
+}
+
+/** What the volume is as a copy of another; after its snapshots, which a run names. */
+function* recordsOfCopy(state: VolumeState): Generator<MetadataRecord> {
+  const { source, position, run, reservedEpoch } = state;
+  if (source !== null) yield { kind: 'source-bound', ...source };
+  if (position !== null) yield { kind: 'position', ...position };
+  if (run !== null) {
+    const { cursor, ...begun } = run;
+    yield { kind: 'run-opened', ...begun };
+    if (cursor > 0) yield { kind: 'run-marked', run: run.run, cursor };
+  }
+  if (reservedEpoch > 0) yield { kind: 'epochs-reserved', epoch: reservedEpoch };
+}
+
+function* recordsOfMirror(record: MirrorRecord): Generator<MetadataRecord> {
+  const { id: mirror, uri, mode, stallPolicy, lanes, limit, peer, acknowledged, run } = record;
+  yield { kind: 'mirror-added', mirror, uri, mode, stallPolicy };
+  if (record.paused) yield { kind: 'mirror-paused', mirror, paused: true };
+  if (lanes > 1 || limit !== null) yield { kind: 'mirror-options', mirror, lanes, limit };
+  if (peer !== null) yield { kind: 'mirror-peer', mirror, ...peer };
+  if (acknowledged !== null) yield { kind: 'mirror-acknowledged', mirror, ...acknowledged };
+  if (run !== null) yield { kind: 'mirror-run', mirror, ...run };
+  yield* recordsOfSet(mirror, 'dirty', record.dirty);
+  yield* recordsOfSet(mirror, 'suspect', record.suspect);
 }
 
 /** Layers as they came: each after the one below it, and last the one that takes writes. */
