@@ -19,6 +19,7 @@ A configuration file (--config) is TOML with the same words; flags override it:
   data = "/srv/blockferry"
   nbd = ["127.0.0.1:10809", "unix:/run/blockferry/nbd.sock"]
   control = "unix:/run/blockferry/control.sock"
+  http = "127.0.0.1:9809"
   insecure = false
   log_level = "info"
 and with tables for rights of sockets, limits, TLS and each export: docs/reference/configuration.md.
@@ -49,6 +50,7 @@ export function addServeVerb(program: Command): void {
       collect,
     )
     .option('--control <addr>', 'take commands here (default: unix:DATA/control.sock)')
+    .option('--http <addr>', 'show /metrics for Prometheus here (default: nowhere)')
     .option('--insecure', 'allow addresses outside loopback although TLS is not required there')
     .addOption(
       new Option(

@@ -74,6 +74,7 @@ export const FILE = z.strictObject({
     .max(NBD_LISTENERS_MAX)
     .optional(),
   control: z.string().optional(),
+  http: z.string().optional(),
   insecure: z.boolean().optional(),
   log_level: z.enum(LOG_LEVELS).optional(),
   list: z.boolean().optional(),

@@ -4,7 +4,7 @@
  * Invariants:
  * - Every key has a default; a key that does not exist is an error that names file, line and key.
  * - Paths of the file are relative to the file, paths of flags to the working directory.
- * - Without `insecure` the control address is on this machine, and so are the NBD addresses unless
+ * - Without `insecure` the control and http addresses are on this machine, and so are the NBD addresses unless
  *   every client has to encrypt.
  */
 import { join } from 'node:path';
@@ -37,6 +37,8 @@ export interface NodeConfig {
   /** Nobody named `nbd`: sockets that the process inherited take its place. */
   readonly nbdIsDefault: boolean;
   readonly control: Address;
+  /** Where metrics are shown; null: nowhere. */
+  readonly http: Address | null;
   readonly insecure: boolean;
   readonly logLevel: LogLevel;
   readonly tls: TlsConfig;
@@ -53,6 +55,7 @@ export interface ConfigFlags extends TlsFlags {
   readonly data?: string;
   readonly nbd?: readonly string[];
   readonly control?: string;
+  readonly http?: string;
   readonly insecure?: boolean;
   readonly logLevel?: LogLevel;
   /** False: exports are not listed. True says nothing: it is what the parser of flags puts there. */
@@ -83,7 +86,8 @@ export function resolveConfig(flags: ConfigFlags, surroundings: Surroundings): N
     data,
     nbd: named ?? defaultListeners(data),
     nbdIsDefault: named === null,
-    control: controlAddress(flags, file) ?? parseAddress(defaultControlAddress(data)),
+    control: addressOf('control', flags, file) ?? parseAddress(defaultControlAddress(data)),
+    http: addressOf('http', flags, file),
     insecure: flags.insecure ?? values.insecure ?? false,
     logLevel: flags.logLevel ?? values.log_level ?? 'info',
     tls,
@@ -92,14 +96,22 @@ export function resolveConfig(flags: ConfigFlags, surroundings: Surroundings): N
     exports: resolveExports(file, { list: flags.list !== false && (values.list ?? true), tls }),
   };
   for (const { address } of config.nbd) refuseStrangers(config, address);
-  if (!config.insecure && !isLoopback(config.control)) {
-    throw new BlockferryError(
-      'INSECURE_ADDRESS',
-      `the control address ${formatAddress(config.control)} is reachable from other machines, ` +
-        'without encryption or passwords',
-    );
-  }
+  refuseOpenHttp(config, 'control', config.control);
+  refuseOpenHttp(config, 'http', config.http);
   return config;
+}
+
+function refuseOpenHttp(
+  { insecure }: { insecure: boolean },
+  key: 'control' | 'http',
+  address: Address | null,
+): void {
+  if (insecure || address === null || isLoopback(address)) return;
+  throw new BlockferryError(
+    'INSECURE_ADDRESS',
+    `the ${key} address ${formatAddress(address)} is reachable from other machines, ` +
+      'without encryption or passwords',
+  );
 }
 
 /**
@@ -134,10 +146,12 @@ function defaultListeners(data: string): ListenerConfig[] {
   return addresses.map((text) => ({ address: parseAddress(text), rights: {} }));
 }
 
-function controlAddress(flags: ConfigFlags, file: ConfigFile): Address | null {
-  const { control } = file.values;
-  const inFile = control === undefined ? null : fileAddress(file, ['control'], control);
-  return flags.control === undefined ? inFile : parseAddress(flags.control);
+/** Null where nobody named one. */
+function addressOf(key: 'control' | 'http', flags: ConfigFlags, file: ConfigFile): Address | null {
+  const text = file.values[key];
+  const inFile = text === undefined ? null : fileAddress(file, [key], text);
+  const flag = flags[key];
+  return flag === undefined ? inFile : parseAddress(flag);
 }
 
 function nodeName(name: string): string {

@@ -28,6 +28,8 @@ export class EventLog implements EventSink {
   private readonly log: Logger;
   private readonly events: BlockferryEvent[] = [];
   private readonly followers = new Set<EventFollower>();
+  /** Of each kind since the node started. */
+  readonly counts = new Map<string, number>();
   private sequence = 0;
   private closed = false;
 
@@ -38,6 +40,7 @@ export class EventLog implements EventSink {
 
   emit(event: Omit<BlockferryEvent, 'sequence' | 'time'>): void {
     this.sequence += 1;
+    this.counts.set(event.kind, (this.counts.get(event.kind) ?? 0) + 1);
     const stamped: BlockferryEvent = {
       sequence: this.sequence,
       time: new Date(this.clock.wall()).toISOString(),

@@ -1,4 +1,4 @@
-/** Puts the control API on its address. */
+/** Puts the control API, and what a node shows over HTTP, on their addresses. */
 import type { FastifyInstance } from 'fastify';
 import { formatAddress, isLoopback } from '../io/address.ts';
 import { BlockferryError, errorText } from '../io/errors.ts';
@@ -23,9 +23,21 @@ export async function listenForControl(
 ): Promise<Address> {
   const { config, inherited } = options;
   if (inherited.control !== null) return adoptForControl(app, inherited.control, config);
+  return await listenForHttp(app, options.network, config.control);
+}
+
+/**
+ * Listens; returns the address with the port that the system chose.
+ * @throws BlockferryError ADDRESS_IN_USE or ADDRESS_UNAVAILABLE
+ */
+export async function listenForHttp(
+  app: FastifyInstance,
+  network: Network,
+  wanted: Address,
+): Promise<Address> {
   // Taken for a moment in the way of every other listener: it knows a stale socket from a live one, and
   // says what is wrong in the catalogue's words. HTTP needs a server of its own.
-  const taken = await options.network.listen(config.control, (connection) => connection.destroy());
+  const taken = await network.listen(wanted, (connection) => connection.destroy());
   await taken.close();
   const { address } = taken;
   try {

@@ -27,7 +27,7 @@ import type { NodeConfig } from './config.ts';
 import { SpaceWatch } from './disk-space.ts';
 import { EventLog } from './events.ts';
 import { HeldNetwork } from './held-network.ts';
-import { listenForControl } from './listen.ts';
+import { listenForControl, listenForHttp } from './listen.ts';
 import { MergeCommands } from './merges.ts';
 import { MirrorCommands } from './mirrors.ts';
 import { NbdService } from './nbd-service.ts';
@@ -56,6 +56,7 @@ const FIXED_KEYS = {
   data: 'data',
   nbd: 'nbd',
   control: 'control',
+  http: 'http',
   logLevel: 'log_level',
   limits: 'limits',
   diskWarnPercent: 'limits',
@@ -69,9 +70,12 @@ interface Part {
 export class BlockferryNode {
   readonly events: EventLog;
   controlAddress: Address;
+  /** Where metrics are shown; null: nowhere. */
+  httpAddress: Address | null = null;
   private readonly parts: NodeParts;
   /** What is open, in the order it was opened. */
   private readonly open: Part[] = [];
+  private readonly started = deferred();
   private nbd: NbdService | null = null;
   private stopped: Promise<void> | null = null;
 
@@ -160,21 +164,46 @@ export class BlockferryNode {
     room.servedBy(nbd);
     this.nbd = nbd;
     await nbd.listen(this.parts.inherited);
-    await this.openControl({ room, commands, nbd }, () => {
-      // Only now, with every address ours: a start that fails has touched neither volumes nor mirrors.
-      commands.start();
-      network.open();
-    });
+    await this.openHttp(commands, nbd);
+    await this.openControl({ room, commands, nbd });
+    // Only now, with every address ours: a start that fails has touched neither volumes nor mirrors.
+    commands.start();
+    network.open();
+    this.started.resolve();
     this.tellStarted(room, store);
     space.start();
   }
 
-  private async openControl(
-    { room, commands, nbd }: { room: CommandRoom; commands: VolumeCommands; nbd: NbdService },
-    begin: () => void,
-  ): Promise<void> {
+  /** Loaded only where it is wanted. */
+  private async openHttp(commands: VolumeCommands, nbd: NbdService): Promise<void> {
+    const { config, network } = this.parts;
+    if (config.http === null) return;
+    const { createHttp } = await import('./http.ts');
+    const app = createHttp({
+      measure: () => ({
+        facts: this.facts(nbd),
+        status: commands.status(),
+        events: this.events.counts,
+      }),
+      started: this.started.promise,
+    });
+    this.opened('http', () => {
+      this.letNobodyWait();
+      return app.close();
+    });
+    this.httpAddress = await listenForHttp(app, network, config.http);
+  }
+
+  private async openControl({
+    room,
+    commands,
+    nbd,
+  }: {
+    room: CommandRoom;
+    commands: VolumeCommands;
+    nbd: NbdService;
+  }): Promise<void> {
     const { config, clock, log, network, inherited } = this.parts;
-    const start = deferred();
     const app = createApi({
       commands,
       mirrors: new MirrorCommands({
@@ -188,15 +217,18 @@ export class BlockferryNode {
       log,
       facts: () => this.facts(nbd),
       reload: () => this.reload(),
-      started: start.promise,
+      started: this.started.promise,
     });
     this.opened('control', () => {
-      start.reject(new BlockferryError('SHUTTING_DOWN', 'the node did not start'));
+      this.letNobodyWait();
       return this.closeControl(app, room);
     });
     this.controlAddress = await listenForControl(app, { network, config, inherited });
-    begin();
-    start.resolve();
+  }
+
+  /** Requests that came before the node was up are refused; later it changes nothing. */
+  private letNobodyWait(): void {
+    this.started.reject(new BlockferryError('SHUTTING_DOWN', 'the node did not start'));
   }
 
   /** Lets commands under way end, but not for longer than CONTROL_DRAIN_MS_MAX. */
@@ -241,10 +273,11 @@ export class BlockferryNode {
     }
     const volumes = room.devices.size;
     const nbd = this.nbdAddresses.map(formatAddress).join(', ');
+    const http = this.httpAddress === null ? '' : `; metrics at ${formatAddress(this.httpAddress)}`;
     this.tell(
       'node-started',
       `node ${config.name} serves ${volumes} volume${volumes === 1 ? '' : 's'} of ${config.data} ` +
-        `at ${nbd}; control at ${formatAddress(this.controlAddress)}`,
+        `at ${nbd}; control at ${formatAddress(this.controlAddress)}${http}`,
     );
   }
 

@@ -6,6 +6,12 @@ import type { MirrorStatus, Position, SourceStatus } from '../replicator/status.
 import type { IoCounts } from '../volume/io-counts.ts';
 import type { ChangedRange, MergeStatus } from '../volume/snapshots/snapshot-types.ts';
 
+export const VOLUME_ROLES = [
+  'standalone',
+  'primary',
+  'secondary',
+] as const satisfies readonly Role[];
+
 /** Who may use a volume, and how. Addresses and names that may are the operator's own business. */
 export interface VolumeAccess {
   readonly read_only: boolean;

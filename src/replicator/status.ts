@@ -47,14 +47,17 @@ export interface MirrorStatus {
   readonly last_error: string | null;
 }
 
+/** Of a secondary. `waiting`: no link. `receiving`: a delta run is under way. `streaming`: every epoch follows. */
+export const SOURCE_STATES = ['waiting', 'receiving', 'streaming', 'failed'] as const;
+export type SourceState = (typeof SOURCE_STATES)[number];
+
 /** What a secondary says of the primary that it receives from. */
 export interface SourceStatus {
   /** Name of the primary's node. */
   readonly node: string;
   /** Id of the primary's volume; null before the first contact. */
   readonly volume_id: string | null;
-  /** `waiting`: no link. `receiving`: a delta run is under way. `streaming`: every epoch follows. */
-  readonly state: 'waiting' | 'receiving' | 'streaming' | 'failed';
+  readonly state: SourceState;
   /** ISO 8601: the primary's time of what this copy holds; null while it holds nothing. */
   readonly consistent_at: string | null;
   /** Between that time and the last that was heard of the primary, or now while there is no link. */

@@ -50,6 +50,7 @@ describe('configuration', () => {
       ],
       nbdIsDefault: true,
       control: { kind: 'unix', path: '/home/ann/.local/share/blockferry/control.sock' },
+      http: null,
       insecure: false,
       logLevel: 'info',
       tls: { mode: 'off', files: {} },
@@ -83,7 +84,7 @@ describe('configuration', () => {
 
   test.each([
     ['an unknown key', 'name = "a"\n\ncolour = "red"\n', /node\.toml:3: unknown key "colour"/],
-    ['an unknown table', 'name = "a"\n[http]\nport = 1\n', /node\.toml:2: unknown key "http"/],
+    ['an unknown table', 'name = "a"\n[web]\nport = 1\n', /node\.toml:2: unknown key "web"/],
     ['a wrong type', 'data = "d"\ninsecure = "yes"\n', /node\.toml:2: insecure: .*boolean/],
     [
       'a wrong entry',
