@@ -7,7 +7,7 @@
  */
 import assert from 'node:assert';
 import { WRITE_HEADER_BYTES } from '../nbd/client-prepared.ts';
-import type { ByteRange, Epoch } from './epoch.ts';
+import type { ZeroRange, Epoch } from './epoch.ts';
 import type { Slab } from './slab.ts';
 
 export class EpochCursor {
@@ -56,7 +56,7 @@ export class EpochCursor {
   }
 
   /** The zero ranges that were not taken yet. They stand for themselves: no entry of the epoch meets one. */
-  takeZeroes(epoch: Epoch): readonly ByteRange[] {
+  takeZeroes(epoch: Epoch): readonly ZeroRange[] {
     assert(epoch.number === this.number, 'the epoch where the cursor stands');
     const ranges = epoch.zeroes.slice(this.zeroes);
     this.zeroes = epoch.zeroes.length;

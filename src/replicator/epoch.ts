@@ -33,9 +33,11 @@ export const ENTRY_BYTES_MAX: number = 256 * 1024;
 /** Why an epoch was closed. `barrier`: for a FLUSH or FUA. */
 export type CloseReason = 'barrier' | 'size' | 'age' | 'conflict' | 'command';
 
-export interface ByteRange {
+export interface ZeroRange {
   readonly offset: number;
   readonly length: number;
+  /** The host gave it up; else it was zeroed. */
+  readonly trim: boolean;
 }
 
 /** A run of complete entries in one slab. */
@@ -82,7 +84,7 @@ export class Epoch {
   /** Payload bytes, and entries that carry them. */
   bytes = 0;
   entryCount = 0;
-  readonly zeroes: ByteRange[] = [];
+  readonly zeroes: ZeroRange[] = [];
   /** Payload bytes appended to the queue up to the end of this epoch, since it began. */
   cumulativeBytes = 0;
 
@@ -175,14 +177,15 @@ export class Epoch {
     if (fresh < end) this.append(fresh, buffer, start + (fresh - offset), end - fresh);
   }
 
-  addZeroes(offset: number, length: number): void {
+  addZeroes(offset: number, length: number, trim: boolean): void {
     assert(this.closed === null, 'a closed epoch never changes');
     const last = this.zeroes.at(-1);
-    const grows = last !== undefined && this.zeroes.length > this.takenZeroes;
-    if (grows && last.offset + last.length === offset) {
-      this.zeroes[this.zeroes.length - 1] = { offset: last.offset, length: last.length + length };
+    const grows = this.zeroes.length > this.takenZeroes && last?.trim === trim;
+    if (last !== undefined && grows && last.offset + last.length === offset) {
+      const all = { offset: last.offset, length: last.length + length, trim };
+      this.zeroes[this.zeroes.length - 1] = all;
     } else {
-      this.zeroes.push({ offset, length });
+      this.zeroes.push({ offset, length, trim });
     }
   }
 

@@ -358,7 +358,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
       this.stager.doubtful(offset, length);
       return status;
     }
-    request.epoch = this.stager.zeroed(offset, length);
+    request.epoch = this.stager.zeroed(offset, length, request.free);
     return this.applied(request);
   }
 

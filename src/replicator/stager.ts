@@ -88,10 +88,10 @@ export class Stager {
     return epoch;
   }
 
-  /** A range now reads as zeroes. */
-  zeroed(offset: number, length: number): number {
+  /** A range now reads as zeroes. `trim`: because the host gave it up. */
+  zeroed(offset: number, length: number, trim: boolean): number {
     if (offset % BLOCK_BYTES === 0 && length % BLOCK_BYTES === 0) {
-      return this.zeroedBlocks(offset, length);
+      return this.zeroedBlocks(offset, length, trim);
     }
     const blocks = wholeBlocks(offset, length);
     const end = offset + length;
@@ -101,7 +101,7 @@ export class Stager {
     this.queue.beginMixed(blocks.offset, blocks.length);
     let epoch = 0;
     if (offset < first) epoch = this.readBack(offset, first - offset);
-    if (first < last) epoch = this.appendZeroes(first, last - first);
+    if (first < last) epoch = this.appendZeroes(first, last - first, trim);
     if (last < end) epoch = this.readBack(last, end - last);
     this.queue.endChange();
     this.staged(wakes);
@@ -131,16 +131,18 @@ export class Stager {
     this.mark(offset, length, 0);
   }
 
-  private zeroedBlocks(offset: number, length: number): number {
+  private zeroedBlocks(offset: number, length: number, trim: boolean): number {
     const wakes = this.wakes();
-    const epoch = this.appendZeroes(offset, length);
+    const epoch = this.appendZeroes(offset, length, trim);
     this.staged(wakes);
     return this.epochToWaitFor(epoch);
   }
 
-  private appendZeroes(offset: number, length: number): number {
+  private appendZeroes(offset: number, length: number, trim: boolean): number {
     let epoch = 0;
-    if (this.queue.active) epoch = this.queue.appendZeroes(offset, length, this.clock.now());
+    if (this.queue.active) {
+      epoch = this.queue.appendZeroes(offset, length, this.clock.now(), trim);
+    }
     this.mark(offset, length, epoch);
     return epoch;
   }

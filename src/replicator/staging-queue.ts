@@ -194,12 +194,12 @@ export class StagingQueue {
   }
 
   /** Adds a range of whole blocks that now reads as zeroes. Returns the number of the epoch. */
-  appendZeroes(offset: number, length: number, now: number): number {
+  appendZeroes(offset: number, length: number, now: number, trim: boolean): number {
     assert(this.active, 'nobody follows');
     assert(offset % BLOCK_BYTES === 0 && length % BLOCK_BYTES === 0, 'whole blocks');
     if (!this.changing && this.open.conflictsWithPayload(offset, length)) this.close('conflict');
     if (this.open.empty) this.open.openedAt = now;
-    this.open.addZeroes(offset, length);
+    this.open.addZeroes(offset, length, trim);
     return this.closeIfFull();
   }
 

@@ -188,9 +188,11 @@ describe('an epoch', () => {
   it('knows which zeroes and payloads cannot share it', () => {
     const epoch = newEpoch();
     epoch.add(5 * BLOCK_BYTES, stamped(BLOCK_BYTES, 1), 0, BLOCK_BYTES);
-    epoch.addZeroes(8 * BLOCK_BYTES, 2 * BLOCK_BYTES);
-    epoch.addZeroes(10 * BLOCK_BYTES, BLOCK_BYTES);
-    expect(epoch.zeroes).toEqual([{ offset: 8 * BLOCK_BYTES, length: 3 * BLOCK_BYTES }]);
+    epoch.addZeroes(8 * BLOCK_BYTES, 2 * BLOCK_BYTES, false);
+    epoch.addZeroes(10 * BLOCK_BYTES, BLOCK_BYTES, false);
+    expect(epoch.zeroes).toEqual([
+      { offset: 8 * BLOCK_BYTES, length: 3 * BLOCK_BYTES, trim: false },
+    ]);
     expect([4, 5, 6].map((block) => epoch.conflictsWithPayload(...at(block)))).toEqual([
       false,
       true,
@@ -209,7 +211,7 @@ describe('an epoch', () => {
     expect(() => epoch.add(100, Buffer.alloc(4096), 0, 4096)).toThrow('whole blocks');
     epoch.close('age', 0);
     expect(() => epoch.add(0, Buffer.alloc(4096), 0, 4096)).toThrow('never changes');
-    expect(() => epoch.addZeroes(0, 4096)).toThrow('never changes');
+    expect(() => epoch.addZeroes(0, 4096, false)).toThrow('never changes');
     expect(() => epoch.close('age', 0)).toThrow('closed once');
   });
 });

@@ -101,7 +101,7 @@ class World {
     const offset = block * BLOCK_BYTES;
     const length = blocks * BLOCK_BYTES;
     if (!mixed || blocks < 3) {
-      this.changed(this.queue.appendZeroes(offset, length, 5), (image) =>
+      this.changed(this.queue.appendZeroes(offset, length, 5, false), (image) =>
         image.zero(offset, length),
       );
       return;
@@ -111,7 +111,7 @@ class World {
     this.queue.beginMixed(offset, length);
     const epochs = new Set([
       this.queue.append(offset, edge, 0, BLOCK_BYTES, 5),
-      this.queue.appendZeroes(offset + BLOCK_BYTES, length - 2 * BLOCK_BYTES, 5),
+      this.queue.appendZeroes(offset + BLOCK_BYTES, length - 2 * BLOCK_BYTES, 5, false),
       this.queue.append(last, edge, 0, BLOCK_BYTES, 5),
     ]);
     this.queue.endChange();

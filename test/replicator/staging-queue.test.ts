@@ -38,7 +38,7 @@ describe('the staging queue', () => {
     const queue = newQueue();
     expect(queue.active).toBe(false);
     expect(() => put(queue, 0)).toThrow('nobody follows');
-    expect(() => queue.appendZeroes(0, BLOCK_BYTES, 0)).toThrow('nobody follows');
+    expect(() => queue.appendZeroes(0, BLOCK_BYTES, 0, false)).toThrow('nobody follows');
     expect(queue.close('barrier')).toBe(0);
   });
 
@@ -84,7 +84,7 @@ describe('the staging queue', () => {
     const late = queue.follow();
     put(queue, 10, 1, 3);
     queue.close('barrier');
-    queue.appendZeroes(20 * BLOCK_BYTES, 2 * BLOCK_BYTES, 6);
+    queue.appendZeroes(20 * BLOCK_BYTES, 2 * BLOCK_BYTES, 6, false);
     const lackingOf = (follower: typeof early): number[] => {
       const blocks: number[] = [];
       queue.leave(follower, (offset, length) => {
@@ -120,7 +120,7 @@ describe('the staging queue', () => {
   it('gives an epoch that a conflict opened the time of its first write', () => {
     const queue = newQueue();
     const follower = queue.follow();
-    queue.appendZeroes(0, BLOCK_BYTES, 100);
+    queue.appendZeroes(0, BLOCK_BYTES, 100, false);
     put(queue, 0, 1, 1, 200);
     queue.release(follower, queue.openNumber - 1);
     expect(queue.behindSince(follower)).toBe(200);
@@ -135,7 +135,7 @@ describe('the staging queue', () => {
     }
     expect(queue.openNumber).toBe(first + 1);
     for (let range = 0; range < EPOCH_ZERO_RANGES_MAX; range += 1) {
-      queue.appendZeroes(range * 2 * BLOCK_BYTES, BLOCK_BYTES, 5);
+      queue.appendZeroes(range * 2 * BLOCK_BYTES, BLOCK_BYTES, 5, false);
     }
     expect(queue.openNumber).toBe(first + 2);
   });
@@ -160,7 +160,7 @@ describe('the staging queue', () => {
     const slow = queue.follow();
     const quick = queue.follow();
     for (let round = 0; round < EPOCHS_MAX / 2; round += 1) {
-      queue.appendZeroes(0, BLOCK_BYTES, 5);
+      queue.appendZeroes(0, BLOCK_BYTES, 5, false);
       queue.release(quick, queue.close('barrier'));
     }
     expect(queue.crowded).toBe(true);
@@ -185,7 +185,7 @@ describe('the staging queue', () => {
         for (const { kind, block, blocks, stamp } of changes) {
           if (kind === 'flush') queue.close('barrier');
           else if (kind === 'zero') {
-            queue.appendZeroes(block * BLOCK_BYTES, blocks * BLOCK_BYTES, 5);
+            queue.appendZeroes(block * BLOCK_BYTES, blocks * BLOCK_BYTES, 5, false);
             model.zero(block * BLOCK_BYTES, blocks * BLOCK_BYTES);
           } else {
             put(queue, block, stamp, blocks);

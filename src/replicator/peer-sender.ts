@@ -1,0 +1,276 @@
+/**
+ * Streams epochs to another node over a private link: what was appended is sent once a turn, also of the open
+ * epoch; the epoch's end follows when it is closed, and the next begins before this one is acknowledged.
+ *
+ * Invariants:
+ * - Every epoch is sent whole and in order: its frames count from 0, CLOSE says how many there are.
+ * - `durable` <= `held` <= the last epoch that was closed towards the peer, and none of them ever falls. A peer
+ *   that claims more ends its link.
+ * - What is not acknowledged as durable stays within the window of the far end; what the system has not
+ *   taken yet stays within the backlog of the link. At either limit nothing is taken, and the epoch
+ *   that is open folds what comes.
+ * - Memory of frames is held until the link says `sent`, which it does in any case.
+ */
+import assert from 'node:assert';
+import type { Clock, Timer } from '../io/clock.ts';
+import { BlockferryError } from '../io/errors.ts';
+import {
+  EPOCH_AGE_MS,
+  LINK_BACKLOG_BYTES_HIGH,
+  LINK_FRAME_BYTES_MAX,
+  STAGING_SLAB_BYTES,
+} from '../io/limits.ts';
+import { EpochCursor } from './epoch-cursor.ts';
+import type { Epoch } from './epoch.ts';
+import { FrameKind, type FrameHeader, type Link } from './link/link-types.ts';
+import { encodeCommand } from './link/messages.ts';
+import { encodeRanges, RANGE_BYTES } from './link/ranges.ts';
+import type { MirrorHost } from './mirror-host.ts';
+import { closesNow } from './policy.ts';
+import { SendWindow } from './send-window.ts';
+
+assert(STAGING_SLAB_BYTES <= LINK_FRAME_BYTES_MAX, 'the entries of a slab fit into one frame');
+
+/** What a stream needs of its host. */
+export interface StreamHost extends Pick<MirrorHost, 'queue' | 'hasWaiters'> {
+  readonly surroundings: { readonly clock: Clock };
+}
+
+export class PeerSender {
+  /** Every epoch up to this one arrived at the peer. */
+  held: number;
+  /** Every epoch up to this one is durable there. */
+  durable: number;
+  /** Every epoch up to this one can be read there. */
+  readable: number;
+  /** Payload bytes given to the link. */
+  bytesSent = 0;
+  /** The last epoch whose CLOSE was sent. */
+  private closedEpoch: number;
+  /** Frames of the epoch that is being sent. */
+  private frames = 0;
+  private stopped = false;
+  private idle = false;
+  private turnPlanned = false;
+  private ageTimer: Timer | null = null;
+  private readonly cursor: EpochCursor;
+  private readonly window: SendWindow;
+  private readonly host: StreamHost;
+  private readonly link: Link;
+  private readonly onHeld: (epoch: Epoch) => void;
+  private readonly onDurable: () => void;
+  private readonly onReadable: () => void;
+  private readonly onIdle: () => void;
+
+  constructor(options: {
+    host: StreamHost;
+    link: Link;
+    /** The peer has everything up to this epoch, durably. */
+    after: number;
+    /** `held` rose to this epoch. */
+    onHeld: (epoch: Epoch) => void;
+    /** `durable` rose. */
+    onDurable: () => void;
+    /** `readable` rose. */
+    onReadable?: () => void;
+    /** Stopped, and every epoch that was sent whole has arrived. */
+    onIdle: () => void;
+  }) {
+    this.host = options.host;
+    this.link = options.link;
+    this.held = options.after;
+    this.durable = options.after;
+    this.readable = options.after;
+    this.closedEpoch = options.after;
+    this.cursor = new EpochCursor(options.after + 1);
+    this.window = new SendWindow(options.after);
+    this.onHeld = options.onHeld;
+    this.onDurable = options.onDurable;
+    this.onReadable = options.onReadable ?? ((): void => {});
+    this.onIdle = options.onIdle;
+  }
+
+  /** Bytes of epochs that the peer has not acknowledged as durable. */
+  get unackedBytes(): number {
+    return this.window.unacked;
+  }
+
+  /** Something was staged or closed, or there is room again: it is sent at the end of this turn. */
+  pump(): void {
+    if (this.stopped || this.turnPlanned) return;
+    this.turnPlanned = true;
+    this.host.surroundings.clock.soon(this.turn);
+  }
+
+  /** The host flushed when `epoch` was the last one closed: its end is sent at the end of this turn. */
+  barrier(_epoch: number): void {
+    this.pump();
+  }
+
+  /** Nothing further is sent. Returns whether an epoch that was sent whole is still on its way. */
+  stop(): boolean {
+    this.stopped = true;
+    this.ageTimer?.cancel();
+    this.ageTimer = null;
+    this.idle = this.held === this.closedEpoch;
+    return !this.idle;
+  }
+
+  /** The link is over: nothing is on its way any more. It lets go of the memory by itself. */
+  connectionOver(): void {
+    this.stop();
+    this.idle = true;
+  }
+
+  /** An ACK, or a heartbeat, which says the same. Older ones than those seen mean nothing. */
+  ack(header: Pick<FrameHeader, 'epoch' | 'index' | 'aux'>): void {
+    const { epoch: durable, index: received, aux: readable } = header;
+    if (Math.max(durable, received, readable) > this.closedEpoch) {
+      this.claimsTooMuch(Math.max(durable, received, readable));
+      return;
+    }
+    if (this.stopped) {
+      this.ackedAfterStop(Math.max(durable, received));
+      return;
+    }
+    // What is durable or readable has arrived, and what is readable is durable.
+    this.receivedTo(Math.max(durable, received, readable));
+    this.durableTo(Math.max(durable, readable));
+    this.readableTo(readable);
+  }
+
+  private readonly turn = (): void => {
+    this.turnPlanned = false;
+    if (this.stopped || !this.link.open) return;
+    const before = this.closedEpoch;
+    this.send();
+    if (this.closedEpoch > before) {
+      this.link.setHeartbeat({ epoch: this.host.queue.openNumber - 1, index: 0, aux: 0 });
+    }
+  };
+
+  /** All that is there and fits. What does not fit follows after `ack` or `drained`. */
+  private send(): void {
+    const { queue } = this.host;
+    for (;;) {
+      const epoch = queue.epochOrOpen(this.cursor.number);
+      assert(epoch !== null, 'epochs that were not sent are in the queue');
+      if (!this.window.admits(epoch.number) || !this.sendContent(epoch)) return;
+      if (epoch.closed === null && !this.closeOpen()) {
+        queue.hungry = true;
+        return;
+      }
+      this.sendEnd(epoch);
+    }
+  }
+
+  /** Sends what is in the epoch by now; false when not all of it fits. */
+  private sendContent(epoch: Epoch): boolean {
+    const { cursor, window, link } = this;
+    while (!cursor.hasAllOf(epoch)) {
+      if (link.backlogBytes >= LINK_BACKLOG_BYTES_HIGH) return false;
+      const zeroes = epoch.zeroes.length - cursor.zeroes;
+      if (zeroes > 0) {
+        if (zeroes * RANGE_BYTES > window.room) return false;
+        this.sendFrame(epoch, FrameKind.RANGES, encodeRanges(cursor.takeZeroes(epoch)));
+      }
+      const most = Math.min(LINK_FRAME_BYTES_MAX, window.room);
+      const entries = cursor.takeEntries(epoch, most);
+      if (entries !== null && cursor.slab !== null) {
+        cursor.slab.hold();
+        this.sendFrame(epoch, FrameKind.DATA, entries, cursor.slab.letGo);
+      } else if (!cursor.hasAllOf(epoch)) return false;
+    }
+    return true;
+  }
+
+  /** The command, if there is one, and CLOSE. */
+  private sendEnd(epoch: Epoch): void {
+    if (epoch.command !== null) {
+      this.sendFrame(epoch, FrameKind.COMMAND, encodeCommand(epoch.command));
+    }
+    this.link.send({
+      kind: FrameKind.CLOSE,
+      flags: 0,
+      volume: 0,
+      epoch: epoch.number,
+      index: this.frames,
+      offset: 0,
+      length: 0,
+      aux: Math.max(0, Math.floor(epoch.closedAt)),
+    });
+    this.window.closed(epoch.number);
+    this.closedEpoch = epoch.number;
+    this.frames = 0;
+    this.cursor.advance();
+  }
+
+  private sendFrame(epoch: Epoch, kind: FrameKind, payload: Buffer, sent?: () => void): void {
+    const bytes = payload.length;
+    const length = kind === FrameKind.DATA ? bytes : 0;
+    const { number } = epoch;
+    this.link.send(
+      { kind, flags: 0, volume: 0, epoch: number, index: this.frames, offset: 0, length, aux: 0 },
+      [payload],
+      sent,
+    );
+    this.frames += 1;
+    this.window.took(bytes);
+    this.bytesSent += bytes;
+  }
+
+  /** The open epoch was taken whole. Closes it if that is due, or sees to it that this is looked at again. */
+  private closeOpen(): boolean {
+    const { queue, surroundings, hasWaiters } = this.host;
+    if (queue.openIsEmpty) return false;
+    const ageMs = surroundings.clock.now() - queue.openedAt;
+    if (closesNow({ bytes: queue.openBytes, ageMs, waiters: hasWaiters })) {
+      queue.close(ageMs >= EPOCH_AGE_MS ? 'age' : 'size');
+      return true;
+    }
+    // One timer until it fires: then it is set anew for the epoch that is open by then.
+    this.ageTimer ??= surroundings.clock.after(Math.max(1, EPOCH_AGE_MS - ageMs), this.aged);
+    return false;
+  }
+
+  private readonly aged = (): void => {
+    this.ageTimer = null;
+    this.turn();
+  };
+
+  private receivedTo(epoch: number): void {
+    while (this.held < epoch) {
+      this.held += 1;
+      const arrived = this.host.queue.epoch(this.held);
+      // A mirror that left the queue meanwhile has its sender stopped.
+      if (arrived !== null) this.onHeld(arrived);
+    }
+  }
+
+  private durableTo(epoch: number): void {
+    if (epoch <= this.durable) return;
+    this.durable = epoch;
+    this.window.acknowledged(epoch);
+    this.onDurable();
+    this.pump();
+  }
+
+  private readableTo(epoch: number): void {
+    if (epoch <= this.readable) return;
+    this.readable = epoch;
+    this.onReadable();
+  }
+
+  private ackedAfterStop(received: number): void {
+    if (received > this.held) this.held = received;
+    if (this.idle || this.held < this.closedEpoch) return;
+    this.idle = true;
+    this.onIdle();
+  }
+
+  private claimsTooMuch(epoch: number): void {
+    if (this.idle) return;
+    const message = `${this.link.peer} acknowledged epoch ${epoch}, the last sent is ${this.closedEpoch}`;
+    this.link.destroy(new BlockferryError('LINK_PROTOCOL', message));
+  }
+}
