@@ -31,25 +31,25 @@ export class Metrics {
         value === null ? [] : [{ labels: { ...of }, value }],
       );
     };
-    const options = { name, help, labelNames: labels, registers: [this.registry] };
-    if (type === 'counter') {
-      new Counter({
-        ...options,
-        collect(): void {
-          this.reset();
-          for (const sample of collected()) this.inc(sample.labels, sample.value);
-        },
-      });
-    } else {
-      new Gauge({
-        ...options,
-        collect(): void {
-          this.reset();
-          // Without labels there would be a zero for what is not known.
-          if (labels.length === 0) this.remove();
-          for (const sample of collected()) this.set(sample.labels, sample.value);
-        },
-      });
-    }
+    const options = { name, help, labelNames: labels, registers: [] };
+    this.registry.registerMetric(
+      type === 'counter'
+        ? new Counter({
+            ...options,
+            collect(): void {
+              this.reset();
+              for (const sample of collected()) this.inc(sample.labels, sample.value);
+            },
+          })
+        : new Gauge({
+            ...options,
+            collect(): void {
+              this.reset();
+              // Without labels there would be a zero for what is not known.
+              if (labels.length === 0) this.remove();
+              for (const sample of collected()) this.set(sample.labels, sample.value);
+            },
+          }),
+    );
   }
 }
