@@ -12,6 +12,7 @@ import { BLOCK_BYTES, BLOCKS_PER_REGION } from '../io/limits.ts';
 import { BlockSet, RegionState } from '../volume/maps/block-set.ts';
 import type { RegionTable } from '../volume/maps/hot-region.ts';
 import type { Metadata, MirrorRecord } from '../volume/log/metadata.ts';
+import type { CopyPosition } from '../volume/log/metadata-state.ts';
 
 /** Numbers of parked regions; see RegionGate. */
 export type ParkedRegions = Pick<RegionTable, 'has' | 'keys' | 'size' | 'nextFrom'>;
@@ -26,6 +27,8 @@ export class MirrorBlocks {
   readonly suspect: BlockSet;
   /** Blocks that the mirror was sent and has not flushed: in a delta run, or shed from the stream. */
   inFlight: BlockSet;
+  /** What the mirror is known to hold, when the log does not say so yet. */
+  private unrecorded: CopyPosition | null = null;
   private readonly metadata: Metadata;
   private readonly mirrorId: number;
   private readonly parked: ParkedRegions;
@@ -90,6 +93,30 @@ export class MirrorBlocks {
     }
   }
 
+  /** What is marked now is what a delta run brings; what is marked from now on is for the next one. */
+  beginRun(): void {
+    this.inFlight.addSet(this.dirty);
+    this.dirty.clear();
+  }
+
+  /**
+   * The mirror holds this durably. It is recorded with the next record that lets go of something for that reason: a mirror
+   * that later says that it holds less went back in time.
+   */
+  acknowledge(position: CopyPosition): void {
+    this.unrecorded = position;
+  }
+
+  private recordAcknowledged(): void {
+    if (this.unrecorded === null) return;
+    this.metadata.append({
+      kind: 'mirror-acknowledged',
+      mirror: this.mirrorId,
+      ...this.unrecorded,
+    });
+    this.unrecorded = null;
+  }
+
   /** The connection was lost: nothing that was not flushed counts as sent. */
   takeBack(): void {
     this.dirty.addSet(this.inFlight);
@@ -115,6 +142,7 @@ export class MirrorBlocks {
     const recorded = this.metadata.state.mirrors.get(this.mirrorId);
     // While the volume shrinks, the log may be ahead of this.
     if (recorded === undefined || region >= recorded.dirty.regionCount) return;
+    this.recordAcknowledged();
     const live = unionOf(this.dirty, this.inFlight, region);
     this.recordSet('dirty', region, live, recorded.dirty);
     const state = this.parked.has(region) ? RegionState.ALL : this.suspect.regionState(region);
@@ -126,6 +154,7 @@ export class MirrorBlocks {
   recordAll(): void {
     const recorded = this.metadata.state.mirrors.get(this.mirrorId);
     if (recorded === undefined) return;
+    this.recordAcknowledged();
     if (this.clean && this.parked.size === 0) {
       this.recordClean(recorded);
       return;
@@ -138,6 +167,7 @@ export class MirrorBlocks {
 
   /** Records the regions in which `set` has blocks: those that are uniform in every set many at a time. */
   private recordWhere(set: BlockSet): void {
+    this.recordAcknowledged();
     let region = set.nextRegion(0);
     while (region >= 0) {
       const end = this.recordRun(region);

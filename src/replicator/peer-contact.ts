@@ -1,0 +1,187 @@
+/**
+ * A mirror that is another blockferry node: delta runs arrive there as a whole, epochs in a pipeline.
+ *
+ * Invariants:
+ * - One delta run at a time, or the stream: what arrives belongs to the one that is there, and ends the link when it belongs
+ *   to none.
+ * - `onClosed` comes once, when the link needs no buffer any more.
+ */
+import assert from 'node:assert';
+import { BlockferryError } from '../io/errors.ts';
+import type { Contact, RunHooks, Sender, SenderHooks, Transfer } from './contact.ts';
+import { FrameKind } from './link/link-types.ts';
+import type { FrameHeader, Link, LinkHandler, ReceivedPayload } from './link/link-types.ts';
+import type { ControlMessage, Welcome } from './link/messages.ts';
+import type { MirrorBlocks } from './mirror-blocks.ts';
+import type { MirrorHost } from './mirror-host.ts';
+import { PeerSender } from './peer-sender.ts';
+import { PeerTransfer } from './peer-transfer.ts';
+import type { RunLimiter } from './run-pace.ts';
+import type { Follower } from './staging-queue.ts';
+
+/** Whoever waits for answers of the mirror to what it sent. */
+export interface PeerTalk {
+  control(message: ControlMessage): void;
+  frame(header: FrameHeader, payload: ReceivedPayload | null): void;
+  /** The link takes more. */
+  drained(): void;
+}
+
+export interface PeerContactOptions {
+  readonly link: Link;
+  readonly welcome: Welcome;
+  readonly host: MirrorHost;
+  readonly blocks: MirrorBlocks;
+  readonly mirrorId: number;
+  /** What the mirror holds is of no use: everything is sent. */
+  readonly full: boolean;
+  /** A run that it has a part of may go on. */
+  readonly resumable: boolean;
+  readonly limiter: RunLimiter | null;
+  /** The mirror holds this epoch, durably. */
+  readonly arrived: (epoch: number) => void;
+}
+
+export class PeerContact implements Contact, LinkHandler {
+  readonly kind = 'blockferry';
+  readonly alwaysConsistent = true;
+  readonly link: Link;
+  readonly welcome: Welcome;
+  readonly host: MirrorHost;
+  readonly blocks: MirrorBlocks;
+  readonly mirrorId: number;
+  readonly full: boolean;
+  readonly resumable: boolean;
+  readonly limiter: RunLimiter | null;
+  readonly arrived: (epoch: number) => void;
+  private talk: PeerTalk | null = null;
+  private peerSender: PeerSender | null = null;
+  private runs = 0;
+  private over: BlockferryError | null = null;
+  private listener: ((error: BlockferryError) => void) | null = null;
+  private told = false;
+  private ended: (() => void) | null = null;
+
+  constructor(options: PeerContactOptions) {
+    this.link = options.link;
+    this.welcome = options.welcome;
+    this.host = options.host;
+    this.blocks = options.blocks;
+    this.mirrorId = options.mirrorId;
+    this.full = options.full;
+    this.resumable = options.resumable;
+    this.limiter = options.limiter;
+    this.arrived = options.arrived;
+    this.link.start(this);
+  }
+
+  get open(): boolean {
+    return this.link.open;
+  }
+
+  get onClosed(): ((error: BlockferryError) => void) | null {
+    return this.listener;
+  }
+
+  set onClosed(listener: ((error: BlockferryError) => void) | null) {
+    this.listener = listener;
+    if (this.over !== null) this.host.surroundings.clock.soon(() => this.tell());
+  }
+
+  /** The mirror answered the handshake, and nothing of an older link is left on its way there. */
+  ready(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  /** Heartbeats do that. */
+  probe(): void {}
+
+  transfer(hooks: RunHooks): Transfer {
+    return new PeerTransfer(this, hooks);
+  }
+
+  /** Answers are `talk`'s until it is taken away with null. */
+  converse(talk: PeerTalk | null): void {
+    assert(talk === null || this.talk === null, 'one conversation at a time');
+    this.talk = talk;
+  }
+
+  /** The number that the frames of the next run carry. */
+  nextRun(): number {
+    this.runs += 1;
+    return this.runs;
+  }
+
+  sender(follower: Follower, hooks: SenderHooks): Sender {
+    const after = follower.released;
+    const { link, host } = this;
+    const { generation } = host.volume.metadata.state;
+    link.sendControl({ kind: 'stream-begin', generation, after });
+    const sender = new PeerSender({ host, link, after, ...hooks });
+    this.peerSender = sender;
+    return sender;
+  }
+
+  async close(): Promise<void> {
+    if (this.over !== null) return;
+    const closed = new Promise<void>((resolve) => {
+      this.ended = resolve;
+    });
+    this.link.end('the primary ends the link');
+    await closed;
+  }
+
+  destroy(): void {
+    this.link.destroy(new BlockferryError('MIRROR_UNREACHABLE', `${this.link.peer} was given up`));
+  }
+
+  // --- LinkHandler ---
+
+  frame(header: FrameHeader, payload: ReceivedPayload | null): void {
+    if (header.kind === FrameKind.ACK) {
+      payload?.release();
+      if (this.peerSender === null) return this.unexpected('an acknowledgement');
+      return this.peerSender.ack(header);
+    }
+    if (header.kind !== FrameKind.DIFFERS || this.talk === null) {
+      payload?.release();
+      return this.unexpected(`a frame of kind ${header.kind}`);
+    }
+    this.talk.frame(header, payload);
+  }
+
+  control(message: ControlMessage): void {
+    if (message.kind === 'failed') {
+      const text = `${this.link.peer} cannot go on: ${message.message} (${message.code})`;
+      return this.link.destroy(new BlockferryError('MIRROR_REFUSED', text));
+    }
+    if (this.talk === null) return this.unexpected(`the message ${message.kind}`);
+    this.talk.control(message);
+  }
+
+  heartbeat(header: FrameHeader): void {
+    this.peerSender?.ack(header);
+  }
+
+  drained(): void {
+    this.peerSender?.pump();
+    this.talk?.drained();
+  }
+
+  closed(error: BlockferryError): void {
+    this.over = error;
+    this.ended?.();
+    this.tell();
+  }
+
+  private unexpected(what: string): void {
+    const message = `${this.link.peer} sent ${what} that nobody asked for`;
+    this.link.destroy(new BlockferryError('LINK_PROTOCOL', message));
+  }
+
+  private tell(): void {
+    if (this.listener === null || this.over === null || this.told) return;
+    this.told = true;
+    this.listener(this.over);
+  }
+}

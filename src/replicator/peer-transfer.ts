@@ -1,0 +1,227 @@
+/**
+ * Brings another node what its mirror lacks: delta runs one after another, each of the content of one moment, until so
+ * little is left that host writes are staged from such a moment on.
+ *
+ * Invariants:
+ * - The moment of a run is the end of an epoch: what was applied before is in the frozen content, and what comes after is
+ *   marked, or staged behind it. Both begin in one turn.
+ * - Marks are let go of when the mirror committed the run. A run that comes to nothing leaves them all.
+ * - The content is frozen as long as the mirror may have part of the run, so that the run can go on after a loss of the link
+ *   or of this process.
+ */
+import { randomId } from './random-id.ts';
+import { BlockferryError } from '../io/errors.ts';
+import { Status } from '../io/device.ts';
+import type { MirrorRunRecord } from '../volume/log/metadata-state.ts';
+import type { RunHooks, Transfer } from './contact.ts';
+import { RunAborted, RunFailed } from './delta-run.ts';
+import { frozenSource, type FrozenSource } from './frozen-source.ts';
+import type { FrameHeader, ReceivedPayload } from './link/link-types.ts';
+import type { ControlMessage } from './link/messages.ts';
+import type { PeerContact, PeerTalk } from './peer-contact.ts';
+import { PeerRun } from './peer-run.ts';
+import { countStuckSweeps, isFinalSweep, isStuck } from './policy.ts';
+import { resumeBlocks } from './run-resume.ts';
+
+/** Between rounds that do not shrink what is left. */
+const STUCK_PAUSE_MS = 1000;
+
+/** Name of the hidden snapshot that delta runs to a mirror are read from. */
+export function ferrySnapshotName(mirrorId: number): string {
+  return `.ferry-${mirrorId}`;
+}
+
+/** Content of one moment, on its way to the mirror. */
+interface Round {
+  readonly record: MirrorRunRecord;
+  /** The mirror has a part of it. */
+  readonly resumed: boolean;
+}
+
+export class PeerTransfer implements Transfer, PeerTalk {
+  private aborted = false;
+  private current: PeerRun | null = null;
+  /** Of the runs before the present one. */
+  private sent = 0;
+  private compared = 0;
+  /** What the mirror holds is of no use. */
+  private full: boolean;
+  private readonly contact: PeerContact;
+  private readonly hooks: RunHooks;
+
+  constructor(contact: PeerContact, hooks: RunHooks) {
+    this.contact = contact;
+    this.hooks = hooks;
+    this.full = contact.full;
+  }
+
+  get bytesSent(): number {
+    return this.sent + (this.current?.bytesSent ?? 0);
+  }
+
+  get bytesCompared(): number {
+    return this.compared + (this.current?.bytesCompared ?? 0);
+  }
+
+  abort(): void {
+    this.aborted = true;
+    this.current?.abort();
+  }
+
+  async run(): Promise<void> {
+    let stuckRounds = 0;
+    let { resumable } = this.contact;
+    for (;;) {
+      const bytesBefore = this.lackingBytes;
+      const round = (resumable ? this.resume() : null) ?? (await this.begin());
+      resumable = false;
+      this.check();
+      await this.ship(round);
+      if (this.hooks.isStaging()) return;
+      const bytesAfter = this.lackingBytes;
+      stuckRounds = countStuckSweeps(stuckRounds, { bytesBefore, bytesAfter });
+      this.hooks.stuck(isStuck(stuckRounds));
+      if (isStuck(stuckRounds)) await this.hooks.pause(STUCK_PAUSE_MS);
+      this.check();
+    }
+  }
+
+  control(message: ControlMessage): void {
+    this.current?.control(message);
+  }
+
+  frame(header: FrameHeader, payload: ReceivedPayload | null): void {
+    if (this.current === null) payload?.release();
+    else this.current.frame(header, payload);
+  }
+
+  drained(): void {
+    this.current?.drained();
+  }
+
+  private get lackingBytes(): number {
+    const { blocks } = this.contact;
+    return blocks.dirtyBytes + blocks.suspectBytes;
+  }
+
+  private get snapshotName(): string {
+    return ferrySnapshotName(this.contact.mirrorId);
+  }
+
+  /** The run that an earlier link, or an earlier process, left half done; null when there is none that both sides know. */
+  private resume(): Round | null {
+    const { blocks, host, mirrorId, welcome } = this.contact;
+    const { snapshots, metadata } = host.volume;
+    const record = metadata.state.mirrors.get(mirrorId)?.run ?? null;
+    if (record === null || record.run !== welcome.run?.id) return null;
+    if (metadata.state.snapshots.get(record.snapshot)?.name !== this.snapshotName) return null;
+    resumeBlocks(blocks, snapshots.changed(this.snapshotName, null));
+    return { record, resumed: true };
+  }
+
+  /** Freezes the present content, and notes what of it the mirror lacks. */
+  private async begin(): Promise<Round> {
+    const { host, blocks } = this.contact;
+    const { volume, queue, surroundings } = host;
+    const run = randomId(surroundings.random);
+    let epoch = 0;
+    try {
+      if (volume.snapshots.hidden.includes(this.snapshotName)) await this.forget();
+      const frozen = await volume.snapshots.freeze(this.snapshotName, () => {
+        if (isFinalSweep(this.lackingBytes)) this.hooks.beginStaging();
+        else queue.seal();
+        epoch = queue.openNumber - 1;
+        blocks.beginRun();
+      });
+      const { generation } = volume.metadata.state;
+      const { createdAt: time, id: snapshot } = frozen;
+      const record: MirrorRunRecord = { run, snapshot, generation, epoch, time };
+      volume.metadata.append({ kind: 'mirror-run', mirror: this.contact.mirrorId, ...record });
+      await this.recordMarks();
+      return { record, resumed: false };
+    } catch (thrown) {
+      throw asLocalFailure(thrown);
+    }
+  }
+
+  private async ship({ record, resumed }: Round): Promise<void> {
+    const { contact, full } = this;
+    const { host, link, blocks } = contact;
+    const { run, generation, epoch, time } = record;
+    const { generations } = host.volume.metadata.state;
+    const number = contact.nextRun();
+    const current = new PeerRun({
+      link,
+      clock: host.surroundings.clock,
+      source: this.source(),
+      blocks,
+      examiner: host.examiner,
+      limiter: contact.limiter,
+      run: { number, run, generation, epoch, time, generations, full, resumed },
+      hooks: { compared: () => this.hooks.compared(), durable: () => {} },
+    });
+    this.current = current;
+    contact.converse(this);
+    try {
+      await current.run();
+    } finally {
+      contact.converse(null);
+      this.sent += current.bytesSent;
+      this.compared += current.bytesCompared;
+      this.current = null;
+    }
+    this.check();
+    this.full = false;
+    await this.committed(record);
+  }
+
+  /** The mirror holds that moment now. */
+  private async committed({ generation, epoch }: MirrorRunRecord): Promise<void> {
+    const { contact } = this;
+    contact.blocks.acknowledge({ generation, epoch });
+    contact.blocks.settleInFlight();
+    contact.arrived(epoch);
+    try {
+      await this.forget();
+    } catch (thrown) {
+      throw asLocalFailure(thrown);
+    }
+  }
+
+  private forget(): Promise<void> {
+    const { host, mirrorId } = this.contact;
+    return host.volume.snapshots.discard(this.snapshotName, [
+      { kind: 'mirror-run-over', mirror: mirrorId },
+    ]);
+  }
+
+  private source(): FrozenSource {
+    const device = this.contact.host.volume.snapshots.device(this.snapshotName);
+    if (device === null)
+      throw new RunFailed('its snapshot is gone', { errno: Status.EIO, local: true });
+    return frozenSource(device);
+  }
+
+  /** What is marked is recorded before the mirror gets a part of it: else a run that goes on later would lack it. */
+  private async recordMarks(): Promise<void> {
+    const { blocks, host } = this.contact;
+    const { metadata } = host.volume;
+    blocks.recordAll();
+    const status = await new Promise<number>((resolve) => metadata.commit(resolve));
+    if (status === Status.OK) return;
+    throw new RunFailed('its marks cannot be recorded', { errno: status, local: true });
+  }
+
+  private check(): void {
+    if (this.aborted) throw new RunAborted('the run was aborted');
+  }
+}
+
+function asLocalFailure(thrown: unknown): unknown {
+  if (!(thrown instanceof BlockferryError)) return thrown;
+  if (thrown.code === 'SHUTTING_DOWN') return new RunAborted(thrown.message);
+  return new RunFailed(`the content cannot be frozen: ${thrown.message}`, {
+    errno: Status.EIO,
+    local: true,
+  });
+}
