@@ -24,7 +24,7 @@ import { PlainContact } from './plain-contact.ts';
 import { etaSeconds, isInStep } from './policy.ts';
 import { step, type MirrorEvent } from './progress.ts';
 import type { Backlog, Follower } from './staging-queue.ts';
-import type { MirrorMode, MirrorState, MirrorStatus, StallPolicy } from './status.ts';
+import type { MirrorMode, MirrorRunningStatus, MirrorState, StallPolicy } from './status.ts';
 
 /** Pause before a mirror that was outrun is tried again. */
 const OUTRUN_PAUSE_MS = 500;
@@ -223,13 +223,12 @@ export class Mirror {
     this.host.progressed(this);
   }
 
-  status(): Omit<MirrorStatus, 'position'> & { readonly durableEpoch: number | null } {
+  status(): MirrorRunningStatus & { readonly durableEpoch: number | null } {
     const { clock } = this.host.surroundings;
     const run = this.run;
     const remainingBytes = this.blocks.dirtyBytes + this.blocks.suspectBytes;
     return {
       uri: this.uri.text,
-      kind: 'nbd',
       dirty_context: dirtyContextName(this.id),
       mode: this.mode,
       stall_policy: this.stallPolicy,

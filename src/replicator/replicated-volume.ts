@@ -26,6 +26,7 @@ import {
 } from '../io/limits.ts';
 import type { Network } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
+import type { MirrorRecord } from '../volume/log/metadata.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { Examiner } from '../workers/examiner.ts';
 import type { Claim } from './arrivals.ts';
@@ -40,7 +41,7 @@ import { Piecewise, type PiecewiseHost } from './piecewise.ts';
 import { RegionGate } from './region-gate.ts';
 import { Stager } from './stager.ts';
 import { StagingQueue } from './staging-queue.ts';
-import type { EventSink, MirrorStatus, Position } from './status.ts';
+import type { EventSink, MirrorRecordStatus, MirrorStatus, Position } from './status.ts';
 import { SyncWaiters, type SyncLevel } from './sync-waiters.ts';
 
 export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost {
@@ -158,11 +159,11 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
   }
 
   mirrorStatuses(): MirrorStatus[] {
-    const { generation } = this.volume.metadata.state;
+    const { generation, mirrors: records } = this.volume.metadata.state;
     return this.mirrors.map((mirror) => {
-      const { durableEpoch, ...status } = mirror.status();
+      const { durableEpoch, ...running } = mirror.status();
       const position = durableEpoch === null ? null : { generation, epoch: durableEpoch };
-      return { ...status, position };
+      return { ...recordStatus(records.get(mirror.id)), ...running, position };
     });
   }
 
@@ -467,4 +468,10 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
 
 function answer(request: DeviceRequest, status: number): void {
   if (status !== PENDING) request.complete(status);
+}
+
+/** Of a mirror that is being removed there is no record any more. */
+function recordStatus(record: MirrorRecord | undefined): MirrorRecordStatus {
+  const { peer = null, lanes = 1, limit = null } = record ?? {};
+  return { kind: peer === null ? 'nbd' : 'blockferry', node: peer?.node ?? null, lanes, limit };
 }

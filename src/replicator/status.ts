@@ -22,9 +22,21 @@ export interface Position {
   readonly epoch: number;
 }
 
-export interface MirrorStatus {
+/** What of a mirror its record says. */
+export interface MirrorRecordStatus {
+  /** `blockferry`: another node, for whom everything works. `nbd`: any other server, or one that was not reached yet. */
+  readonly kind: 'nbd' | 'blockferry';
+  /** Name of that node; null for any other server. */
+  readonly node: string | null;
+  /** Connections that carry the link, 1 to 16. */
+  readonly lanes: number;
+  /** Bytes per second sent to it at most; null: no limit. */
+  readonly limit: number | null;
+}
+
+/** What a mirror says of itself while it runs. */
+export interface MirrorRunningStatus {
   readonly uri: string;
-  readonly kind: 'nbd';
   /** The NBD metadata context that tells which blocks it may lack. */
   readonly dirty_context: string;
   readonly mode: MirrorMode;
@@ -32,7 +44,6 @@ export interface MirrorStatus {
   readonly state: MirrorState;
   /** The mirror holds a state that the primary really had (up to the epoch in flight, for a plain NBD mirror). */
   readonly consistent: boolean;
-  readonly position: Position | null;
   readonly staged_bytes: number;
   /** Marked in the delta bitmap, or still to be compared. */
   readonly dirty_bytes: number;
@@ -45,6 +56,11 @@ export interface MirrorStatus {
   readonly delta_bytes_sent: number;
   readonly bytes_compared: number;
   readonly last_error: string | null;
+}
+
+export interface MirrorStatus extends MirrorRecordStatus, MirrorRunningStatus {
+  /** What it holds, durably; null while that is not known. */
+  readonly position: Position | null;
 }
 
 /** Of a secondary. `waiting`: no link. `receiving`: a delta run is under way. `streaming`: every epoch follows. */
