@@ -50,6 +50,10 @@ export const FINDINGS = {
   'map-overlap': 'fault',
   'mirror-map-size-wrong': 'fault',
   'hot-region-outside': 'fault',
+  // Generations, and what a secondary holds.
+  'history-wrong': 'fault',
+  'position-wrong': 'fault',
+  'run-base-missing': 'fault',
   // The files of layers.
   'layer-file-missing': 'fault',
   'layer-file-short': 'fault',

@@ -6,6 +6,7 @@
  */
 import { BLOCK_BYTES, BLOCKS_PER_REGION, CHECK_STEPS_PER_TURN } from '../../io/limits.ts';
 import { BlockferryError } from '../../io/errors.ts';
+import { checkCopy } from './check-copy.ts';
 import { atBlocks, atBytes, atFile, finding } from './check-finding.ts';
 import type { Finding, FindingCode, Place, RepairStep } from './check-finding.ts';
 import type { LayerRecord, SnapshotRecord, VolumeState } from '../log/metadata-state.ts';
@@ -26,6 +27,7 @@ export function checkState(state: VolumeState, places: TreePlaces): Finding[] {
     ...checkTree(state, places),
     ...checkSnapshots(state, places),
     ...checkMapSizes(state, log),
+    ...checkCopy(state, log),
   ];
 }
 

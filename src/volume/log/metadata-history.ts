@@ -43,17 +43,13 @@ export function foldHistoryRecord(
   }
 }
 
-/** Throws RecordRefused before any change. */
+/** A position in a generation that is not there any more says nothing. Throws RecordRefused before any change. */
 export function setHistory(state: MutableState, generations: readonly Generation[]): void {
   checkHistory(generations);
-  const { position } = state;
-  if (position !== null) {
-    const known = generations.some(({ number }) => number === position.generation);
-    // A committed run brings history and position; they are recorded in this order.
-    check(known || state.run !== null, 'the history lacks the generation of the position');
-  }
   state.generations = generations;
   state.generation = generations.at(-1)?.number ?? 0;
+  const held = state.position?.generation;
+  if (!generations.some(({ number }) => number === held)) state.position = null;
 }
 
 /** Throws RecordRefused. */

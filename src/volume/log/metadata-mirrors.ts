@@ -126,7 +126,6 @@ function bindPeer(mirror: Writable<MirrorRecord>, { node, volumeId }: MirrorPeer
 
 function acknowledge(state: MutableState, record: MirrorAcknowledged): void {
   const mirror = mirrorOf(state, record.mirror);
-  check(record.generation <= state.generation, 'a mirror held a generation that is unknown');
   check(!isBefore(record, mirror.acknowledged), 'what a mirror acknowledged never goes back');
   mirror.acknowledged = { generation: record.generation, epoch: record.epoch };
 }

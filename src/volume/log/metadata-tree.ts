@@ -61,6 +61,7 @@ export function foldTreeRecord(
       return;
     }
     case 'snapshot-removed':
+      check(state.run?.base !== record.id, `snapshot ${record.id} is the base of a delta run`);
       check(state.snapshots.delete(record.id), `snapshot ${record.id} is unknown`);
   }
 }
