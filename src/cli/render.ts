@@ -1,19 +1,9 @@
 /** Status and events as a person reads them. Pure. */
 import type { NodeStatus, SpaceStatus, VolumeAccess, VolumeStatus } from '../control/status.ts';
-import type { BlockferryEvent, MirrorState, MirrorStatus } from '../replicator/status.ts';
-import { formatBytes, formatSeconds, formatTable, oneLine, paint, type Tone } from './format.ts';
+import type { BlockferryEvent } from '../replicator/status.ts';
+import { formatBytes, formatTable, oneLine, paint } from './format.ts';
+import { renderMirrors, renderSource } from './render-mirrors.ts';
 import { renderMerge } from './render-snapshots.ts';
-
-const TONES: Record<MirrorState, Tone> = {
-  connecting: 'busy',
-  comparing: 'busy',
-  shipping: 'busy',
-  streaming: 'good',
-  delta: 'bad',
-  paused: 'busy',
-  diverged: 'bad',
-  'not-converging': 'bad',
-};
 
 /** The whole node, or some of its volumes. */
 export function renderStatus(status: NodeStatus, colour: boolean): string {
@@ -58,6 +48,7 @@ export function renderVolume(volume: VolumeStatus, colour: boolean): string {
     const line = `  ${renderMerge(merge)}`;
     text += `${paint(line, merge.state === 'failed' ? 'bad' : 'busy', colour)}\n`;
   }
+  if (volume.source !== null) text += renderSource(volume.source, colour);
   if (volume.mirrors.length > 0) text += renderMirrors(volume.mirrors, colour);
   return text;
 }
@@ -73,32 +64,6 @@ function accessWords({ read_only: readOnly, hidden, tls }: VolumeAccess): string
   if (hidden) words.push('hidden');
   if (tls === 'required') words.push('TLS only');
   return words;
-}
-
-function renderMirrors(mirrors: readonly MirrorStatus[], colour: boolean): string {
-  const heads = ['MIRROR', 'MODE', 'STATE', 'CONSISTENT', 'STAGED', 'DIRTY', 'LAG', 'ETA', 'SENT'];
-  const rows = mirrors.map((mirror) => [
-    oneLine(mirror.uri),
-    mirror.mode === 'sync' ? `sync/${mirror.stall_policy}` : mirror.mode,
-    mirror.state,
-    mirror.consistent ? 'yes' : 'no',
-    formatBytes(mirror.staged_bytes),
-    formatBytes(mirror.dirty_bytes + mirror.suspect_bytes),
-    formatSeconds(mirror.lag_seconds),
-    formatSeconds(mirror.eta_seconds),
-    formatBytes(mirror.bytes_sent),
-  ]);
-  const [head, ...lines] = formatTable([heads, ...rows], '  ')
-    .trimEnd()
-    .split('\n');
-  let text = `${head ?? ''}\n`;
-  for (const [index, line] of lines.entries()) {
-    const mirror = mirrors[index];
-    if (mirror === undefined) continue;
-    text += `${paint(line, TONES[mirror.state], colour)}\n`;
-    if (mirror.last_error !== null) text += `    last error: ${oneLine(mirror.last_error)}\n`;
-  }
-  return text;
 }
 
 /** `volume list`. */
@@ -122,7 +87,7 @@ export function renderVolumeList(volumes: readonly VolumeStatus[]): string {
     volume.role,
     String(volume.connections),
     String(volume.snapshots),
-    volume.mirrors.map((mirror) => mirror.state).join(',') || '-',
+    volume.source?.state ?? (volume.mirrors.map((mirror) => mirror.state).join(',') || '-'),
     volume.failure === null ? 'ok' : 'FAILED',
   ]);
   return formatTable([heads, ...rows]);

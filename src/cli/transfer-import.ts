@@ -46,6 +46,13 @@ export async function importVolume(
   }
 }
 
+/** Its content is that of its primary. Throws VOLUME_IS_SECONDARY. */
+function refuseSecondary(volume: VolumeStatus | null): void {
+  if (volume === null || volume.source === null) return;
+  const message = `volume ${volume.name} is a mirror of a volume on ${volume.source.node} and cannot be imported into`;
+  throw new BlockferryError('VOLUME_IS_SECONDARY', message);
+}
+
 interface ImportParts {
   readonly name: string;
   readonly node: TransferNode;
@@ -77,6 +84,7 @@ class Import {
   async run(): Promise<void> {
     const { name, node, source } = this.parts;
     const existing = await node.find(name);
+    refuseSecondary(existing);
     node.refuseTls(existing);
     const begun = existing === null ? await this.intoNew() : await this.intoExisting(existing);
     try {

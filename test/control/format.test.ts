@@ -1,6 +1,7 @@
 /** What people read: sizes, times, aligned columns, one line whatever the text holds. Pure. */
 import { describe, expect, test } from 'vitest';
 import { formatBytes, formatSeconds, formatTable, oneLine } from '../../src/cli/format.ts';
+import { renderMirrors, renderSource } from '../../src/cli/render-mirrors.ts';
 import { renderEvent, renderStatus } from '../../src/cli/render.ts';
 import type { NodeStatus } from '../../src/control/status.ts';
 
@@ -23,9 +24,9 @@ const STATUS: NodeStatus = {
         syncs: 0,
       },
       role: 'primary',
-  source: null,
-  consistent_at: null,
-  lag_seconds: null,
+      source: null,
+      consistent_at: null,
+      lag_seconds: null,
       generation: 1,
       position: { generation: 1, epoch: 42 },
       connections: 1,
@@ -45,6 +46,9 @@ const STATUS: NodeStatus = {
         {
           uri: 'nbd://127.0.0.1:10810/demo',
           kind: 'nbd',
+          node: null,
+          lanes: 1,
+          limit: null,
           dirty_context: 'x-blockferry:dirty/1',
           mode: 'sync',
           stall_policy: 'degrade',
@@ -119,12 +123,56 @@ disk low  5.0 MiB of 64.0 MiB free, 12.0 MiB of 1.0 GiB in volumes, over-provisi
 
 demo  1.0 GiB, 12.0 MiB allocated, primary, 1 connection, position 1:42, 2 snapshots, read-only, TLS only
   merging, 1.0 KiB of 4.0 KiB, 1 more to follow, at most 50.0 MiB a second
-  MIRROR                      MODE          STATE  CONSISTENT  STAGED  DIRTY     LAG         ETA  SENT
-  nbd://127.0.0.1:10810/demo  sync/degrade  delta  yes         0 B     12.0 KiB  1 min 15 s  -    1023 B
+  MIRROR                      KIND  MODE          STATE  CONSISTENT  STAGED  DIRTY     LAG         ETA  SENT
+  nbd://127.0.0.1:10810/demo  nbd   sync/degrade  delta  yes         0 B     12.0 KiB  1 min 15 s  -    1023 B
     last error: connection refused
 
 damaged volume ${'f'.repeat(32)}: record 7 at byte 4096 is corrupt
 `);
+  });
+
+  test('a mirror that is a node tells its lanes and its limit', () => {
+    const [volume] = STATUS.volumes;
+    const [mirror] = volume?.mirrors ?? [];
+    if (mirror === undefined) throw new Error('a mirror');
+    const peer = { ...mirror, kind: 'blockferry', node: 'beta', lanes: 4, limit: 2 ** 20 } as const;
+    const text = renderMirrors([peer], false);
+    expect(text).toContain('  blockferry/4  ');
+    expect(text).toContain('\n    at most 1.0 MiB a second\n    last error: ');
+  });
+
+  test('a secondary tells what it holds, of when, and from whom', () => {
+    const source = {
+      node: 'alpha',
+      volume_id: null,
+      state: 'waiting',
+      consistent_at: null,
+      lag_seconds: null,
+      received_epoch: 0,
+      durable_epoch: 0,
+      applied_epoch: 0,
+      bytes_received: 0,
+      journal_bytes: 0,
+      last_error: null,
+    } as const;
+    expect(renderSource(source, false)).toBe(
+      '  mirror of node alpha: waiting, nothing yet, 0 B in the journal, 0 B received\n',
+    );
+    const holding = {
+      ...source,
+      state: 'failed',
+      consistent_at: '2026-01-02T03:04:05.000Z',
+      lag_seconds: 2,
+      received_epoch: 9,
+      durable_epoch: 8,
+      applied_epoch: 7,
+      last_error: 'the disk\nis full',
+    } as const;
+    expect(renderSource(holding, false)).toBe(
+      '  mirror of node alpha: failed, as of 2026-01-02T03:04:05.000Z, lag 2.0 s, ' +
+        'epochs 9 received, 8 durable, 7 readable, 0 B in the journal, 0 B received\n' +
+        '    last error: the disk\\u000ais full\n',
+    );
   });
 
   test('an event is a line', () => {
