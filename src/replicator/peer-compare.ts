@@ -50,12 +50,12 @@ export class PeerCompare {
     this.twinFlag = options.against.twin ? COMPARE_TWIN : 0;
   }
 
-  /** Resolves when every block of `set` was answered for. */
-  async compare(set: BlockSet): Promise<void> {
+  /** Resolves when every block of `set` from block `from` on was answered for. */
+  async compare(set: BlockSet, from: number): Promise<void> {
     const { tools } = this.options;
     await runThrough(
       tools,
-      { set, from: 0 },
+      { set, from },
       {
         prepare: (batch, buffer) => this.digest(batch, buffer),
         handOn: (batch, digests) => this.ask(batch, digests),

@@ -7,6 +7,7 @@
  *   by the run. Whoever began it settles those blocks when the mirror committed, and marks them again when it did not.
  * - A suspect block is dropped when it was found equal, or joins `inFlight`.
  * - Blocks below the mirror's cursor are not sent again; they stay in `inFlight`, since a run that is given up leaves nothing.
+ *   What is suspect there was compared before the first block was sent; if it is suspect again, the next run compares it.
  * - One bookmark at a time waits for its answer, so that what has to be sent again after a loss of the link follows the pace
  *   of the mirror.
  */
@@ -43,8 +44,11 @@ export interface PeerRunParameters {
 }
 
 export interface PeerRunHooks {
-  /** Comparing is over; shipping begins. */
-  compared(): void;
+  /**
+   * Comparing is over; shipping begins when this resolves. The marks of the run, `inFlight`, have to be in the log by then,
+   * durably: a run that is resumed after a restart has no others.
+   */
+  compared(): void | Promise<void>;
   /** The mirror has everything below byte `cursor`, durably: what a lost link does not make us send again. */
   durable(cursor: number): void;
 }
@@ -133,9 +137,9 @@ export class PeerRun {
     this.begin();
     await this.pace.until(() => this.start !== null);
     const { blocks, hooks, run, link } = this.options;
-    if (!run.full) await this.compare.compare(blocks.suspect);
-    hooks.compared();
     const first = (this.start ?? 0) / BLOCK_BYTES;
+    if (!run.full) await this.compare.compare(blocks.suspect, first);
+    await hooks.compared();
     this.left = await this.countLeft(first);
     this.markedEnd = first;
     this.markedAt = this.options.clock.now();

@@ -58,7 +58,7 @@ export class PeerVerify {
   async run(): Promise<void> {
     const all = new BlockSet(this.differing.blockCount);
     all.addAll();
-    await this.compare.compare(all);
+    await this.compare.compare(all, 0);
   }
 
   abort(): void {

@@ -32,10 +32,6 @@ export class RunPace {
     this.limiter = options.limiter;
   }
 
-  get ended(): boolean {
-    return this.reason !== null || !this.link.open;
-  }
-
   end(reason: Error): void {
     this.reason ??= reason;
     this.wake();

@@ -4,8 +4,8 @@
  * Why this is enough:
  * - What the mirror lacked of the frozen content was marked when the run began, and a run lets go of no mark before it is
  *   committed: so every such block is marked now, with those that changed since, and sending the frozen content of these as
- *   well does no harm. The marks must have been recorded before the first frame of the run was sent; what is suspect is
- *   compared with the mirror's base again, with the same answers.
+ *   well does no harm. After a restart the marks are those in the log, which has them all: they were recorded between the
+ *   comparison and the first block that was sent.
  * - What changed since is what the maps say of the time from the snapshot to the present. Marks that stand for nothing else
  *   need not stay for the next run: the mirror gets nothing newer than the frozen content before that.
  * - Blocks below the mirror's cursor are not sent (see PeerRun). They stay in the set until the mirror commits, since a run that
