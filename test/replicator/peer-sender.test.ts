@@ -136,7 +136,13 @@ class Stage {
   }
 
   get sentBytes(): number {
-    return this.link.frames.reduce((sum, { copy }) => sum + copy.length, 0);
+    return this.bytesAfter(0);
+  }
+
+  /** Bytes sent of the epochs after this one. */
+  bytesAfter(epoch: number): number {
+    const frames = this.link.frames.filter(({ header }) => header.epoch > epoch);
+    return frames.reduce((sum, { copy }) => sum + copy.length, 0);
   }
 }
 
@@ -293,6 +299,7 @@ describe('a stream to a peer', () => {
     for (; stage.sender.durable < stage.queue.openNumber - 1 && rounds < 100; rounds += 1) {
       const closed = stage.link.frames.filter(({ header }) => header.kind === FrameKind.CLOSE);
       stage.ack(closed.at(-1)?.header.epoch ?? 0);
+      expect(stage.sender.unackedBytes).toBe(stage.bytesAfter(stage.sender.durable));
       expect(stage.sender.unackedBytes).toBeLessThanOrEqual(LINK_UNACKED_BYTES_MAX);
       stage.clock.pass(EPOCH_AGE_MS);
     }
@@ -383,6 +390,7 @@ describe('a stream to a peer', () => {
     stage.sender.pump();
     stage.clock.pass(100);
     expect(stage.news()).toEqual([]);
+    stage.ack(stage.base);
     expect(stage.idle).toBe(0);
     stage.ack(stage.base, stage.base + 1);
     stage.ack(stage.base + 1);
