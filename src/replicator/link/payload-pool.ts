@@ -1,0 +1,145 @@
+/**
+ * Memory of the payloads that come over one link.
+ *
+ * Invariants:
+ * - A payload is one owner's from `take` to `release`; giving it back twice is a programmer error.
+ * - Memory is at most a quarter more than the payload, and a sixteenth: so what a sender may have unacknowledged fits
+ *   below LINK_RECEIVED_BYTES_LOW, and a link that is not read is always read again.
+ * - At most LINK_IDLE_BYTES_MAX are kept for reuse.
+ */
+import assert from 'node:assert';
+import {
+  LINK_FRAME_BYTES_MAX,
+  LINK_IDLE_BYTES_MAX,
+  LINK_RECEIVED_BYTES_HIGH,
+  LINK_RECEIVED_BYTES_LOW,
+} from '../../io/limits.ts';
+import type { ReceivedPayload } from './link-types.ts';
+
+const SIZE_MIN = 64;
+const STEPS_PER_DOUBLING = 4;
+
+/** Sizes in four steps for each doubling. The sixty-fourth more is for the headers between whole blocks. */
+function classSizes(): readonly number[] {
+  const sizes: number[] = [];
+  for (let base = SIZE_MIN; ; base *= 2) {
+    for (let step = 0; step < STEPS_PER_DOUBLING; step += 1) {
+      const plain = base + (base / STEPS_PER_DOUBLING) * step;
+      const size = Math.ceil(plain + plain / 64);
+      sizes.push(size);
+      if (size >= LINK_FRAME_BYTES_MAX) return sizes;
+    }
+  }
+}
+
+const SIZES = classSizes();
+
+/** The first class that holds `bytes`: a binary search. */
+function classFor(bytes: number): number {
+  let low = 0;
+  let high = SIZES.length - 1;
+  while (low < high) {
+    const middle = (low + high) >>> 1;
+    if ((SIZES[middle] ?? 0) >= bytes) high = middle;
+    else low = middle + 1;
+  }
+  return low;
+}
+
+export class PooledPayload implements ReceivedPayload {
+  readonly buffer: Buffer;
+  /** Which list of the pool it belongs to. */
+  readonly sizeClass: number;
+  /** Bytes of the payload, from the start of the buffer. */
+  length = 0;
+  private lent = false;
+  private readonly pool: PayloadPool;
+
+  constructor(pool: PayloadPool, sizeClass: number, capacity: number) {
+    this.pool = pool;
+    this.sizeClass = sizeClass;
+    this.buffer = Buffer.allocUnsafeSlow(capacity);
+  }
+
+  lend(length: number): void {
+    assert(!this.lent, 'a payload has one owner');
+    this.lent = true;
+    this.length = length;
+  }
+
+  release(): void {
+    assert(this.lent, 'a payload is released once');
+    this.lent = false;
+    this.pool.giveBack(this);
+  }
+}
+
+export class PayloadPool {
+  private readonly idle: PooledPayload[][] = SIZES.map(() => []);
+  private readonly onRoom: () => void;
+  private idleTotal = 0;
+  private lentTotal = 0;
+  private waiting = false;
+
+  /** `onRoom`: after `full` was seen, memory fell to LINK_RECEIVED_BYTES_LOW. */
+  constructor(onRoom: () => void) {
+    this.onRoom = onRoom;
+  }
+
+  /** Bytes of memory in the hands of owners. */
+  get lentBytes(): number {
+    return this.lentTotal;
+  }
+
+  get idleBytes(): number {
+    return this.idleTotal;
+  }
+
+  /** Asked after bytes came: when true, nothing more is read until `onRoom`. */
+  isFull(): boolean {
+    if (this.lentTotal >= LINK_RECEIVED_BYTES_HIGH) this.waiting = true;
+    return this.waiting;
+  }
+
+  /** Memory for a payload of 1 to LINK_FRAME_BYTES_MAX bytes. Its content is undefined. */
+  take(length: number): PooledPayload {
+    assert(length > 0 && length <= LINK_FRAME_BYTES_MAX, 'a payload is bounded');
+    const sizeClass = classFor(length);
+    const found = this.idle[sizeClass]?.pop();
+    if (found !== undefined) this.idleTotal -= found.buffer.length;
+    const payload = found ?? new PooledPayload(this, sizeClass, SIZES[sizeClass] ?? 0);
+    payload.lend(length);
+    this.lentTotal += payload.buffer.length;
+    return payload;
+  }
+
+  giveBack(payload: PooledPayload): void {
+    const { length } = payload.buffer;
+    this.lentTotal -= length;
+    this.keep(payload, length);
+    if (!this.waiting || this.lentTotal > LINK_RECEIVED_BYTES_LOW) return;
+    this.waiting = false;
+    this.onRoom();
+  }
+
+  /** What came last is likely to come again: it takes the place of what is kept most. */
+  private keep(payload: PooledPayload, length: number): void {
+    while (this.idleTotal + length > LINK_IDLE_BYTES_MAX) this.dropOne();
+    this.idle[payload.sizeClass]?.push(payload);
+    this.idleTotal += length;
+  }
+
+  private dropOne(): void {
+    let largest = 0;
+    let most = -1;
+    for (const [sizeClass, list] of this.idle.entries()) {
+      const bytes = list.length * (SIZES[sizeClass] ?? 0);
+      if (bytes <= most) continue;
+      most = bytes;
+      largest = sizeClass;
+    }
+    const dropped = this.idle[largest]?.pop();
+    assert(dropped !== undefined, 'what is kept is somewhere');
+    this.idleTotal -= dropped.buffer.length;
+  }
+}

@@ -1,0 +1,359 @@
+/**
+ * The link between two nodes over 1 to 16 connections (docs/internals/link.md).
+ *
+ * Invariants:
+ * - Every frame that is delivered was whole, proven, and of this link; those of one lane come in their order.
+ * - When one lane breaks, is silent, or brings what is no frame, all end: nothing of the link is delivered after that.
+ * - `sent` of every frame is told once, never inside `send`; `closed` once, after all else, never inside a call of ours.
+ * - Memory is bounded: of payloads that came by the pool, whose end pauses all lanes; of what is to be sent by senders that
+ *   heed `backlogBytes`, and by LINK_BACKLOG_BYTES_MAX for those that cannot.
+ * - What the handler throws is not caught here: it is a bug and reaches the process.
+ *
+ * States: open -> leaving (sends what is queued, or waits for the system to let go) -> closed.
+ */
+import assert from 'node:assert';
+import type { Clock, Timer } from '../../io/clock.ts';
+import { BlockferryError, errorText } from '../../io/errors.ts';
+import {
+  LINK_BACKLOG_BYTES_LOW,
+  LINK_BACKLOG_BYTES_MAX,
+  LINK_CLOSE_MS_MAX,
+  LINK_EARLY_BYTES_MAX,
+  LINK_LANES_MAX,
+  LINK_SILENCE_MS_MAX,
+} from '../../io/limits.ts';
+import type { Connection } from '../../io/network.ts';
+import { type BeatOwner, Beats } from './beats.ts';
+import type { DecodedFrame } from './frame.ts';
+import type { LinkSide } from './frame-kinds.ts';
+import { Lane, type LaneOwner } from './lane.ts';
+import { FrameKind, type FrameHeader, type Link, type LinkHandler } from './link-types.ts';
+import { type ControlMessage, decodeControl, encodeControl } from './messages.ts';
+import { type OutgoingFrame, OutgoingPool } from './outgoing-frame.ts';
+import { PayloadPool, type PooledPayload } from './payload-pool.ts';
+
+const NO_PAYLOAD: readonly Buffer[] = [];
+
+export interface PeerLinkOptions {
+  readonly clock: Clock;
+  /** Who this node is on the link. */
+  readonly side: LinkSide;
+  /** Of the welcome: the same on both sides, another for every link. */
+  readonly token: string;
+  /** The other node, for logs and errors. */
+  readonly peer: string;
+}
+
+type State = 'open' | 'leaving' | 'closed';
+
+export class PeerLink implements Link, LaneOwner, BeatOwner {
+  readonly peer: string;
+  bytesSent = 0;
+  bytesReceived = 0;
+  private readonly clock: Clock;
+  private readonly side: LinkSide;
+  private readonly token: string;
+  private readonly lanes: Lane[] = [];
+  private readonly frames = new OutgoingPool();
+  private readonly payloads: PayloadPool = new PayloadPool(() => this.resumeAll());
+  private handler: LinkHandler | null = null;
+  private state: State = 'open';
+  /** What is queued is dropped. */
+  private cut = false;
+  /** Delivery has begun. */
+  private running = false;
+  private backlog = 0;
+  private owesDrained = false;
+  /** Frames given to lanes, or dropped, whose sender was not told yet. */
+  private untold = 0;
+  private flushing = false;
+  private readonly beats: Beats;
+  /** The other side ended at least one lane: it reads nothing more. */
+  private peerEnding = false;
+  private closeTimer: Timer | null = null;
+  private failure: BlockferryError | null = null;
+  private told = false;
+  private heartbeat: FrameHeader = heartbeatOf({ epoch: 0, index: 0, aux: 0 });
+
+  constructor({ clock, side, token, peer }: PeerLinkOptions) {
+    this.clock = clock;
+    this.side = side;
+    this.token = token;
+    this.peer = peer;
+    this.beats = new Beats(clock, this.lanes, this);
+  }
+
+  get open(): boolean {
+    return this.state === 'open' && !this.peerEnding;
+  }
+
+  get backlogBytes(): number {
+    return this.backlog;
+  }
+
+  /** Memory of payloads that came and were not released. */
+  get heldBytes(): number {
+    return this.payloads.lentBytes;
+  }
+
+  get laneCount(): number {
+    return this.lanes.length;
+  }
+
+  /**
+   * The connection becomes lane `index`, of 0 to LINK_LANES_MAX - 1, each once. It was not started, or is such that its
+   * `start` takes it over. `early`: bytes that came behind its handshake.
+   */
+  addLane(index: number, connection: Connection, early: Buffer): void {
+    assert(index >= 0 && index < LINK_LANES_MAX, 'a link has so many lanes');
+    assert(!this.lanes.some((lane) => lane.index === index), 'a lane is added once');
+    assert(this.state !== 'closed', 'the link is not over');
+    const { side, token, payloads, frames } = this;
+    const lane = new Lane(this, connection, { index, token, side, payloads, frames, early });
+    this.lanes.push(lane);
+    if (this.state === 'leaving') return lane.leave(true);
+    if (early.length > LINK_EARLY_BYTES_MAX) {
+      return this.broken(`${early.length} bytes behind the handshake of lane ${index}`);
+    }
+    if (this.running) this.clock.soon(() => this.beginLane(lane));
+  }
+
+  start(handler: LinkHandler): void {
+    assert(this.handler === null, 'a link is started once');
+    this.handler = handler;
+    this.clock.soon(() => this.begin());
+  }
+
+  send(header: FrameHeader, payload: readonly Buffer[] = NO_PAYLOAD, sent?: () => void): void {
+    assert(header.kind !== FrameKind.CONTROL, 'control messages have their own way');
+    if (!this.open) return this.drop(sent);
+    this.sendOn(this.idlestLane(), header, payload, sent ?? null);
+  }
+
+  sendControl(message: ControlMessage): void {
+    if (!this.open) return;
+    const bytes = encodeControl(message);
+    this.sendOn(this.laneZero(), CONTROL_HEADER, [bytes], null);
+  }
+
+  setHeartbeat(positions: { epoch: number; index: number; aux: number }): void {
+    this.heartbeat = heartbeatOf(positions);
+  }
+
+  end(reason: string): void {
+    this.leave(new BlockferryError('LINK_ENDED', `${this.peer}: ${reason}`), false);
+  }
+
+  destroy(error: BlockferryError): void {
+    this.leave(error, true);
+  }
+
+  // --- LaneOwner ---
+
+  laneFrame(lane: Lane, frame: DecodedFrame, payload: PooledPayload | null): void {
+    const { handler } = this;
+    assert(handler !== null, 'lanes begin after the start');
+    if (frame.kind === FrameKind.HEARTBEAT) {
+      // The other lanes say the same, only to show that they live.
+      if (lane.index === 0) handler.heartbeat(frame.toHeader());
+    } else if (frame.kind === FrameKind.CONTROL) {
+      this.controlFrame(lane, payload);
+    } else {
+      handler.frame(frame.toHeader(), payload);
+    }
+  }
+
+  laneReceived(_lane: Lane, bytes: number): void {
+    this.bytesReceived += bytes;
+    if (this.state !== 'open' || !this.payloads.isFull()) return;
+    for (const lane of this.lanes) if (!lane.paused) lane.pause();
+  }
+
+  laneSent(frame: OutgoingFrame): void {
+    const { bytes, sent } = frame;
+    this.backlog -= bytes;
+    if (!this.cut) this.bytesSent += bytes;
+    sent?.();
+    this.untold -= 1;
+    this.tellDrained();
+    this.finishWhenFree();
+  }
+
+  laneBroken(lane: Lane, what: string): void {
+    this.broken(`${what} on lane ${lane.index}`);
+  }
+
+  laneEnded(lane: Lane, whole: boolean): void {
+    if (!whole) return this.lost(`lane ${lane.index} ended in the middle of a frame`);
+    this.peerEnding = true;
+    // The others end behind what is still on its way there; when they do not, the silence of this one ends the link.
+    if (!this.lanes.every(({ peerEnded }) => peerEnded)) return;
+    this.leave(this.lostError('the other node ended the link'), false);
+  }
+
+  laneClosed(lane: Lane, error: Error | null): void {
+    const why = error === null ? 'was closed' : `was lost (${errorText(error)})`;
+    this.lost(`lane ${lane.index} ${why}`);
+    this.finishWhenFree();
+  }
+
+  // --- BeatOwner ---
+
+  quiet(lane: Lane): void {
+    if (this.open) this.sendOn(lane, this.heartbeat, NO_PAYLOAD, null);
+  }
+
+  silent(lane: Lane): void {
+    this.lost(`lane ${lane.index} was silent for ${LINK_SILENCE_MS_MAX / 1000} s`);
+  }
+
+  // --- receiving ---
+
+  private begin(): void {
+    if (this.state === 'closed') return this.tellClosed();
+    if (this.state === 'leaving') return;
+    this.running = true;
+    this.beats.start();
+    for (const lane of this.lanes) this.beginLane(lane);
+  }
+
+  private beginLane(lane: Lane): void {
+    if (this.state === 'open') lane.begin();
+  }
+
+  private controlFrame(lane: Lane, payload: PooledPayload | null): void {
+    assert(payload !== null, 'control frames have a payload');
+    if (lane.index !== 0) {
+      payload.release();
+      return this.laneBroken(lane, 'a control message');
+    }
+    let message: ControlMessage | null = null;
+    try {
+      message = decodeControl(payload.buffer.subarray(0, payload.length));
+    } catch (thrown) {
+      if (!(thrown instanceof BlockferryError)) throw thrown;
+      this.leave(thrown, true);
+    }
+    payload.release();
+    if (message !== null) this.handler?.control(message);
+  }
+
+  private resumeAll(): void {
+    if (this.state !== 'open') return;
+    for (const lane of this.lanes) lane.resume();
+  }
+
+  // --- sending ---
+
+  private laneZero(): Lane {
+    const lane = this.lanes.find(({ index }) => index === 0);
+    assert(lane !== undefined, 'a link has a lane 0');
+    return lane;
+  }
+
+  /** Of equals the first: what fits one system call is not spread over several. */
+  private idlestLane(): Lane {
+    let best = this.lanes[0];
+    assert(best !== undefined, 'a link has a lane');
+    for (const lane of this.lanes) if (lane.queuedBytes < best.queuedBytes) best = lane;
+    return best;
+  }
+
+  private sendOn(
+    lane: Lane,
+    header: FrameHeader,
+    payload: readonly Buffer[],
+    sent: (() => void) | null,
+  ): void {
+    const before = lane.queuedBytes;
+    lane.send(header, payload, sent);
+    this.untold += 1;
+    this.backlog += lane.queuedBytes - before;
+    if (this.backlog >= LINK_BACKLOG_BYTES_LOW) this.owesDrained = true;
+    if (this.backlog > LINK_BACKLOG_BYTES_MAX) return this.lost('the other node does not read');
+    if (this.flushing) return;
+    this.flushing = true;
+    // Behind what runs now: all that it sends goes together, and nothing waits for other events.
+    queueMicrotask(this.flush);
+  }
+
+  private readonly flush = (): void => {
+    this.flushing = false;
+    for (const lane of this.lanes) lane.flush();
+  };
+
+  private drop(sent: (() => void) | undefined): void {
+    if (sent === undefined) return;
+    this.untold += 1;
+    this.clock.soon(() => {
+      sent();
+      this.untold -= 1;
+      this.finishWhenFree();
+    });
+  }
+
+  private tellDrained(): void {
+    if (!this.owesDrained || this.backlog >= LINK_BACKLOG_BYTES_LOW) return;
+    this.owesDrained = false;
+    if (this.open) this.handler?.drained();
+  }
+
+  // --- the end ---
+
+  private broken(what: string): void {
+    this.leave(new BlockferryError('LINK_PROTOCOL', `${this.peer} sent ${what}`), true);
+  }
+
+  private lost(why: string): void {
+    this.leave(this.lostError(why), true);
+  }
+
+  private lostError(why: string): BlockferryError {
+    return new BlockferryError('LINK_LOST', `${this.peer}: ${why}`);
+  }
+
+  /** The first reason counts; a cut after an orderly end hastens it. */
+  private leave(error: BlockferryError, cut: boolean): void {
+    if (this.state === 'closed' || (this.state === 'leaving' && !cut)) return;
+    this.failure ??= error;
+    this.state = 'leaving';
+    if (cut) this.cut = true;
+    this.beats.stop();
+    if (!cut) this.closeTimer = this.clock.after(LINK_CLOSE_MS_MAX, () => this.destroy(error));
+    for (const lane of this.lanes) lane.leave(cut);
+    // Without lanes nothing else comes that could tell the end.
+    if (this.lanes.length === 0) this.clock.soon(() => this.finishWhenFree());
+  }
+
+  private finishWhenFree(): void {
+    if (this.state !== 'leaving' || this.untold > 0) return;
+    if (!this.lanes.every(({ gone }) => gone)) return;
+    this.state = 'closed';
+    this.closeTimer?.cancel();
+    this.tellClosed();
+  }
+
+  private tellClosed(): void {
+    const { handler, failure } = this;
+    if (handler === null || this.told) return;
+    assert(failure !== null, 'a link ends for a reason');
+    this.told = true;
+    handler.closed(failure);
+  }
+}
+
+const CONTROL_HEADER: FrameHeader = Object.freeze({
+  kind: FrameKind.CONTROL,
+  flags: 0,
+  volume: 0,
+  epoch: 0,
+  index: 0,
+  offset: 0,
+  length: 0,
+  aux: 0,
+});
+
+function heartbeatOf(positions: { epoch: number; index: number; aux: number }): FrameHeader {
+  const { epoch, index, aux } = positions;
+  return { ...CONTROL_HEADER, kind: FrameKind.HEARTBEAT, epoch, index, aux };
+}
