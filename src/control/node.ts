@@ -15,8 +15,9 @@ import type { Clock } from '../io/clock.ts';
 import type { Disk } from '../io/disk.ts';
 import { BlockferryError, errorText } from '../io/errors.ts';
 import { CONTROL_DRAIN_MS_MAX } from '../io/limits.ts';
-import type { Address, Network } from '../io/network.ts';
+import type { Address, Network, TlsClientContext } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
+import { loadTlsClientContext } from '../io/tls-client.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import { VolumeStore, type Volume } from '../volume/store.ts';
 import { createExaminer } from '../workers/examiner-pool.ts';
@@ -77,6 +78,8 @@ export class BlockferryNode {
   private readonly open: Part[] = [];
   private readonly started = deferred();
   private nbd: NbdService | null = null;
+  /** For links that begin from now on. */
+  private tlsClient: TlsClientContext | undefined;
   private stopped: Promise<void> | null = null;
 
   private constructor(parts: NodeParts) {
@@ -107,14 +110,16 @@ export class BlockferryNode {
 
   /**
    * Reads the configuration again: certificates, keys and the rules for exports hold for connections that
-   * follow. Other changes wait for a restart, and are named.
+   * follow, ours to mirrors too. Other changes wait for a restart, and are named.
    * @throws BlockferryError CONFIG_INVALID, TLS_INVALID, ...; then everything stays as it was
    */
   reload(): ReloadReport {
     try {
       if (this.nbd === null) throw new BlockferryError('BUSY', 'the node is still starting');
       const next = this.parts.reread();
+      const tlsClient = this.loadTlsClient(next);
       this.nbd.apply(next);
+      this.tlsClient = tlsClient;
       const waiting = fixedKeysThatChanged(this.parts.config, next);
       const more = waiting.length === 0 ? '' : `; a restart is needed for: ${waiting.join(', ')}`;
       this.tell('node-reloaded', `TLS and rules for exports were read again${more}`);
@@ -139,6 +144,7 @@ export class BlockferryNode {
 
   private async openAll(): Promise<void> {
     const { config, clock, random, disk, log } = this.parts;
+    this.tlsClient = this.loadTlsClient(config);
     const network = new HeldNetwork(this.parts.network);
     this.opened('waiting clients', async () => network.abandon());
     const examiner = createExaminer();
@@ -155,7 +161,16 @@ export class BlockferryNode {
       store,
       room,
       replicate: (volume) =>
-        new ReplicatedVolume({ volume, clock, random, network, examiner, events: this.events }),
+        new ReplicatedVolume({
+          node: config.name,
+          volume,
+          clock,
+          random,
+          network,
+          tls: () => this.tlsClient,
+          examiner,
+          events: this.events,
+        }),
       space: () => space.status,
     });
     this.opened('volumes', () => commands.close());
@@ -239,6 +254,14 @@ export class BlockferryNode {
     });
     await Promise.all([room.stop(), app.close()]);
     timer.cancel();
+  }
+
+  /** @throws BlockferryError TLS_INVALID */
+  private loadTlsClient({ tlsClient }: NodeConfig): TlsClientContext | undefined {
+    if (tlsClient === null) return undefined;
+    const context = loadTlsClientContext(tlsClient);
+    for (const warning of context.warnings) this.parts.log.warn(warning);
+    return context;
   }
 
   private facts(nbd: NbdService): NodeFacts {

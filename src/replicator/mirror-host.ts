@@ -1,13 +1,17 @@
 /** What a mirror needs from the volume that it mirrors. */
 import type { Volume } from '../volume/volume.ts';
 import type { Examiner } from '../workers/examiner.ts';
+import type { EpochReserve } from './epoch-reserve.ts';
 import type { ParkedRegions } from './mirror-blocks.ts';
 import type { LinkSurroundings } from './mirror-link.ts';
 import type { Mirror } from './mirror.ts';
 import type { StagingQueue } from './staging-queue.ts';
 
 export interface MirrorHost {
+  /** Name of this node: what a mirror on another node is told. */
+  readonly node: string;
   readonly volume: Volume;
+  readonly reserve: EpochReserve;
   readonly queue: StagingQueue;
   readonly surroundings: LinkSurroundings;
   readonly examiner: Examiner;

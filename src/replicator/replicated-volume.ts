@@ -31,6 +31,7 @@ import type { Volume } from '../volume/volume.ts';
 import type { Examiner } from '../workers/examiner.ts';
 import type { Claim } from './arrivals.ts';
 import { DirtyContext } from './dirty-context.ts';
+import { EpochReserve } from './epoch-reserve.ts';
 import type { HostedVolume, Role } from './hosted-volume.ts';
 import type { ParkedRegions } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
@@ -45,7 +46,9 @@ import type { EventSink, MirrorRecordStatus, MirrorStatus, Position } from './st
 import { SyncWaiters, type SyncLevel } from './sync-waiters.ts';
 
 export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost {
+  readonly node: string;
   readonly volume: Volume;
+  readonly reserve: EpochReserve;
   readonly queue: StagingQueue;
   readonly surroundings: LinkSurroundings;
   readonly examiner: Examiner;
@@ -71,6 +74,8 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
   private tickTimer: Timer | null = null;
 
   constructor(options: {
+    /** Name of the node. */
+    node: string;
     volume: Volume;
     clock: Clock;
     random: Random;
@@ -81,8 +86,10 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
     stagingBytes?: number;
   }) {
     const { volume, clock, random, network, stagingBytes } = options;
+    this.node = options.node;
+    this.reserve = new EpochReserve(volume.metadata);
     this.queue = new StagingQueue({
-      firstEpoch: 1,
+      firstEpoch: this.reserve.first,
       clock,
       ...(stagingBytes === undefined ? {} : { limitBytes: stagingBytes }),
     });
@@ -120,13 +127,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
 
   /** Takes up the mirrors that the metadata log names. Called once, before the first request. */
   start(): void {
-    const { metadata } = this.volume;
-    const { generation, mirrors } = metadata.state;
-    if (mirrors.size > 0) {
-      // Epoch numbers begin anew with the process: positions of this run need a generation of their own.
-      metadata.append({ kind: 'generation-numbered', generation: generation + 1 });
-      this.mirrored = true;
-    }
+    this.mirrored = this.volume.metadata.state.mirrors.size > 0;
     this.mirrorSet.load();
     this.mirrorsChanged();
     for (const mirror of this.mirrors) mirror.start();
@@ -450,7 +451,17 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
     this.stager.tick(now);
     this.gate.tick(now);
     this.checkDeadline(now);
+    this.checkReserve();
     this.tickTimer = this.clock.after(REPLICATOR_TICK_MS, () => this.tick());
+  }
+
+  /** Epochs whose numbers might be used again after a crash go to no mirror. */
+  private checkReserve(): void {
+    if (this.reserve.allows(this.queue.openNumber)) return;
+    for (const mirror of this.mirrors) {
+      if (mirror.inStream)
+        mirror.outrun('no more epochs can be reserved: the log cannot be written');
+    }
   }
 
   /** A synchronous mirror that keeps the host waiting too long is given up, if its policy says so. */

@@ -144,7 +144,8 @@ describe('a primary that is killed', () => {
     const second = await rig.restart();
     await second.equal(mirror);
     expect(second.status()).toMatchObject({ bytes_compared: 0, delta_bytes_sent: 0 });
-    expect(second.status().position?.generation).toBeGreaterThan(1);
+    // Its epochs are new ones: the mirror may hold some that the first process forgot.
+    expect(second.status().position?.epoch).toBeGreaterThan(2 ** 20);
   });
 });
 

@@ -63,6 +63,7 @@ export class Rig {
     this.volume = opened.volume;
     this.expected = opened.expected;
     this.device = new ReplicatedVolume({
+      node: 'primary',
       volume: opened.volume,
       clock: opened.life.clock,
       random: systemRandom,
