@@ -64,6 +64,7 @@ export const ERROR_CATALOGUE = {
   MIRROR_REFUSED: entry('peer', 502, 'check the export name and the log of the mirror'),
   MIRROR_SELF: entry('usage', 409, 'name an export of another node'),
   MIRROR_STATE: entry('operator', 409, 'see its state with: blockferry status VOLUME'),
+  MIRROR_TLS: entry('peer', 502, 'check the certificates or keys of both sides'),
   MIRROR_TOO_SMALL: entry('peer', 409, 'grow the mirror to at least the size of the volume'),
   MIRROR_UNREACHABLE: entry('peer', 502, 'start the mirror and check address and port'),
   LINK_ENDED: entry('operator', 409, 'none is needed: a link that is wanted is made again'),
@@ -125,7 +126,7 @@ export const ERROR_CATALOGUE = {
   URI_INVALID: entry(
     'usage',
     400,
-    'use nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH',
+    'use nbd[s]://HOST[:PORT]/EXPORT or nbd[s]+unix:///EXPORT?socket=PATH',
   ),
   USAGE: entry('usage', 400, 'see blockferry help'),
   VOLUME_BUSY: entry('operator', 409, 'detach its clients first'),

@@ -130,6 +130,8 @@ export const CONNECTION_LINGER_MS = 2_000;
 export const TLS_FILE_BYTES_MAX: number = MIB;
 /** TLS: bytes that are copied together to be encrypted at once. Larger pieces are encrypted one by one. */
 export const TLS_GATHER_BYTES_MAX: number = 64 * KIB;
+/** Bytes of the path of a file. A longer one is refused. */
+export const FILE_PATH_BYTES_MAX = 4096;
 /** TLS: bytes of a pre-shared key, and of the name of its user. More is refused. */
 export const PSK_KEY_BYTES_MAX = 256;
 export const PSK_USER_BYTES_MAX = 255;

@@ -2,29 +2,31 @@
  * The client's side of the handshake, as a machine without I/O: bytes go in, bytes to send and an
  * outcome come out (protocol section 3).
  *
- * The way: greeting -> GO -> INFO... -> ACK. A server that does not know GO, or is not "fixed", is asked
- * with EXPORT_NAME. Oldstyle servers are refused by name. Who wants to know what is allocated asks for
- * structured replies and for the context before GO; a server that has neither is used without.
+ * The way: greeting [-> STARTTLS] [-> private option] -> GO -> INFO... -> ACK. A server that does not know GO, or is
+ * not "fixed", is asked with EXPORT_NAME. Oldstyle servers are refused by name. Who wants to know what is allocated
+ * asks for structured replies and for the context before GO; a server that has neither is used without.
  *
  * Invariants:
  * - Nothing that the server says is believed unchecked: magics, the echoed option, types, lengths, sizes.
  * - One buffer of fixed size is all that a server can make this machine hold.
- * - After an outcome nothing is consumed: bytes behind it belong to the transmission.
+ * - After an outcome nothing is consumed: bytes behind it belong to the transmission, or to whoever speaks after an
+ *   accepted private option.
+ * - Where TLS is wanted nothing but STARTTLS and ABORT is said before it, there is no way around it, and no byte that came in clear
+ *   counts as said under it.
+ * - A private option that is refused ends the handshake; only a server that does not know it is asked for the export.
  */
 import assert from 'node:assert';
 import { BlockferryError, type ErrorCode } from '../io/errors.ts';
 import {
   NBD_CLIENT_INFOS_MAX,
   NBD_CLIENT_MESSAGE_CHARACTERS_MAX,
+  NBD_OPTION_BYTES_MAX,
   NBD_STRING_BYTES_MAX,
 } from '../io/limits.ts';
-import {
-  DEFAULT_BLOCK_SIZES,
-  judgeBlockSizes,
-  judgeExport,
-  type BlockSizes,
-  type ExportInfo,
-} from './client-export-info.ts';
+import type { ExportInfo, Judged } from './client-export-info.ts';
+import { InfoReplies, judgedExport } from './client-info-replies.ts';
+import { allocationData, encodeOption, goData } from './client-questions.ts';
+import { refusalOf } from './client-refusals.ts';
 import { printable } from './client-text.ts';
 import {
   NBD_CLIENT_FLAG,
@@ -33,12 +35,10 @@ import {
   NBD_EXPORT_NAME_REPLY_BYTES,
   NBD_GREETING_BYTES,
   NBD_HANDSHAKE_FLAG,
-  NBD_INFO,
   NBD_INIT_MAGIC,
   NBD_META,
   NBD_OLDSTYLE_MAGIC,
   NBD_OPT,
-  NBD_OPTION_HEADER_BYTES,
   NBD_OPTION_MAGIC,
   NBD_OPTION_REPLY_HEADER_BYTES,
   NBD_OPTION_REPLY_MAGIC,
@@ -63,7 +63,21 @@ export const PLAIN_TERMS: HandshakeTerms = Object.freeze({
   allocationContext: null,
 });
 
+/** What is asked for besides the export. */
+export interface ClientWishes {
+  /** What tells data from holes. */
+  readonly allocation?: boolean;
+  /** TLS, before all else. */
+  readonly tls?: boolean;
+  /** To talk otherwise. `required`: where the server does not know of it the handshake fails. */
+  readonly privately?: { readonly data: Buffer; readonly required: boolean };
+}
+
 export type HandshakeOutcome =
+  /** Become TLS, and call `secured`. */
+  | { readonly kind: 'start-tls' }
+  /** The private option was accepted with this data. */
+  | { readonly kind: 'private'; readonly reply: Buffer }
   | { readonly kind: 'ready'; readonly info: ExportInfo; readonly terms: HandshakeTerms }
   /** `polite`: the server still listens, and gets ABORT before the connection ends. */
   | { readonly kind: 'failed'; readonly error: BlockferryError; readonly polite: boolean };
@@ -90,39 +104,42 @@ type State =
 /** A string and what may stand in front of it. Everything else is shorter. */
 const REPLY_DATA_BYTES_MAX = NBD_STRING_BYTES_MAX + 8;
 const CONTEXT_ID_BYTES = 4;
-const INFO_TYPE_BYTES = 2;
-const INFO_EXPORT_BYTES = 12;
-const INFO_BLOCK_SIZE_BYTES = 14;
 
 export class ClientHandshake {
   private readonly exportName: string;
   private readonly server: string;
-  private readonly wantsAllocation: boolean;
+  private readonly wishes: ClientWishes;
+  /** Data of a reply. */
+  private readonly dataBytesMax: number;
   /** The option that the server is to answer. */
   private asked: NbdOption = NBD_OPT.GO;
   private terms: HandshakeTerms = PLAIN_TERMS;
   private state: State = 'greeting';
-  private readonly pending: Buffer = Buffer.alloc(REPLY_DATA_BYTES_MAX);
+  private readonly pending: Buffer;
   private filled = 0;
   private needed: number = NBD_GREETING_BYTES;
   private noZeroes = false;
   private replyType = 0;
-  private infos = 0;
-  private exportSize: Magic64 | null = null;
-  private exportFlags = 0;
-  private blocks: BlockSizes = DEFAULT_BLOCK_SIZES;
+  private readonly infos = new InfoReplies();
+  private contexts = 0;
+  private privateReply: Buffer | null = null;
+  private secure = false;
   private send: Buffer[] = [];
   private outcome: HandshakeOutcome | null = null;
 
   /**
-   * `exportName` has at most NBD_STRING_BYTES_MAX bytes; `server` names the other side in errors.
-   * `allocation`: ask for what tells data from holes.
+   * `exportName` has at most NBD_STRING_BYTES_MAX bytes, private data NBD_OPTION_BYTES_MAX; `server` names the other side
+   * in errors.
    */
-  constructor(exportName: string, server: string, options: { allocation?: boolean } = {}) {
+  constructor(exportName: string, server: string, wishes: ClientWishes = {}) {
     assert(Buffer.byteLength(exportName) <= NBD_STRING_BYTES_MAX, 'the name was validated');
     this.exportName = exportName;
     this.server = server;
-    this.wantsAllocation = options.allocation === true;
+    this.wishes = wishes;
+    const { privately } = wishes;
+    assert((privately?.data.length ?? 0) <= NBD_OPTION_BYTES_MAX, 'private data fits an option');
+    this.dataBytesMax = privately === undefined ? REPLY_DATA_BYTES_MAX : NBD_OPTION_BYTES_MAX;
+    this.pending = Buffer.alloc(this.dataBytesMax);
   }
 
   /** `buffer[0 .. length)` came from the server. */
@@ -137,7 +154,21 @@ export class ClientHandshake {
       this.filled = 0;
       this.step();
     }
+    // Somebody on the way may have put it there.
+    if (this.outcome?.kind === 'start-tls' && at < length) {
+      this.protocolError('it sent clear text behind STARTTLS');
+    }
     return { consumed: at, send: this.send, outcome: this.outcome };
+  }
+
+  /** TLS is in place, as `start-tls` demanded, and the server proved who it is. */
+  secured(): HandshakeStep {
+    assert(this.outcome?.kind === 'start-tls', 'TLS was asked for');
+    this.secure = true;
+    this.outcome = null;
+    this.send = [];
+    this.askNext();
+    return { consumed: 0, send: this.send, outcome: null };
   }
 
   /** The server closed the connection before there was an outcome. */
@@ -179,35 +210,33 @@ export class ClientHandshake {
         (this.noZeroes ? NBD_CLIENT_FLAG.NBD_FLAG_C_NO_ZEROES : 0),
     );
     this.send.push(flags);
-    if (!fixed) this.askExportName();
-    else if (this.wantsAllocation) this.ask(NBD_OPT.STRUCTURED_REPLY, Buffer.alloc(0));
-    else this.askGo();
+    if (fixed) this.askNext();
+    else this.askUnfixed();
   }
 
-  private askContext(): void {
-    const query = Buffer.from(NBD_META.BASE_ALLOCATION);
-    const count = Buffer.alloc(8);
-    count.writeUInt32BE(1, 0);
-    count.writeUInt32BE(query.length, 4);
-    this.ask(NBD_OPT.SET_META_CONTEXT, Buffer.concat([this.nameField(), count, query]));
+  /** There are no other options for such a server, and no refusals. */
+  private askUnfixed(): void {
+    if (this.wishes.tls === true) return this.refuse(NBD_OPT.STARTTLS, NBD_REP.ERR_UNSUP);
+    if (this.wishes.privately?.required === true) {
+      return this.refuse(NBD_OPT.BLOCKFERRY, NBD_REP.ERR_UNSUP);
+    }
+    return this.askExportName();
   }
 
-  private askGo(): void {
-    const infos = Buffer.alloc(4);
-    infos.writeUInt16BE(1, 0);
-    infos.writeUInt16BE(NBD_INFO.BLOCK_SIZE, 2);
-    this.ask(NBD_OPT.GO, Buffer.concat([this.nameField(), infos]));
+  /** The first question, in clear and once more under TLS. */
+  private askNext(): void {
+    const { tls, privately } = this.wishes;
+    if (tls === true && !this.secure) this.ask(NBD_OPT.STARTTLS);
+    else if (privately !== undefined) this.ask(NBD_OPT.BLOCKFERRY, privately.data);
+    else this.askForExport();
   }
 
-  /** The name of the export with its length. */
-  private nameField(): Buffer {
-    const name = Buffer.from(this.exportName);
-    const length = Buffer.alloc(4);
-    length.writeUInt32BE(name.length, 0);
-    return Buffer.concat([length, name]);
+  private askForExport(): void {
+    if (this.wishes.allocation === true) this.ask(NBD_OPT.STRUCTURED_REPLY);
+    else this.ask(NBD_OPT.GO, goData(this.exportName));
   }
 
-  private ask(option: NbdOption, data: Buffer): void {
+  private ask(option: NbdOption, data?: Buffer): void {
     this.asked = option;
     this.send.push(encodeOption(option, data));
     this.expect('reply-header', NBD_OPTION_REPLY_HEADER_BYTES);
@@ -229,7 +258,7 @@ export class ClientHandshake {
     }
     this.replyType = this.pending.readUInt32BE(12);
     const length = this.pending.readUInt32BE(16);
-    if (length > REPLY_DATA_BYTES_MAX) {
+    if (length > this.dataBytesMax) {
       return this.protocolError(`an option reply claims ${length} bytes of data`);
     }
     this.expect('reply-data', length);
@@ -239,24 +268,51 @@ export class ClientHandshake {
   private replyData(): void {
     const length = this.needed;
     this.expect('reply-header', NBD_OPTION_REPLY_HEADER_BYTES);
+    if (this.asked === NBD_OPT.STARTTLS) return this.tlsReply(length);
+    if (this.asked === NBD_OPT.BLOCKFERRY) return this.privateAnswer(length);
     if (this.asked === NBD_OPT.STRUCTURED_REPLY) return this.structuredReply();
     if (this.asked === NBD_OPT.SET_META_CONTEXT) return this.contextReply(length);
     return this.goReply(length);
   }
 
+  private tlsReply(length: number): void {
+    if (this.replyType >= NBD_REP_FLAG_ERROR) return this.refused(length);
+    if (this.replyType !== NBD_REP.ACK) return this.wrongReply();
+    if (length !== 0) return this.protocolError('an ACK carries data');
+    this.outcome = { kind: 'start-tls' };
+    return undefined;
+  }
+
+  private privateAnswer(length: number): void {
+    if (this.replyType === NBD_REP.ERR_UNSUP && this.wishes.privately?.required === false) {
+      return this.askForExport();
+    }
+    if (this.replyType >= NBD_REP_FLAG_ERROR) return this.refused(length);
+    if (this.replyType === NBD_REP.BLOCKFERRY && this.privateReply === null) {
+      this.privateReply = Buffer.from(this.pending.subarray(0, length));
+      return undefined;
+    }
+    if (this.replyType !== NBD_REP.ACK || this.privateReply === null) return this.wrongReply();
+    if (length !== 0) return this.protocolError('an ACK carries data');
+    this.state = 'over';
+    this.outcome = { kind: 'private', reply: this.privateReply };
+    return undefined;
+  }
+
   /** Refused or not known: the export is used without, and GO says what else there is to say. */
   private structuredReply(): void {
-    if (this.replyType >= NBD_REP_FLAG_ERROR) return this.askGo();
+    if (this.replyType >= NBD_REP_FLAG_ERROR) return this.ask(NBD_OPT.GO, goData(this.exportName));
     if (this.replyType !== NBD_REP.ACK) return this.wrongReply();
     this.terms = { structured: true, allocationContext: null };
-    return this.askContext();
+    return this.ask(NBD_OPT.SET_META_CONTEXT, allocationData(this.exportName));
   }
 
   private contextReply(length: number): void {
-    if (this.replyType >= NBD_REP_FLAG_ERROR || this.replyType === NBD_REP.ACK) return this.askGo();
+    if (this.replyType >= NBD_REP_FLAG_ERROR || this.replyType === NBD_REP.ACK)
+      return this.ask(NBD_OPT.GO, goData(this.exportName));
     if (this.replyType !== NBD_REP.META_CONTEXT) return this.wrongReply();
-    this.infos += 1;
-    if (this.infos > NBD_CLIENT_INFOS_MAX) {
+    this.contexts += 1;
+    if (this.contexts > NBD_CLIENT_INFOS_MAX) {
       return this.protocolError('it sends contexts without end');
     }
     if (length < CONTEXT_ID_BYTES) return this.protocolError('a context has no id');
@@ -285,83 +341,38 @@ export class ClientHandshake {
   }
 
   private info(length: number): void {
-    this.infos += 1;
-    if (this.infos > NBD_CLIENT_INFOS_MAX) return this.protocolError('it sends infos without end');
-    if (length < INFO_TYPE_BYTES) return this.protocolError('an info has no type');
-    switch (this.pending.readUInt16BE(0)) {
-      case NBD_INFO.EXPORT:
-        return this.infoExport(length);
-      case NBD_INFO.BLOCK_SIZE:
-        return this.infoBlockSize(length);
-      default:
-        // Names, descriptions and what later versions add: nothing depends on them.
-        return undefined;
-    }
-  }
-
-  private infoExport(length: number): void {
-    if (length !== INFO_EXPORT_BYTES) return this.protocolError('INFO_EXPORT has a wrong length');
-    this.exportSize = { high: this.pending.readUInt32BE(2), low: this.pending.readUInt32BE(6) };
-    this.exportFlags = this.pending.readUInt16BE(10);
-  }
-
-  private infoBlockSize(length: number): void {
-    if (length !== INFO_BLOCK_SIZE_BYTES) {
-      return this.protocolError('INFO_BLOCK_SIZE has a wrong length');
-    }
-    const judged = judgeBlockSizes({
-      minimum: this.pending.readUInt32BE(2),
-      preferred: this.pending.readUInt32BE(6),
-      maximum: this.pending.readUInt32BE(10),
-    });
-    if ('wrong' in judged) return this.protocolError(`it announces ${judged.wrong}`);
-    this.blocks = judged.ok;
+    const wrong = this.infos.info(this.pending, length);
+    if (wrong !== null) this.protocolError(wrong);
   }
 
   private acknowledged(length: number): void {
     if (length !== 0) return this.protocolError('an ACK carries data');
-    if (this.exportSize === null)
-      return this.protocolError('it did not say how large the export is');
-    this.ready(this.exportSize);
+    return this.ready(this.infos.judged());
   }
 
   private exportNameReply(): void {
-    this.exportFlags = this.pending.readUInt16BE(8);
-    this.ready({ high: this.pending.readUInt32BE(0), low: this.pending.readUInt32BE(4) });
+    const size = { high: this.pending.readUInt32BE(0), low: this.pending.readUInt32BE(4) };
+    this.ready(judgedExport(size, this.pending.readUInt16BE(8)));
   }
 
-  private ready(size: Magic64): void {
-    const judged = judgeExport(size, this.exportFlags, this.blocks);
-    if ('wrong' in judged) return this.protocolError(`it announces ${judged.wrong}`);
+  private ready(judged: Judged<ExportInfo>): void {
+    if ('wrong' in judged) return this.protocolError(judged.wrong);
     this.state = 'over';
     this.outcome = { kind: 'ready', info: judged.ok, terms: this.terms };
   }
 
-  /** An error reply to GO, with a message of the server or none. */
+  /** An error reply, with a message of the server or none. */
   private refused(length: number): void {
-    if (this.replyType === NBD_REP.ERR_UNSUP) return this.askExportName();
-    const said = printable(
-      this.pending.toString('utf8', 0, length),
-      NBD_CLIENT_MESSAGE_CHARACTERS_MAX,
-    );
-    const why = this.reasonOf(this.replyType) + (said === '' ? '' : ` (it says: ${said})`);
-    this.send.push(encodeOption(NBD_OPT.ABORT, Buffer.alloc(0)));
-    this.fail(this.error('MIRROR_REFUSED', why), true);
+    const { asked, replyType } = this;
+    if (asked === NBD_OPT.GO && replyType === NBD_REP.ERR_UNSUP) return this.askExportName();
+    const text = this.pending.toString('utf8', 0, length);
+    return this.refuse(asked, replyType, printable(text, NBD_CLIENT_MESSAGE_CHARACTERS_MAX));
   }
 
-  private reasonOf(replyType: number): string {
-    switch (replyType) {
-      case NBD_REP.ERR_UNKNOWN:
-        return `it has no export ${this.quotedName()}`;
-      case NBD_REP.ERR_POLICY:
-        return `its configuration forbids ${this.quotedName()}`;
-      case NBD_REP.ERR_TLS_REQD:
-        return 'it requires TLS, which is not available yet';
-      case NBD_REP.ERR_SHUTDOWN:
-        return 'it is shutting down';
-      default:
-        return `it refused ${this.quotedName()} with ${nameOfOptionReply(replyType)}`;
-    }
+  private refuse(asked: NbdOption, replyType: number, said = ''): void {
+    const { code, why } = refusalOf(asked, replyType, said, this.quotedName());
+    this.send.push(encodeOption(NBD_OPT.ABORT));
+    this.fail(this.error(code, why), true);
   }
 
   private quotedName(): string {
@@ -393,14 +404,4 @@ export class ClientHandshake {
   private error(code: ErrorCode, what: string): BlockferryError {
     return new BlockferryError(code, `${this.server} cannot be used: ${what}`);
   }
-}
-
-function encodeOption(option: NbdOption, data: Buffer): Buffer {
-  const bytes = Buffer.alloc(NBD_OPTION_HEADER_BYTES + data.length);
-  bytes.writeUInt32BE(NBD_OPTION_MAGIC.high, 0);
-  bytes.writeUInt32BE(NBD_OPTION_MAGIC.low, 4);
-  bytes.writeUInt32BE(option, 8);
-  bytes.writeUInt32BE(data.length, 12);
-  data.copy(bytes, NBD_OPTION_HEADER_BYTES);
-  return bytes;
 }

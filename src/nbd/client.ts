@@ -17,10 +17,17 @@ import {
   NBD_CLIENT_REQUESTS_MAX,
   NBD_CLIENT_ZERO_PIECE_BYTES,
 } from '../io/limits.ts';
-import type { Network } from '../io/network.ts';
+import type { ConnectionHandler, Network, TlsClientContext } from '../io/network.ts';
 import type { ExportInfo } from './client-export-info.ts';
 import { ClientLink } from './client-link.ts';
-import { openExport, type OpenedExport } from './client-opening.ts';
+import {
+  open,
+  openExport,
+  type ExportSuccessor,
+  type OpenedExport,
+  type OpeningOptions,
+  type PrivateWish,
+} from './client-opening.ts';
 import { Pieces } from './client-pieces.ts';
 import type { PreparedBatch } from './client-prepared.ts';
 import type { ExtentReport, RequestCallback, RequestSlot } from './client-requests.ts';
@@ -28,6 +35,7 @@ import { NBD_BLOCK_SIZE, NBD_CMD, NBD_CMD_FLAG } from './constants.ts';
 import type { NbdUri } from './uri.ts';
 
 export type { ExportInfo } from './client-export-info.ts';
+export type { PrivateWish } from './client-opening.ts';
 export type { ExtentReport, RequestCallback } from './client-requests.ts';
 
 export interface NbdClientOptions {
@@ -39,6 +47,8 @@ export interface NbdClientOptions {
   readonly replyMs?: number;
   /** Ask the server what tells data from holes; see `knowsAllocation`. No prepared batches then. */
   readonly allocation?: boolean;
+  /** For URIs with TLS that name no files of their own; without it servers are verified by the authorities that Node trusts. */
+  readonly tls?: TlsClientContext | undefined;
 }
 
 /** Largest WRITE_ZEROES or BLOCK_STATUS: fits 32 bits and is a multiple of every legal minimum block. */
@@ -68,19 +78,31 @@ export class NbdClient {
   /**
    * Opens the export.
    * @throws BlockferryError MIRROR_UNREACHABLE: no connection, or no answer in time. MIRROR_REFUSED: the
-   *   server said no, in its words. PROTOCOL: it does not keep to the protocol.
+   *   server said no, in its words. MIRROR_TLS: one side does not trust the other. TLS_INVALID: the files for TLS cannot be
+   *   used. PROTOCOL: it does not keep to the protocol.
    */
   static async connect(uri: NbdUri, options: NbdClientOptions): Promise<NbdClient> {
-    const { network, clock } = options;
-    const { connectMs = MIRROR_CONNECT_MS_MAX, replyMs = MIRROR_REPLY_MS_MAX } = options;
-    const { allocation = false } = options;
-    const opened = await openExport(
-      uri,
-      { network, clock, connectMs, allocation },
-      (connection, terms) =>
-        new ClientLink(connection, { clock, replyMs, server: uri.text, terms }),
-    );
-    return new NbdClient(uri, opened, clock);
+    const opened = await openExport(uri, openingOf(options), linkOf(uri, options));
+    return new NbdClient(uri, opened, options.clock);
+  }
+
+  /**
+   * Asks to talk otherwise first; a server that knows nothing of that is used as any, on the same connection, unless `wish`
+   * says that it must.
+   * @throws BlockferryError as `connect`, what `wish.accepted` throws, and PEER_REFUSED: it knows of it and says no
+   */
+  static async connectOr<P extends ConnectionHandler>(
+    uri: NbdUri,
+    options: NbdClientOptions,
+    wish: PrivateWish<P>,
+  ): Promise<
+    | { readonly kind: 'private'; readonly next: P }
+    | { readonly kind: 'client'; readonly client: NbdClient }
+  > {
+    const ofExport = linkOf(uri, options);
+    const opened = await open(uri, openingOf(options), { ofExport, privately: wish });
+    if (opened.kind === 'private') return opened;
+    return { kind: 'client', client: new NbdClient(uri, opened, options.clock) };
   }
 
   /**
@@ -300,4 +322,15 @@ export class NbdClient {
     assert(Number.isSafeInteger(length) && length > 0, 'length is a byte count');
     assert(offset + length <= this.info.sizeBytes, 'the range lies in the export');
   }
+}
+
+function openingOf(options: NbdClientOptions): OpeningOptions {
+  const { network, clock, connectMs = MIRROR_CONNECT_MS_MAX, allocation = false, tls } = options;
+  return { network, clock, connectMs, allocation, tls };
+}
+
+function linkOf(uri: NbdUri, options: NbdClientOptions): ExportSuccessor<ClientLink> {
+  const { clock, replyMs = MIRROR_REPLY_MS_MAX } = options;
+  return (connection, terms) =>
+    new ClientLink(connection, { clock, replyMs, server: uri.text, terms });
 }

@@ -1,5 +1,6 @@
 /**
- * NBD URIs (protocol section 8): `nbd://HOST[:PORT]/EXPORT` and `nbd+unix:///EXPORT?socket=PATH`.
+ * NBD URIs (protocol section 8): `nbd://HOST[:PORT]/EXPORT` and `nbd+unix:///EXPORT?socket=PATH`; with TLS, `nbds` and
+ * `nbds+unix`, and what is in uri-tls.ts.
  *
  * Invariants:
  * - `text` is canonical: it parses to an equal value, and two spellings of one export have one text.
@@ -13,6 +14,8 @@ import { NBD_STRING_BYTES_MAX } from '../io/limits.ts';
 import type { Address } from '../io/network.ts';
 import { printable } from './client-text.ts';
 import { NBD_PORT } from './constants.ts';
+import { decode, encodePath, Invalid } from './uri-parts.ts';
+import { parseTls, TLS_CHARACTERS_MAX, TLS_PARAMETERS, type UriTls, writeTls } from './uri-tls.ts';
 
 export interface NbdUri {
   /** Canonical form. Printable: whatever needs it is percent-encoded. */
@@ -20,13 +23,15 @@ export interface NbdUri {
   readonly address: Address;
   /** Decoded. Empty for the server's default export. */
   readonly exportName: string;
+  /** Null: in clear. */
+  readonly tls: UriTls | null;
 }
 
 const HOST_CHARACTERS_MAX = 253;
 const QUOTED_CHARACTERS_MAX = 80;
 /** Every byte of name, path and host percent-encoded, and room for the punctuation. */
 const URI_CHARACTERS_MAX =
-  3 * (NBD_STRING_BYTES_MAX + UNIX_PATH_BYTES_MAX + HOST_CHARACTERS_MAX) + 256;
+  3 * (NBD_STRING_BYTES_MAX + UNIX_PATH_BYTES_MAX + HOST_CHARACTERS_MAX) + TLS_CHARACTERS_MAX + 256;
 
 const FORBIDDEN = /[\p{Cc} "<>\\^`{|}]/u;
 
@@ -53,9 +58,6 @@ export function parseNbdUri(text: string): NbdUri {
   }
 }
 
-/** What is wrong, before it is wrapped with the URI that it is about. */
-class Invalid extends Error {}
-
 function parse(text: string): NbdUri {
   if (text.length > URI_CHARACTERS_MAX) throw new Invalid('it is too long');
   const forbidden = FORBIDDEN.exec(text);
@@ -65,15 +67,14 @@ function parse(text: string): NbdUri {
   const parts = split(text);
   switch (parts.scheme) {
     case 'nbd':
+    case 'nbds':
       return parseTcp(parts);
     case 'nbd+unix':
-      return parseUnix(parts);
-    case 'nbds':
     case 'nbds+unix':
-      throw new Invalid('TLS is not available yet');
+      return parseUnix(parts);
     default:
       throw new Invalid(
-        `the scheme "${printable(parts.scheme, 20)}" is neither nbd:// nor nbd+unix://`,
+        `the scheme "${printable(parts.scheme, 20)}" is neither nbd://, nbd+unix://, nbds:// nor nbds+unix://`,
       );
   }
 }
@@ -96,22 +97,47 @@ function split(text: string): Parts {
 
 function parseTcp(parts: Parts): NbdUri {
   const parameters = parseQuery(parts.query);
-  if (parameters.has('socket')) throw new Invalid('a socket parameter needs nbd+unix://');
-  const { host, port } = parseAuthority(parts.authority);
+  if (parameters.has('socket'))
+    throw new Invalid(`a socket parameter needs ${parts.scheme}+unix://`);
+  const { user, place } = splitUser(parts.authority);
+  const { host, port } = parseAuthority(place);
   const exportName = decodeName(parts.path);
+  const tls = parseTls(parts.scheme.startsWith('nbds'), user, parameters, host);
+  const { before, after } = writeTls(tls, host);
   const authority = host.includes(':') ? `[${host}]` : host;
+  const query = after === '' ? '' : `?${after}`;
   return {
-    text: `nbd://${authority}:${port}/${encodePath(exportName)}`,
+    text: `${parts.scheme}://${before}${authority}:${port}/${encodePath(exportName)}${query}`,
     address: { kind: 'tcp', host, port },
     exportName,
+    tls,
   };
 }
 
+/** Where a server on a unix socket has no other name in its certificate. */
+const HOST_OF_UNIX = 'localhost';
+
 function parseUnix(parts: Parts): NbdUri {
-  if (parts.authority !== '') {
-    throw new Invalid('nbd+unix:// takes no host; write three slashes: nbd+unix:///EXPORT');
+  const { scheme } = parts;
+  const { user, place } = splitUser(parts.authority);
+  if (place !== '') {
+    throw new Invalid(`${scheme}:// takes no host; write three slashes: ${scheme}:///EXPORT`);
   }
-  const encoded = parseQuery(parts.query).get('socket');
+  const parameters = parseQuery(parts.query);
+  const path = parseSocket(parameters.get('socket'));
+  const exportName = decodeName(parts.path);
+  const tls = parseTls(scheme.startsWith('nbds'), user, parameters, HOST_OF_UNIX);
+  const { before, after } = writeTls(tls, HOST_OF_UNIX);
+  const query = `socket=${encodePath(path)}${after === '' ? '' : `&${after}`}`;
+  return {
+    text: `${scheme}://${before}/${encodePath(exportName)}?${query}`,
+    address: { kind: 'unix', path },
+    exportName,
+    tls,
+  };
+}
+
+function parseSocket(encoded: string | undefined): string {
   if (encoded === undefined || encoded === '') {
     throw new Invalid('it names no socket; add ?socket=PATH');
   }
@@ -121,13 +147,10 @@ function parseUnix(parts: Parts): NbdUri {
   if (Buffer.byteLength(path) > UNIX_PATH_BYTES_MAX) {
     throw new Invalid(`the socket path is longer than ${UNIX_PATH_BYTES_MAX} bytes`);
   }
-  const exportName = decodeName(parts.path);
-  return {
-    text: `nbd+unix:///${encodePath(exportName)}?socket=${encodePath(path)}`,
-    address: { kind: 'unix', path },
-    exportName,
-  };
+  return path;
 }
+
+const PARAMETERS: ReadonlySet<string> = new Set(['socket', ...TLS_PARAMETERS]);
 
 /** Known parameters, still encoded. */
 function parseQuery(query: string): ReadonlyMap<string, string> {
@@ -137,16 +160,21 @@ function parseQuery(query: string): ReadonlyMap<string, string> {
     const equals = pair.indexOf('=');
     const key = decode(equals < 0 ? pair : pair.slice(0, equals), 'parameter');
     if (key.startsWith('x-')) continue;
-    if (key.startsWith('tls-')) throw new Invalid('TLS is not available yet');
-    if (key !== 'socket') throw new Invalid(`the parameter "${printable(key, 20)}" is unknown`);
+    if (!PARAMETERS.has(key)) throw new Invalid(`the parameter "${printable(key, 20)}" is unknown`);
     if (parameters.has(key)) throw new Invalid(`the parameter "${key}" is given twice`);
     parameters.set(key, equals < 0 ? '' : pair.slice(equals + 1));
   }
   return parameters;
 }
 
+/** Both still encoded. */
+function splitUser(authority: string): { user: string | null; place: string } {
+  const at = authority.indexOf('@');
+  if (at < 0) return { user: null, place: authority };
+  return { user: authority.slice(0, at), place: authority.slice(at + 1) };
+}
+
 function parseAuthority(authority: string): { host: string; port: number } {
-  if (authority.includes('@')) throw new Invalid('a user name needs TLS, not available yet');
   const bracket = authority.lastIndexOf(']');
   const colon = authority.indexOf(':', bracket + 1);
   const host = colon < 0 ? authority : authority.slice(0, colon);
@@ -192,18 +220,4 @@ function decodeName(encoded: string): string {
     throw new Invalid(`the export name is longer than ${NBD_STRING_BYTES_MAX} bytes`);
   }
   return name;
-}
-
-function decode(encoded: string, what: string): string {
-  if (/\p{Surrogate}/u.test(encoded)) throw new Invalid(`the ${what} is not valid Unicode`);
-  try {
-    return decodeURIComponent(encoded);
-  } catch {
-    throw new Invalid(`the ${what} has a wrong percent-encoding, or is not UTF-8`);
-  }
-}
-
-/** Slashes, colons and at-signs stay: they are legal there, and people write them. */
-function encodePath(text: string): string {
-  return encodeURIComponent(text).replace(/%2F|%3A|%40/g, decodeURIComponent);
 }

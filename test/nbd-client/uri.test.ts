@@ -34,16 +34,65 @@ const accepted: readonly [text: string, canonical: string, address: object, name
   ['nbd+unix:///?x-a&socket=./s', 'nbd+unix:///?socket=./s', unix('./s'), ''],
 ];
 
+const secure: readonly [text: string, canonical: string, tls: object][] = [
+  ['nbds://h/d', 'nbds://h:10809/d', {}],
+  ['NBDS://H/d?tls-verify-peer=1', 'nbds://h:10809/d', {}],
+  ['nbds://h/d?tls-hostname=H', 'nbds://h:10809/d', {}],
+  [
+    'nbds://h/d?tls-hostname=Store.Example',
+    'nbds://h:10809/d?tls-hostname=store.example',
+    { serverName: 'store.example' },
+  ],
+  ['nbds://h/d?tls-hostname=::1', 'nbds://h:10809/d?tls-hostname=::1', { serverName: '::1' }],
+  ['nbds://[::1]/d', 'nbds://[::1]:10809/d', { serverName: '::1' }],
+  [
+    'nbds://h/d?tls-certificates=/etc/a%20b',
+    'nbds://h:10809/d?tls-certificates=/etc/a%20b',
+    { certificates: '/etc/a b' },
+  ],
+  [
+    'nbds://ann@h:7/d?tls-psk-file=/k&tls-certificates=/c',
+    'nbds://ann@h:7/d?tls-certificates=/c&tls-psk-file=/k',
+    { certificates: '/c', pskFile: '/k', user: 'ann' },
+  ],
+  ['nbds://a%40%3Ab@h/d', 'nbds://a%40%3Ab@h:10809/d', { user: 'a@:b' }],
+  ['nbds+unix:///d?socket=/s', 'nbds+unix:///d?socket=/s', { serverName: 'localhost' }],
+  [
+    'nbds+unix://ann@/d?tls-psk-file=/k&socket=/s&tls-hostname=h',
+    'nbds+unix://ann@/d?socket=/s&tls-hostname=h&tls-psk-file=/k',
+    { pskFile: '/k', user: 'ann' },
+  ],
+];
+
 const refused: readonly [text: string, reason: RegExp][] = [
   ['', /does not begin with nbd:/],
   ['demo', /does not begin with/],
   ['unix:/tmp/s:demo', /does not begin with/],
   ['nbd:host:10809', /does not begin with/],
   ['http://host/demo', /scheme "http" is neither/],
-  ['nbds://host/demo', /TLS is not available yet/],
-  ['nbds+unix:///d?socket=/s', /TLS is not available yet/],
-  ['nbd://host/d?tls-type=x509', /TLS is not available yet/],
-  ['nbd://user@host/d', /user name needs TLS/],
+  ['nbd://host/d?tls-type=x509', /"tls-type" needs nbds/],
+  ['nbd://host/d?tls-certificates=/c', /"tls-certificates" needs nbds/],
+  ['nbd+unix:///d?socket=/s&tls-psk-file=/k', /"tls-psk-file" needs nbds/],
+  ['nbd://user@host/d', /user name needs nbds/],
+  ['nbd+unix://user@/d?socket=/s', /user name needs nbds/],
+  ['nbds://host/d?tls-type=anon', /tls-type is not needed/],
+  ['nbds://host/d?tls-verify-peer=0', /always verified/],
+  ['nbds://host/d?tls-verify-peer=', /always verified/],
+  ['nbds://host/d?tls-certificates=pki', /must be an absolute path/],
+  ['nbds://host/d?tls-psk-file=', /must be an absolute path/],
+  ['nbds://host/d?tls-psk-file=/a%0a', /control character/],
+  [`nbds://host/d?tls-psk-file=/${'a'.repeat(4096)}`, /longer than 4096 bytes/],
+  ['nbds://host/d?tls-psk-file=/a&tls-psk-file=/a', /given twice/],
+  ['nbds://host/d?tls-hostname=', /not a host name/],
+  ['nbds://host/d?tls-hostname=a/b', /not a host name/],
+  ['nbds://host/d?tls-hostname=[::1]', /not a host name/],
+  ['nbds://@host/d', /user name is empty/],
+  ['nbds://a:secret@host/d', /password has no use/],
+  ['nbds://a%0ab@host/d', /user name has a control character/],
+  [`nbds://${'a'.repeat(256)}@host/d`, /longer than 255 bytes/],
+  ['nbds://a@b@host/d', /not a host name/],
+  ['nbds+unix://host/demo?socket=/s', /takes no host/],
+  ['nbds://host/demo?socket=/s', /needs nbds\+unix/],
   ['nbd:///demo', /names no host/],
   ['nbd://:10809/demo', /names no host/],
   ['nbd://host:0/demo', /"0" is not a port/],
@@ -95,8 +144,22 @@ const errorOf = (text: string): BlockferryError | null => {
 
 describe('NBD URI', () => {
   it.each(accepted)('%s is understood', (text, canonical, address, exportName) => {
-    expect(parseNbdUri(text)).toEqual({ text: canonical, address, exportName });
-    expect(parseNbdUri(canonical)).toEqual({ text: canonical, address, exportName });
+    const uri = { text: canonical, address, exportName, tls: null };
+    expect(parseNbdUri(text)).toEqual(uri);
+    expect(parseNbdUri(canonical)).toEqual(uri);
+  });
+
+  it.each(secure)('%s is understood, with TLS', (text, canonical, tls) => {
+    const parsed = parseNbdUri(text);
+    expect(parsed).toMatchObject({ text: canonical, exportName: 'd' });
+    expect(parsed.tls).toEqual({
+      certificates: null,
+      pskFile: null,
+      user: null,
+      serverName: 'h',
+      ...tls,
+    });
+    expect(parseNbdUri(canonical)).toEqual(parsed);
   });
 
   it.each(refused)('%s is refused with its reason', (text, reason) => {
@@ -134,6 +197,8 @@ describe('NBD URI', () => {
         '?',
         '&',
         'socket=',
+        'tls-psk-file=',
+        'tls-hostname=',
         '%',
         '%41',
         '[',
@@ -145,7 +210,9 @@ describe('NBD URI', () => {
       fc.ipV6(),
     );
     const garbage = fc.array(piece, { maxLength: 12 }).map((pieces) => pieces.join(''));
-    const nearly = garbage.map((rest) => `nbd://h${rest}`);
+    const nearly = fc
+      .tuple(fc.constantFrom('nbd://h', 'nbds://h', 'nbds://'), garbage)
+      .map((parts) => parts.join(''));
     fc.assert(
       fc.property(fc.oneof(garbage, nearly), (text) => {
         if (errorOf(text) !== null) return;
