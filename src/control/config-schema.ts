@@ -9,9 +9,8 @@ import {
   NBD_LISTENERS_MAX,
 } from '../io/limits.ts';
 import { LOG_LEVELS, TLS_MODES } from './defaults.ts';
+import { NODE_NAME } from './node-name.ts';
 import type { KeyPath } from './toml-lines.ts';
-
-export const NODE_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
 
 const path = z.string().min(1, 'must name a file');
 const account = z.union([z.string().min(1), z.int().min(0)], {
@@ -40,6 +39,13 @@ const TLS = z.strictObject({
   certificate: path.optional(),
   key: path.optional(),
   client_ca: path.optional(),
+  psk_file: path.optional(),
+});
+
+const TLS_CLIENT = z.strictObject({
+  ca: path.optional(),
+  certificate: path.optional(),
+  key: path.optional(),
   psk_file: path.optional(),
 });
 
@@ -79,6 +85,7 @@ export const FILE = z.strictObject({
   log_level: z.enum(LOG_LEVELS).optional(),
   list: z.boolean().optional(),
   tls: TLS.optional(),
+  tls_client: TLS_CLIENT.optional(),
   limits: LIMITS.optional(),
   /** By name; each is read by itself, since a name may be any text. */
   export: z
@@ -92,11 +99,13 @@ export const FILE = z.strictObject({
 export type FileValues = z.output<typeof FILE>;
 export type ListenerValues = z.output<typeof LISTENER>;
 export type TlsValues = z.output<typeof TLS>;
+export type TlsClientValues = z.output<typeof TLS_CLIENT>;
 export type LimitValues = z.output<typeof LIMITS>;
 export type ExportValues = z.output<typeof EXPORT>;
 
 const TABLES: Readonly<Record<string, object>> = {
   tls: TLS.shape,
+  tls_client: TLS_CLIENT.shape,
   limits: LIMITS.shape,
   export: EXPORT.shape,
   nbd: LISTENER.shape,

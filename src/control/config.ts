@@ -14,7 +14,6 @@ import { NBD_LISTENERS_MAX } from '../io/limits.ts';
 import type { Address } from '../io/network.ts';
 import type { NbdLimits } from '../nbd/server-limits.ts';
 import { ConfigFile } from './config-file.ts';
-import { NODE_NAME } from './config-schema.ts';
 import {
   defaultControlAddress,
   defaultDataDirectory,
@@ -25,8 +24,15 @@ import {
 } from './defaults.ts';
 import { resolveExports, type ExportRules } from './export-rules.ts';
 import { resolveLimits } from './limits-config.ts';
+import { NODE_NAME } from './node-name.ts';
 import { fileAddress, fileListeners, type ListenerConfig } from './listener-config.ts';
-import { resolveTls, type TlsConfig, type TlsFlags } from './tls-config.ts';
+import {
+  resolveTls,
+  resolveTlsClient,
+  type TlsClientConfig,
+  type TlsConfig,
+  type TlsFlags,
+} from './tls-config.ts';
 
 export type { ListenerConfig } from './listener-config.ts';
 
@@ -42,6 +48,8 @@ export interface NodeConfig {
   readonly insecure: boolean;
   readonly logLevel: LogLevel;
   readonly tls: TlsConfig;
+  /** Toward mirrors; null: nothing of our own. */
+  readonly tlsClient: TlsClientConfig | null;
   readonly limits: NbdLimits;
   /** Less than this is free on the file system of `data`: there is a warning. 0: there is none. */
   readonly diskWarnPercent: number;
@@ -91,6 +99,7 @@ export function resolveConfig(flags: ConfigFlags, surroundings: Surroundings): N
     insecure: flags.insecure ?? values.insecure ?? false,
     logLevel: flags.logLevel ?? values.log_level ?? 'info',
     tls,
+    tlsClient: resolveTlsClient(file),
     limits: resolveLimits(values.limits ?? {}),
     diskWarnPercent: values.limits?.disk_warn_percent ?? DISK_WARN_PERCENT_DEFAULT,
     exports: resolveExports(file, { list: flags.list !== false && (values.list ?? true), tls }),

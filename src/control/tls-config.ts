@@ -30,6 +30,32 @@ export interface TlsFlags {
   readonly tlsPsk?: string;
 }
 
+/** What the node secures the links to its mirrors with. Paths; absent where there is none. */
+export interface TlsClientConfig {
+  readonly ca?: string;
+  readonly certificate?: string;
+  readonly key?: string;
+  readonly pskFile?: string;
+}
+
+/** Null when the file says nothing of it. @throws BlockferryError CONFIG_INVALID */
+export function resolveTlsClient(file: ConfigFile): TlsClientConfig | null {
+  const given = file.values.tls_client;
+  if (given === undefined) return null;
+  const { ca, certificate, key, psk_file: pskFile } = given;
+  const fault = (why: string): Error => file.fault(['tls_client'], why);
+  if (certificate !== undefined && key === undefined) throw fault('a certificate needs its key');
+  if (key !== undefined && certificate === undefined) throw fault('a key needs its certificate');
+  const path = (name: string | undefined): string | undefined =>
+    name === undefined ? undefined : file.resolve(name);
+  return withoutGaps({
+    ca: path(ca),
+    certificate: path(certificate),
+    key: path(key),
+    pskFile: path(pskFile),
+  });
+}
+
 /** @throws BlockferryError CONFIG_INVALID, or USAGE when flags said anything of TLS */
 export function resolveTls(flags: TlsFlags, file: ConfigFile): TlsConfig {
   const given: TlsValues = file.values.tls ?? {};

@@ -10,7 +10,7 @@ import assert from 'node:assert';
 import type { Clock, Timer } from '../io/clock.ts';
 import { BlockferryError, errorText } from '../io/errors.ts';
 import { MIRROR_CONNECT_MS_MAX, MIRROR_PROBE_MS, MIRROR_REPLY_MS_MAX } from '../io/limits.ts';
-import type { Network } from '../io/network.ts';
+import type { Network, TlsClientContext } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
 import { NbdClient } from '../nbd/client.ts';
 import type { NbdUri } from '../nbd/uri.ts';
@@ -22,6 +22,8 @@ export interface LinkSurroundings {
   readonly clock: Clock;
   readonly random: Random;
   readonly network: Network;
+  /** What nbds:// is secured with where the URI does not say; asked for each attempt. Absent: nothing of our own. */
+  readonly tls?: () => TlsClientContext | undefined;
 }
 
 const BLOCK_SIZE_MAX = 4096;
@@ -30,13 +32,14 @@ const BLOCK_SIZE_MAX = 4096;
 export async function connectMirror(
   uri: NbdUri,
   sizeBytes: number,
-  { clock, network }: LinkSurroundings,
+  { clock, network, tls }: LinkSurroundings,
 ): Promise<NbdClient> {
   const client = await NbdClient.connect(uri, {
     network,
     clock,
     connectMs: MIRROR_CONNECT_MS_MAX,
     replyMs: MIRROR_REPLY_MS_MAX,
+    tls: tls?.(),
   });
   const fault = unfit(uri, client, sizeBytes);
   if (fault === null) return client;

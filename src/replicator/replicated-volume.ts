@@ -24,7 +24,7 @@ import {
   SYNC_DEADLINE_MS,
   ZERO_PART_BYTES,
 } from '../io/limits.ts';
-import type { Network } from '../io/network.ts';
+import type { Network, TlsClientContext } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
 import type { MirrorRecord } from '../volume/log/metadata.ts';
 import type { Volume } from '../volume/volume.ts';
@@ -80,12 +80,14 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
     clock: Clock;
     random: Random;
     network: Network;
+    /** What links are secured with where their URI does not say. */
+    tls?: () => TlsClientContext | undefined;
     examiner: Examiner;
     events: EventSink;
     /** Payload bytes staged for the mirrors at most; STAGING_BYTES_MAX if not given. */
     stagingBytes?: number;
   }) {
-    const { volume, clock, random, network, stagingBytes } = options;
+    const { volume, clock, random, network, tls, stagingBytes } = options;
     this.node = options.node;
     this.reserve = new EpochReserve(volume.metadata);
     this.queue = new StagingQueue({
@@ -96,7 +98,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
     this.volume = volume;
     this.contextList = [volume.allocation];
     this.clock = clock;
-    this.surroundings = { clock, random, network };
+    this.surroundings = { clock, random, network, ...(tls === undefined ? {} : { tls }) };
     this.examiner = options.examiner;
     this.events = options.events;
     this.mirrorSet = new MirrorSet(this, {

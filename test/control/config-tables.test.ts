@@ -114,6 +114,23 @@ describe('TLS', () => {
     expect(read(`[tls]\nmode = "off"\n${PAIR}`).tls.mode).toBe('off');
   });
 
+  test('toward mirrors has files of its own, and none of the server', () => {
+    expect(read(`[tls]\n${PAIR}`).tlsClient).toBeNull();
+    const text = `[tls_client]\nca = "ca.pem"\n${PAIR}psk_file = "/p"\n`;
+    expect(read(text).tlsClient).toEqual({
+      ca: '/etc/bf/ca.pem',
+      certificate: '/etc/bf/c.pem',
+      key: '/k.pem',
+      pskFile: '/p',
+    });
+    expect(read(text).tls).toEqual({ mode: 'off', files: {} });
+    expect(refusal('[tls_client]\nkey = "k"\n')).toMatch(/toml:1: tls_client: a key needs its/);
+    expect(refusal('[tls_client]\ncertificate = "c"\n')).toMatch(/a certificate needs its key/);
+    expect(refusal('[tls_client]\nmode = "off"\n')).toMatch(
+      /toml:2: unknown key "mode" in tls_client; known are ca, certificate, key, psk_file;/,
+    );
+  });
+
   test('flags override the file, one by one, and their paths are taken as they are', () => {
     const flags: ConfigFlags = { tls: 'required', tlsKey: 'new.pem', tlsClientCa: 'ca.pem' };
     expect(read(`[tls]\nmode = "off"\n${PAIR}`, flags).tls).toEqual({

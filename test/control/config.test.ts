@@ -54,6 +54,7 @@ describe('configuration', () => {
       insecure: false,
       logLevel: 'info',
       tls: { mode: 'off', files: {} },
+      tlsClient: null,
       limits: NBD_LIMITS_DEFAULT,
       diskWarnPercent: 10,
       exports: { list: true, named: new Map(), others: EXPORT_POLICY_DEFAULT },
