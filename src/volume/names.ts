@@ -73,3 +73,6 @@ function faultOf(name: string, bytesMax: number): string | null {
 function shown(name: string): string {
   return JSON.stringify(name.length > 64 ? `${name.slice(0, 64)}...` : name);
 }
+
+/** Files beside the log of a secondary: the epochs that are not part of it for good (docs/internals/journal.md). */
+export const JOURNAL_NAMES: readonly string[] = ['journal-a', 'journal-b'];

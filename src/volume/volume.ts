@@ -54,6 +54,7 @@ export interface VolumeOptions {
 }
 
 export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
+  readonly directory: string;
   readonly metadata: Metadata;
   readonly layers: LayerSet;
   readonly snapshots: Snapshots;
@@ -80,6 +81,7 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
   private constructor(options: VolumeOptions, metadata: Metadata) {
     const { clock, disk, directory } = options;
     const ended = (): void => this.noticeIdle();
+    this.directory = directory;
     this.metadata = metadata;
     this.clock = clock;
     this.random = options.random;
@@ -244,6 +246,11 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
 
   syncFailed(errno: number): void {
     this.fail(`the data file could not be synced (errno ${errno})`);
+  }
+
+  /** Something that its content rests on failed, for good (I10): nothing is written or flushed any more. */
+  giveUp(reason: string): void {
+    this.fail(reason);
   }
 
   refuseIfFailed(): void {

@@ -1,0 +1,402 @@
+/**
+ * The way of a whole epoch on a mirror: into the journal, acknowledged, into the volume, for good.
+ *
+ * Invariants (I3):
+ * - Epochs are made durable and applied in their order. One is applied when the journal has it durably.
+ * - The content moves from the end of one epoch to the end of a later one while no read is under way; one that could be
+ *   applied only in part is torn, and is applied again until it is whole.
+ * - The position is recorded after a flush that covers everything up to it; then the journal may forget.
+ * - Memory: what is not durable is bounded by the assembly, what is and is not applied by INTAKE_BACKLOG_BYTES_MAX.
+ */
+import type { Clock, Timer } from '../../io/clock.ts';
+import { Status } from '../../io/device.ts';
+import type { Disk } from '../../io/disk.ts';
+import { BlockferryError } from '../../io/errors.ts';
+import {
+  INTAKE_BACKLOG_BYTES_MAX,
+  INTAKE_PHASE_BYTES_MAX,
+  INTAKE_RETRY_MS,
+  JOURNAL_IDLE_MS,
+} from '../../io/limits.ts';
+import type { Random } from '../../io/random.ts';
+import type { TimedPosition } from '../../volume/log/metadata-state.ts';
+import type { Volume } from '../../volume/volume.ts';
+import { FrameKind } from '../link/link-types.ts';
+import { decodeCommand } from '../link/messages.ts';
+import type { StreamCommand } from '../link/messages.ts';
+import { Applier, faultInFrame } from './apply.ts';
+import type { CompleteEpoch } from './epoch-assembly.ts';
+import { Journal } from './journal.ts';
+import type { JournalOwner } from './journal.ts';
+import type { ReadGate } from './read-gate.ts';
+import { isSpaceError } from './space-error.ts';
+import type { Twins } from './twins.ts';
+
+export interface IntakeHooks {
+  /** `received`, `durable` or `applied` changed. */
+  progressed(): void;
+  commandDone(epoch: number, error: string | null): void;
+  /** It cannot go on, now or for good: the link ends. */
+  troubled(error: BlockferryError): void;
+}
+
+export interface EpochIntakeOptions {
+  readonly volume: Volume;
+  readonly disk: Disk;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly gate: ReadGate;
+  readonly twins: Twins;
+  readonly hooks: IntakeHooks;
+  /** See `Journal`. */
+  readonly journalFileBytes?: number;
+}
+
+export class EpochIntake implements JournalOwner {
+  /** All up to these epochs arrived, is durable, is readable. */
+  received = 0;
+  durable: TimedPosition | null = null;
+  applied: TimedPosition | null = null;
+  /** Why it cannot go on; null: it can. */
+  trouble: BlockferryError | null = null;
+
+  private readonly volume: Volume;
+  private readonly clock: Clock;
+  private readonly gate: ReadGate;
+  private readonly twins: Twins;
+  private readonly hooks: IntakeHooks;
+  private readonly journal: Journal;
+  private readonly applier: Applier;
+  /** Whole, and not given to the journal; then durable, and not applied. */
+  private accepted: CompleteEpoch[] = [];
+  private toApply: CompleteEpoch[] = [];
+  /** Bytes given to the journal and not applied. */
+  private backlogBytes = 0;
+  /** Recorded durably; 0: nothing. */
+  private recordedEpoch = 0;
+  private applying: Promise<void> | null = null;
+  private checkpointing: Promise<number> | null = null;
+  private idleTimer: Timer | null = null;
+  private wake: (() => void) | null = null;
+  private closing = false;
+
+  constructor(options: EpochIntakeOptions) {
+    this.volume = options.volume;
+    this.clock = options.clock;
+    this.gate = options.gate;
+    this.twins = options.twins;
+    this.hooks = options.hooks;
+    this.applier = new Applier(options.volume);
+    const { disk, clock, random, volume, journalFileBytes } = options;
+    this.journal = new Journal({
+      disk,
+      clock,
+      random,
+      directory: volume.directory,
+      volumeId: volume.id,
+      owner: this,
+      ...(journalFileBytes === undefined ? {} : { fileBytes: journalFileBytes }),
+    });
+  }
+
+  /** Bytes of the journal that a restart would apply. */
+  get journalBytes(): number {
+    return this.journal.bytes;
+  }
+
+  /** Every epoch that came is durable, or given up: the position stays where it is. */
+  get settled(): boolean {
+    return this.accepted.length === 0 && this.journal.idle;
+  }
+
+  /**
+   * Takes up what the last process left; the gate is held. Throws JOURNAL_UNUSABLE, DATA_DIR_FORMAT_NEWER, VOLUME_FAILED
+   * or SHUTTING_DOWN.
+   */
+  async start(): Promise<void> {
+    const { position, run } = this.volume.metadata.state;
+    this.rebase(position);
+    this.journal.open();
+    if (position === null || run !== null) return;
+    for await (const epoch of this.journal.replay(position.epoch)) await this.replayed(epoch);
+    await this.persist(() => this.checkpoint());
+  }
+
+  private async replayed(epoch: CompleteEpoch): Promise<void> {
+    const { sizeBytes } = this.volume;
+    for (const { kind, payload } of epoch.frames) {
+      const fault = faultInFrame(kind, payload, sizeBytes);
+      if (fault === null) continue;
+      const what = `epoch ${epoch.epoch} of the journal of ${this.volume.name} holds ${fault}`;
+      throw new BlockferryError('JOURNAL_UNUSABLE', what);
+    }
+    await this.persist(() => this.applyOne(epoch));
+    const command = commandOf(epoch);
+    if (command !== null) await this.twins.run(command, epoch.epoch);
+    this.durable = positionOf(epoch);
+    this.applied = this.durable;
+    this.received = epoch.epoch;
+  }
+
+  /** Tries again and again what a full disk refuses. Throws VOLUME_FAILED, SHUTTING_DOWN. */
+  private async persist(attempt: () => Promise<number>): Promise<void> {
+    for (;;) {
+      if (this.closing) throw new BlockferryError('SHUTTING_DOWN', 'the node is stopping');
+      const status = await attempt();
+      if (status === Status.OK) break;
+      this.volume.refuseIfFailed();
+      this.trouble = refusal(this.volume.name, status);
+      await this.pause();
+    }
+    this.trouble = null;
+  }
+
+  /** What is held from now on: nothing of a stream is on its way. */
+  rebase(position: TimedPosition | null): void {
+    this.durable = position;
+    this.applied = position;
+    this.received = position?.epoch ?? 0;
+    this.recordedEpoch = this.received;
+  }
+
+  /** Takes the next epoch of the stream, with its payloads. */
+  accept(epoch: CompleteEpoch): void {
+    if (this.trouble !== null || this.closing) {
+      release(epoch);
+      return;
+    }
+    this.received = epoch.epoch;
+    this.accepted.push(epoch);
+    this.feed();
+  }
+
+  /** Everything that came is applied and recorded, and the journal is empty; 0 or an errno. */
+  async finish(): Promise<number> {
+    while (!this.settled || this.applying !== null) {
+      if (this.trouble !== null || this.closing) return Status.EIO;
+      await this.somethingEnds();
+    }
+    const status = await this.checkpoint();
+    return status === Status.OK ? await this.journal.forget() : status;
+  }
+
+  /** Makes what is applied part of the volume for good, so that no replay begins before it; 0 or an errno. */
+  async checkpoint(): Promise<number> {
+    // One that is under way may have begun too early.
+    while (this.checkpointing !== null) await this.checkpointing;
+    this.checkpointing = this.record();
+    const status = await this.checkpointing;
+    this.checkpointing = null;
+    return status;
+  }
+
+  private async record(): Promise<number> {
+    const { applied, volume } = this;
+    if (applied === null || applied.epoch === this.recordedEpoch) return Status.OK;
+    let status = await volume.flushed();
+    if (status !== Status.OK) return status;
+    volume.metadata.append({ kind: 'position', ...applied });
+    status = await volume.commit();
+    if (status !== Status.OK) return status;
+    this.recordedEpoch = applied.epoch;
+    this.journal.settled(applied.epoch);
+    return status;
+  }
+
+  /** Lets end what is on its way. What is durable and not applied is applied after the next start. */
+  async close(): Promise<void> {
+    this.closing = true;
+    this.idleTimer?.cancel();
+    this.wake?.();
+    for (const epoch of this.accepted.splice(0)) release(epoch);
+    await this.journal.close();
+    await this.applying;
+    for (const epoch of this.toApply.splice(0)) release(epoch);
+    if (!this.volume.failed && this.gate.torn === null) await this.checkpoint();
+  }
+
+  // ---- the journal
+
+  private feed(): void {
+    while (this.trouble === null && this.backlogBytes < INTAKE_BACKLOG_BYTES_MAX) {
+      const epoch = this.accepted.shift();
+      if (epoch === undefined) return;
+      this.backlogBytes += epoch.bytes;
+      this.journal.append(epoch);
+    }
+  }
+
+  // --- JournalOwner ---
+
+  journaled(epoch: CompleteEpoch): void {
+    this.durable = positionOf(epoch);
+    this.toApply.push(epoch);
+    this.hooks.progressed();
+    this.applySoon();
+  }
+
+  refused(epochs: readonly CompleteEpoch[], errno: number): void {
+    for (const epoch of [...epochs, ...this.accepted.splice(0)]) release(epoch);
+    for (const { bytes } of epochs) this.backlogBytes -= bytes;
+    this.received = this.durable?.epoch ?? 0;
+    this.ended();
+    if (errno !== 0 && !this.closing) this.hooks.troubled(refusal(this.volume.name, errno));
+  }
+
+  failed(reason: string): void {
+    // A failed sync is final for all that the volume is (I10).
+    this.volume.giveUp(reason);
+    this.stop(new BlockferryError('VOLUME_FAILED', `${this.volume.name} failed: ${reason}`));
+  }
+
+  // ---- the volume
+
+  private applySoon(): void {
+    if (this.applying !== null || this.toApply.length === 0 || this.closing) return;
+    this.applying = this.applyAll().finally(() => {
+      this.applying = null;
+      this.ended();
+      if (this.trouble === null) this.applySoon();
+    });
+  }
+
+  private async applyAll(): Promise<void> {
+    while (this.toApply.length > 0 && !this.closing) {
+      const { status, command } = await this.phase();
+      this.hooks.progressed();
+      if (command !== null) {
+        const error = await this.twins.run(command.command, command.epoch);
+        this.hooks.commandDone(command.epoch, error);
+      }
+      if (status !== Status.OK && !(await this.wait(status))) return;
+      this.feed();
+      if (this.journal.reclaimable > 0) this.checkpointSoon();
+    }
+    this.idleLater();
+  }
+
+  /** Applies some epochs while no read is under way. */
+  private async phase(): Promise<{
+    status: number;
+    command: { command: StreamCommand; epoch: number } | null;
+  }> {
+    await this.gate.enter();
+    let status: number = Status.OK;
+    let command: StreamCommand | null = null;
+    for (let bytes = 0; bytes < INTAKE_PHASE_BYTES_MAX && command === null;) {
+      const [epoch] = this.toApply;
+      if (epoch === undefined) break;
+      status = await this.applyOne(epoch);
+      if (status !== Status.OK) break;
+      this.toApply.shift();
+      this.applied = positionOf(epoch);
+      this.backlogBytes -= epoch.bytes;
+      bytes += epoch.bytes;
+      command = commandOf(epoch);
+      release(epoch);
+    }
+    this.gate.torn = status === Status.OK ? null : `an epoch could not be applied: errno ${status}`;
+    this.gate.leave();
+    const epoch = this.applied?.epoch ?? 0;
+    return { status, command: command === null ? null : { command, epoch } };
+  }
+
+  /** All changes of an epoch, in their order; 0 or an errno. */
+  private async applyOne(epoch: CompleteEpoch): Promise<number> {
+    let status: number = Status.OK;
+    const ended = (result: number): void => {
+      if (status === Status.OK) status = result;
+    };
+    for (const { kind, payload } of epoch.frames) {
+      if (kind === FrameKind.COMMAND) continue;
+      this.applier.apply(kind, payload, ended);
+      if (this.applier.inFlight > 0) await this.applier.room();
+    }
+    if (this.applier.inFlight > 0) await this.applier.idle();
+    return status;
+  }
+
+  /** The disk refused an epoch: it is tried again after a while. False: never. */
+  private async wait(status: number): Promise<boolean> {
+    const { volume } = this;
+    if (volume.failed) {
+      const why = `${volume.name} failed: ${volume.failure ?? ''}`;
+      this.stop(new BlockferryError('VOLUME_FAILED', why));
+      return false;
+    }
+    this.trouble = refusal(volume.name, status);
+    this.hooks.troubled(this.trouble);
+    await this.pause();
+    this.trouble = null;
+    return !this.closing;
+  }
+
+  private stop(error: BlockferryError): void {
+    if (this.trouble?.code === error.code) return;
+    this.trouble = error;
+    for (const epoch of this.accepted.splice(0)) release(epoch);
+    this.ended();
+    this.hooks.troubled(error);
+  }
+
+  // ---- time
+
+  private pause(): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = this.clock.after(INTAKE_RETRY_MS, () => this.wake?.());
+      this.wake = () => {
+        this.wake = null;
+        timer.cancel();
+        resolve();
+      };
+    });
+  }
+
+  private checkpointSoon(): void {
+    if (this.checkpointing !== null) return;
+    void this.checkpoint().then((status) => {
+      if (status !== Status.OK && !this.volume.failed) this.idleLater();
+    });
+  }
+
+  /** Nothing came for a while: a start has nothing to apply then. */
+  private idleLater(): void {
+    if (this.idleTimer !== null || this.closing) return;
+    const seen = this.applied?.epoch;
+    this.idleTimer = this.clock.after(JOURNAL_IDLE_MS, () => {
+      this.idleTimer = null;
+      if (this.applied?.epoch !== seen) this.idleLater();
+      else this.checkpointSoon();
+    });
+  }
+
+  private endWaiters: (() => void)[] = [];
+
+  private somethingEnds(): Promise<void> {
+    return new Promise((resolve) => this.endWaiters.push(resolve));
+  }
+
+  private ended(): void {
+    for (const resolve of this.endWaiters.splice(0)) resolve();
+  }
+}
+
+function release({ frames }: CompleteEpoch): void {
+  for (const { payload } of frames) payload.release();
+}
+
+function positionOf({ generation, epoch, time }: CompleteEpoch): TimedPosition {
+  return { generation, epoch, time };
+}
+
+/** The assembly lets a command be the last frame only, and the session lets none pass that cannot be read. */
+function commandOf({ frames }: CompleteEpoch): StreamCommand | null {
+  const last = frames.at(-1);
+  if (last?.kind !== FrameKind.COMMAND) return null;
+  return decodeCommand(last.payload.buffer.subarray(0, last.payload.length));
+}
+
+export function refusal(volume: string, errno: number): BlockferryError {
+  const why = isSpaceError(errno) ? 'its disk is full' : `its disk answered errno ${errno}`;
+  return new BlockferryError('METADATA_WRITE_FAILED', `the mirror ${volume} cannot go on: ${why}`);
+}
