@@ -85,6 +85,8 @@ export class Metadata {
   private waiting: CommitCallback[] = [];
   private served: CommitCallback[] = [];
   private busy = false;
+  /** A batch was refused, and the next does not begin in this turn. */
+  private resting = false;
   /** Someone who waits gives space back when this is durable. */
   private freeing = false;
   private errno = 0;
@@ -159,7 +161,7 @@ export class Metadata {
 
   /** A commit is on its way. */
   get committing(): boolean {
-    return this.busy;
+    return this.busy || this.waiting.length > 0;
   }
 
   /** Folds the record at once and buffers its bytes for the next commit. */
@@ -188,13 +190,13 @@ export class Metadata {
       this.options.clock.soon(() => callback(Status.OK));
     } else {
       this.waiting.push(callback);
-      if (!this.busy) this.start();
+      if (!this.busy && !this.resting) this.start();
     }
   }
 
   /** Closes the file. Nothing may be on its way. */
   close(): void {
-    assert(!this.busy, 'no commit is on its way');
+    assert(!this.committing, 'no commit is on its way');
     this.closed = true;
     this.file.closeNow();
   }
@@ -283,8 +285,19 @@ export class Metadata {
     this.served = [];
     if (this.freeing) this.options.spare?.refill();
     if (this.waiting.length === 0) this.freeing = false;
-    if (this.waiting.length > 0 && this.errno === 0) this.start();
+    if (status !== Status.OK && this.errno === 0) {
+      // Whoever takes back what was refused does so in these turns: not a batch later, which a crash may keep from coming.
+      this.resting = true;
+      this.options.clock.soon(() => this.goOn());
+    } else if (this.waiting.length > 0 && this.errno === 0) {
+      this.start();
+    }
     for (const callback of served) callback(status);
+  }
+
+  private goOn(): void {
+    this.resting = false;
+    if (this.waiting.length > 0) this.start();
   }
 
   private fail(errno: number, what: string): void {

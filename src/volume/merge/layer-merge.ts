@@ -7,6 +7,7 @@
  *   written over the lower layer is hidden by the upper one, until it is durable; then the upper one lets go of it.
  *   So a merge that a crash cut off goes on from the maps, in either direction.
  * - The merged layer has the size of the upper one.
+ * - Nothing is written before it is durable that nobody looks at the lower layer alone.
  * - `from` is gone in the metadata from the turn of `merged` on. Its file goes when that is durable.
  */
 import assert from 'node:assert';
@@ -33,6 +34,13 @@ import type { MergeFault } from './merge-step.ts';
 import { hasBelow, recordsOfMap } from '../log/metadata-state.ts';
 import { ZeroPace } from '../zero-pace.ts';
 
+/** The same two layers, whatever the direction. */
+export function isSame(pair: MergePair, other: MergePair | undefined): boolean {
+  if (other === undefined) return false;
+  if (pair.from === other.from) return pair.into === other.into;
+  return pair.from === other.into && pair.into === other.from;
+}
+
 /** What was done and is not recorded yet. */
 interface Batch {
   readonly pieces: MergePiece[];
@@ -49,6 +57,7 @@ export class LayerMerge {
   abandoned = false;
   /** The metadata say that the layers are one. */
   merged = false;
+  private confirmed = false;
   private readonly host: MergeHost;
   private readonly clock: Clock;
   private readonly from: MergeLayer;
@@ -74,6 +83,19 @@ export class LayerMerge {
   /** Every piece was handed out; those on their way, or put back, are not looked at. */
   get isPlanned(): boolean {
     return this.planEnded && this.again.length === 0;
+  }
+
+  /**
+   * Makes durable what makes the two a pair, and says whether they still are one: a snapshot whose end is not durable may come
+   * back, and what is written over its layer would be its content. Comes before everything else.
+   */
+  async confirm(): Promise<MergeFault | null> {
+    if (this.confirmed) return null;
+    const fault = await this.commit();
+    if (fault !== null) return fault;
+    this.confirmed = true;
+    this.abandoned ||= !this.host.mergeable().some((pair) => isSame(pair, this.pair));
+    return null;
   }
 
   /** Gives `into` the room that it needs. Comes before the first step, and may be repeated. */

@@ -10,7 +10,7 @@
 import type { Clock, Timer } from '../../io/clock.ts';
 import { Status } from '../../io/device.ts';
 import { MERGE_RETRY_MS, MERGE_SLEEP_MS_MAX, MERGE_STEPS_IN_FLIGHT_MAX } from '../../io/limits.ts';
-import { LayerMerge } from './layer-merge.ts';
+import { LayerMerge, isSame } from './layer-merge.ts';
 import { chainOf } from '../layers/layer-tree.ts';
 import type { MergePair } from '../layers/layer-tree.ts';
 import type { MergeHost, MergeQueue, MergerOptions } from './merge-host.ts';
@@ -178,6 +178,8 @@ export class Merger implements MergeQueue {
   /** Goes as far as it may. */
   private async mergeOne(merge: LayerMerge): Promise<MergeFault | null> {
     if (!merge.merged) {
+      const refused = await merge.confirm();
+      if (refused !== null || !this.mayGoOn(merge)) return refused;
       const fault = (await merge.begin()) ?? (await this.copy(merge));
       if (fault !== null) return fault;
       if (!merge.isPlanned || !this.mayGoOn(merge)) return null;
@@ -285,13 +287,6 @@ export class Merger implements MergeQueue {
       this.clock.soon(resolve);
     });
   }
-}
-
-/** The same two layers, whatever the direction. */
-function isSame(pair: MergePair, other: MergePair | undefined): boolean {
-  if (other === undefined) return false;
-  if (pair.from === other.from) return pair.into === other.into;
-  return pair.from === other.into && pair.into === other.from;
 }
 
 function isSpaceError({ errno }: MergeFault): boolean {
