@@ -6,7 +6,7 @@
  * - Before the first change after an open, the log says durably that there are some, and in which run of the system.
  * - Once refused, nothing new is changed; what is under way ends, zeroes at the end of their piece.
  * - Above other layers a change of part of a block is alone with that block; zeroes are recorded before the answer, for a
- *   kill leaves no trace of them in the file. What a change that failed left there is punched out before the answer.
+ *   kill leaves no trace of them in the file. What a change that failed left there is settled before the answer.
  * - A request is answered once, and never before the method that took it returned. Nothing is allocated for a
  *   request that is answered at once.
  */
@@ -17,7 +17,7 @@ import type { DeviceRequest } from '../io/device.ts';
 import { BLOCK_BYTES } from '../io/limits.ts';
 import { copyUpAndWrite, needsCopyUp } from './layers/copy-up.ts';
 import type { CopyUpWrite } from './layers/copy-up.ts';
-import { dropLeftovers } from './layers/leftovers.ts';
+import { settleLeftovers } from './layers/leftovers.ts';
 import type { Metadata } from './log/metadata.ts';
 import { BlockState } from './maps/layer-map.ts';
 import { OperationQueue } from './operation-queue.ts';
@@ -49,13 +49,14 @@ export class Changes {
   /** Changes so far that were answered at once, and that went to the pool. */
   atOnce = 0;
   pooled = 0;
-  /** The top's file holds what its map does not show, and the disk cannot take it away. */
+  /** The top's file holds what its map does not show, for good. */
   tainted = false;
   private readonly view: View;
   private readonly metadata: Metadata;
   private readonly clock: Clock;
   /** As `Disk.bootId`. */
   private readonly bootId: string;
+  private readonly tellsBlocks: () => boolean;
   private readonly ended: () => void;
   private readonly queue: OperationQueue;
   private readonly pace = new WritePace();
@@ -67,18 +68,20 @@ export class Changes {
   private refusal: number = Status.OK;
   private arming = false;
 
-  /** `ended` is called when a change of the pool was answered. */
+  /** `ended` is called when a change of the pool was answered; `tellsBlocks` as the function of that name (extents-probe.ts). */
   constructor(options: {
     view: View;
     metadata: Metadata;
     clock: Clock;
     bootId: string;
+    tellsBlocks: () => boolean;
     ended: () => void;
   }) {
     this.view = options.view;
     this.metadata = options.metadata;
     this.clock = options.clock;
     this.bootId = options.bootId;
+    this.tellsBlocks = options.tellsBlocks;
     this.ended = options.ended;
     this.queue = new OperationQueue(
       (operation) => this.start(operation),
@@ -354,12 +357,16 @@ export class Changes {
   private fail(operation: Operation, status: number): void {
     const { top } = this.view;
     if (top.parent === null) return this.finish(operation, status);
+    void this.settleAndFinish(operation, status);
+  }
+
+  private async settleAndFinish(operation: Operation, status: number): Promise<void> {
     this.lock(operation);
-    dropLeftovers(top, operation.lockStart, operation.lockEnd, (result) => {
-      this.unlock();
-      if (result < 0) this.distrust();
-      this.finish(operation, status);
-    });
+    const range = { from: operation.lockStart, end: operation.lockEnd };
+    const settled = await settleLeftovers(this.view, range, this.tellsBlocks);
+    this.unlock();
+    if (!settled) this.distrust();
+    this.finish(operation, status);
   }
 
   /** The top's file has what its map does not show, for good: nobody may take its extents for what was written. */

@@ -16,7 +16,8 @@
  * left a part would hide what lies below. After a power cut its recorded map counts, and it takes no more writes: its file
  * may hold what the map does not know. After a kill, though, the page cache has everything that was written (the log
  * says in which run of the system), blocks enter such a file whole, and zeroes are in the log before they are answered:
- * so the extents are exactly the blocks that were written, and calling them data loses nothing.
+ * so the extents are exactly the blocks that were written, and calling them data loses nothing. Of a write that failed, or
+ * was on its way, whole blocks may come up; a block of which only a part is data was never written whole, and is left out.
  */
 import type { Disk, DiskFile } from '../io/disk.ts';
 import { BlockferryError } from '../io/errors.ts';
@@ -59,36 +60,17 @@ export function removeStrayLayers(disk: Disk, directory: string, state: VolumeSt
   }
 }
 
-/** Enough for a hole, on any file system that has them. */
-const HOLE_BYTES: number = 1024 * 1024;
-
-/** Whether the file system of a directory tells holes from data: some call all of a file data. */
-export function tellsHoles(disk: Disk, directory: string): boolean {
-  if (!disk.knowsExtents) return false;
-  const path = `${directory}/hole.tmp`;
-  try {
-    const file = disk.open(path, { create: true });
-    try {
-      file.truncateNow(HOLE_BYTES);
-      return file.dataAfter(0) === null;
-    } finally {
-      file.closeNow();
-      disk.remove(path);
-    }
-  } catch {
-    return false;
-  }
-}
+/** Where the blocks of an extent begin and end: all that it touches, or those that it covers. */
+type Rounding = 'touched' | 'covered';
 
 /** Marks every extent of the file as data; `added` hears of what was not known. */
 export function recoverMap(
   disk: Disk,
-  file: DiskFile,
-  map: LayerMap,
+  { file, map, rounding }: { file: DiskFile; map: LayerMap; rounding: Rounding },
   added: (first: number, count: number) => void,
 ): void {
   const mark = (first: number, count: number): void => {
-    if (map.set(first, count, BlockState.DATA)) added(first, count);
+    if (count > 0 && map.set(first, count, BlockState.DATA)) added(first, count);
   };
   if (!disk.knowsExtents) {
     mark(0, map.blockCount);
@@ -97,9 +79,21 @@ export function recoverMap(
   const sizeBytes = map.blockCount * BLOCK_BYTES;
   let extent = file.dataAfter(0);
   while (extent !== null && extent.start < sizeBytes) {
-    const first = Math.floor(extent.start / BLOCK_BYTES);
-    const end = Math.ceil(Math.min(extent.end, sizeBytes) / BLOCK_BYTES);
+    const { first, end } = blocksOf(extent, sizeBytes, rounding);
     mark(first, end - first);
     extent = extent.end < sizeBytes ? file.dataAfter(extent.end) : null;
   }
+}
+
+/** The blocks of an extent, `end` not among them. */
+export function blocksOf(
+  extent: { readonly start: number; readonly end: number },
+  sizeBytes: number,
+  rounding: Rounding,
+): { first: number; end: number } {
+  const first = extent.start / BLOCK_BYTES;
+  const end = Math.min(extent.end, sizeBytes) / BLOCK_BYTES;
+  return rounding === 'touched'
+    ? { first: Math.floor(first), end: Math.ceil(end) }
+    : { first: Math.ceil(first), end: Math.floor(end) };
 }

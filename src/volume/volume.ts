@@ -87,9 +87,11 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     this.random = options.random;
     const { origin } = metadata.state;
     const below = origin === null ? null : (options.originOf?.(origin) ?? lost(origin));
-    this.layers = LayerSet.open({ disk, directory, metadata, origin: below });
-    const { head } = this.layers;
-    this.changes = new Changes({ view: head, metadata, clock, bootId: disk.bootId, ended });
+    const spare = options.spare ?? null;
+    this.layers = LayerSet.open({ disk, directory, metadata, origin: below, spare });
+    const { head, tellsBlocks } = this.layers;
+    const { bootId } = disk;
+    this.changes = new Changes({ view: head, metadata, clock, bootId, tellsBlocks, ended });
     this.reader = new Reader(head, clock, ended);
     this.readAhead = new ReadAhead(head, ended);
     this.flusher = new Flusher(this.layers.unsealed, this);

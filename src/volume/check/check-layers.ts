@@ -14,7 +14,11 @@ import { overlapsOf } from './check-tree.ts';
 import { LOG_NAME, NEW_LOG_NAME } from '../log/metadata.ts';
 import { hasBelow } from '../log/metadata-state.ts';
 import type { LayerRecord, VolumeState } from '../log/metadata-state.ts';
+<<<<<<< Updated upstream
 import { JOURNAL_NAMES } from '../names.ts';
+=======
+import { PROBE_NAME } from '../layers/extents-probe.ts';
+>>>>>>> Stashed changes
 import { layerPath } from '../recovery.ts';
 
 export interface CheckedDirectory {
@@ -32,7 +36,11 @@ export function checkNames({ disk, directory, state }: CheckedDirectory): Findin
   const wanted = new Set([...state.layers.keys()].map((layer) => layerPath(directory, layer)));
   for (const name of disk.list(directory)) {
     const path = `${directory}/${name}`;
+<<<<<<< Updated upstream
     if (name === LOG_NAME || wanted.has(path) || JOURNAL_NAMES.includes(name)) continue;
+=======
+    if (name === LOG_NAME || name === PROBE_NAME || wanted.has(path)) continue;
+>>>>>>> Stashed changes
     const place = atFile(path);
     const remove: RepairStep = { kind: 'remove', path };
     if (name === NEW_LOG_NAME) {

@@ -8,15 +8,17 @@
  * - Files that the log does not name are removed when the volume is opened.
  */
 import assert from 'node:assert';
-import type { Disk } from '../../io/disk.ts';
+import type { Disk, DiskFile } from '../../io/disk.ts';
 import { errnoOf } from '../../io/errors.ts';
 import { BLOCK_BYTES } from '../../io/limits.ts';
+import { keepProbe, tellsBlocks } from './extents-probe.ts';
 import { freeSpace } from './free-space.ts';
 import { Layer } from './layer.ts';
 import { LayerMap } from '../maps/layer-map.ts';
 import { writeError } from '../log/metadata.ts';
 import type { Metadata } from '../log/metadata.ts';
-import { layerPath, openLayerFile, removeStrayLayers, tellsHoles } from '../recovery.ts';
+import { layerPath, openLayerFile, removeStrayLayers } from '../recovery.ts';
+import type { Spare } from './spare.ts';
 import { View } from './view.ts';
 
 /** Layers of another volume, and the one of them that a clone's base layer lies on. */
@@ -31,6 +33,8 @@ export interface LayerSetOptions {
   readonly disk: Disk;
   readonly directory: string;
   readonly metadata: Metadata;
+  /** A little space, for what a full disk must not keep from being opened. */
+  readonly spare: Spare | null;
 }
 
 export class LayerSet {
@@ -39,6 +43,7 @@ export class LayerSet {
   private readonly disk: Disk;
   private readonly directory: string;
   private readonly metadata: Metadata;
+  private readonly spare: Spare | null;
   private readonly layers = new Map<number, Layer>();
   /** Views of snapshots. */
   private readonly views = new Set<View>();
@@ -48,6 +53,7 @@ export class LayerSet {
   /** Files on their way out. */
   private readonly removals = new Set<Promise<void>>();
   private closing = false;
+  private told: boolean | null = null;
   private readonly origin: LayerSet | null;
   /** Layers of clones: their chains go on through these. */
   private readonly clones = new Set<LayerSet>();
@@ -56,6 +62,7 @@ export class LayerSet {
     this.disk = options.disk;
     this.directory = options.directory;
     this.metadata = options.metadata;
+    this.spare = options.spare;
     this.origin = options.origin?.layers ?? null;
     this.layers = layers;
     this.nextId = this.metadata.state.nextLayer;
@@ -83,6 +90,7 @@ export class LayerSet {
       assert(top, 'a volume has a top layer');
       const set = new LayerSet(options, layers, top);
       if (metadata.unclean) set.recover();
+      if (top.parent !== null) keepProbe(disk, directory);
       origin?.layers.clones.add(set);
       return set;
     } catch (thrown) {
@@ -97,6 +105,12 @@ export class LayerSet {
 
   /** Layers that are not sealed, the top last. */
   readonly unsealed = (): readonly Layer[] => this.open;
+
+  /** The extents of files are the blocks that were written (extents-probe.ts). Found out when it is first asked. */
+  readonly tellsBlocks = (): boolean => {
+    this.told ??= tellsBlocks(this.disk, this.directory, this.spare);
+    return this.told;
+  };
 
   /** All layers. */
   all(): IterableIterator<Layer> {
@@ -130,6 +144,7 @@ export class LayerSet {
    * Throws METADATA_WRITE_FAILED.
    */
   async prepare(): Promise<Layer> {
+    keepProbe(this.disk, this.directory);
     const layer = this.create(this.top.map.blockCount * BLOCK_BYTES);
     const lengthSynced = await new Promise<number>((resolve) => layer.file.datasync(resolve));
     const linked = await new Promise<number>((resolve) =>
@@ -242,7 +257,7 @@ export class LayerSet {
     // Where extents are not known, all of a layer would be called data, and hide what lies below it.
     const sameRun = state.boot !== '' && state.boot === this.disk.bootId;
     const above = this.top.parent !== null;
-    const killed = above && sameRun && tellsHoles(this.disk, this.directory);
+    const killed = above && sameRun && this.tellsBlocks();
     for (const layer of this.unsealed()) {
       if (layer.parent === null || killed) layer.recover(this.disk);
     }
@@ -255,26 +270,47 @@ export class LayerSet {
       layer.file.datasyncNow();
       this.seal(layer);
     }
-    const before = this.top;
-    const layer = this.create(before.map.blockCount * BLOCK_BYTES);
-    layer.file.datasyncNow();
-    this.disk.syncDirectory(this.directory);
-    this.push(layer, before);
+    this.push(this.freshLayer(), this.top);
+  }
+
+  /** The file of the next layer, durably. On a full disk it takes what is kept back, for without it nothing can be opened. */
+  private freshLayer(): Layer {
+    try {
+      return this.createNow();
+    } catch (thrown) {
+      if (this.spare?.release() !== true) throw thrown;
+      const layer = this.createNow();
+      this.spare.refill();
+      return layer;
+    }
+  }
+
+  private createNow(): Layer {
+    const layer = this.create(this.top.map.blockCount * BLOCK_BYTES);
+    try {
+      layer.file.datasyncNow();
+      this.disk.syncDirectory(this.directory);
+    } catch (thrown) {
+      layer.file.closeNow();
+      throw thrown;
+    }
+    return layer;
   }
 
   private create(sizeBytes: number): Layer {
     const id = this.nextId;
     this.nextId += 1;
     const path = layerPath(this.directory, id);
+    let file: DiskFile | null = null;
     try {
-      const file = this.disk.open(path, { create: true, exclusive: true });
-      const map = new LayerMap(sizeBytes / BLOCK_BYTES);
-      const layer = new Layer({ id, file, parent: null, map, sealed: false });
+      file = this.disk.open(path, { create: true, exclusive: true });
       file.truncateNow(sizeBytes);
-      return layer;
     } catch (thrown) {
+      file?.closeNow();
       throw writeError(path, errnoOf(thrown));
     }
+    const map = new LayerMap(sizeBytes / BLOCK_BYTES);
+    return new Layer({ id, file, parent: null, map, sealed: false });
   }
 
   private async removeFile(id: number): Promise<void> {

@@ -154,7 +154,9 @@ export class Layer {
   recover(disk: Disk): void {
     // It may still be in the page cache alone.
     this.touched = true;
-    recoverMap(disk, this.file, this.map, (first, count) => this.unrecorded.add(first, count));
+    const { file, map, parent } = this;
+    const rounding = parent === null ? 'touched' : 'covered';
+    recoverMap(disk, { file, map, rounding }, (first, count) => this.unrecorded.add(first, count));
   }
 
   /** The blocks from `first` on are to be recorded again. */
