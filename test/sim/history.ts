@@ -57,6 +57,8 @@ export interface History {
   readonly traits: DiskTraits;
   /** Blocks of each volume. */
   readonly volumes: readonly number[];
+  /** Nobody makes room before a node is started again. */
+  readonly startsFull: boolean;
   /** Null: as a node does. */
   readonly compactBytes: number | null;
   readonly steps: readonly Step[];
@@ -87,6 +89,7 @@ export function historyOf(seed: number): History {
     seed,
     traits: traitsOf(dice),
     volumes,
+    startsFull: dice.chance(30),
     compactBytes: dice.chance(35) ? dice.between(200, 4000) : null,
     steps: Array.from({ length: count }, (_, index) => steps.next(index + 1)),
     finally: dice.pick(['close', 'kill', 'cut', 'cut'] as const),
@@ -99,6 +102,7 @@ function traitsOf(dice: Dice): DiskTraits {
     knowsBoot: !dice.chance(4),
     canPunch: !dice.chance(10),
     canProvision: !dice.chance(15),
+    grain: dice.chance(3) ? 4 : 1,
     cold: dice.weighted([
       [4, 0],
       [3, 15],

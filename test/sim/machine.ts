@@ -8,6 +8,7 @@ import type { Random } from '../../src/io/random.ts';
 import { VolumeStore } from '../../src/volume/store.ts';
 import type { Volume } from '../../src/volume/volume.ts';
 import { Wrong, wrongUnless } from './failure.ts';
+import { Inode } from './content.ts';
 import type { History } from './history.ts';
 import { Platter } from './platter.ts';
 import { Scheduler, settled } from './scheduler.ts';
@@ -16,6 +17,9 @@ import { VolumeModel } from './volume-model.ts';
 
 /** Work after which a machine that has nothing to do must have come to rest. */
 const STEPS_MAX = 60_000;
+
+/** Pages with which every store opens: for the files of the volumes' tops, and what shows whether extents can be believed. */
+const ROOM_TO_OPEN = 8;
 
 export class Machine {
   readonly history: History;
@@ -126,19 +130,29 @@ export class Machine {
     const how = this.disk.ended;
     if (how !== null) this.since = how === 'cut' || this.since === 'cut' ? 'cut' : 'kill';
     const before = this.disk.platter;
-    // Who starts a node on a full disk makes room first.
-    before.pagesMax = Infinity;
-    this.lives += 1;
+    if (!this.history.startsFull) before.pagesMax = Infinity;
     for (const model of this.models) model.ended();
-    this.scheduler = this.newScheduler(this.scheduler.now());
-    this.disk = this.newDisk(before);
+    this.start(before);
     if (endAfter !== null) this.disk.endAfter(how ?? 'kill', endAfter);
+    if (this.openStore()) return this.disk.ended === null;
+    // What is kept back was not enough: somebody makes room.
+    this.disk.endNow('kill');
+    before.pagesMax = Infinity;
+    this.start(before);
     this.openStore();
-    return this.disk.ended === null;
+    return true;
   }
 
-  private openStore(): void {
+  private start(platter: Platter): void {
+    this.lives += 1;
+    this.scheduler = this.newScheduler(this.scheduler.now());
+    this.disk = this.newDisk(platter);
+  }
+
+  /** False when there is no room for that. Throws Wrong when it should have opened. */
+  private openStore(): boolean {
     const { disk, scheduler } = this;
+    const { platter } = disk;
     const { compactBytes } = this.history;
     const options = {
       disk: this.wrapDisk(disk),
@@ -148,15 +162,19 @@ export class Machine {
       // The store hands it on to its volumes.
       ...(compactBytes === null ? {} : { compactBytes }),
     };
+    const excused = platter.pagesMax - platter.pagesUsed() + sparePages(platter) < ROOM_TO_OPEN;
     try {
       this.store = VolumeStore.open(options);
     } catch (thrown) {
-      if (disk.ended !== null) return;
+      if (disk.ended !== null) return true;
+      if (excused) return false;
       throw new Wrong(`the store does not open: ${String(thrown)}`);
     }
-    if (disk.ended !== null) return;
+    if (disk.ended !== null) return true;
     const [damaged] = this.store.damaged;
+    if (damaged !== undefined && excused) return false;
     wrongUnless(damaged === undefined, `a volume does not open: ${damaged?.reason}`);
+    return true;
   }
 
   private newScheduler(startAt: number): Scheduler {
@@ -167,6 +185,12 @@ export class Machine {
     const dice = new Dice(this.history.seed, 4_000_000 + this.lives);
     return new SimDisk(platter, this.history.traits, this.scheduler, dice);
   }
+}
+
+/** What the disk keeps back for the store, free or in its file. */
+function sparePages(platter: Platter): number {
+  const spare = platter.find('/data/spare');
+  return spare instanceof Inode ? spare.cache.pages.size : 0;
 }
 
 function randomOf(dice: Dice): Random {

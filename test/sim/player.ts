@@ -19,6 +19,8 @@ import type { SimDisk } from './sim-disk.ts';
 import { verify, verifySnapshot } from './verify.ts';
 import type { PendingName, VolumeModel } from './volume-model.ts';
 
+const EINVAL = 22;
+const ENOSPC = 28;
 const ENOTSUP = 95;
 const ESHUTDOWN = 108;
 const BLOCK = 4096;
@@ -233,15 +235,17 @@ export class Player {
     const change: Change = { ...range, bytes: payload };
     const failed = volume.failed;
     model.begin(change, machine.tick());
+    const span = model.reaches(range.offset + range.length);
     return this.ask(
       request,
       (asked) => (payload === null ? volume.zero(asked) : volume.write(asked)),
       (status) => {
+        model.spans.delete(span);
         wrongUnless(status !== 0 || !failed, `a volume that failed took a ${step.kind}`);
         if (status === 0) model.answered(change, machine.tick());
         else if (status === ENOTSUP && request.fastZero) model.refused(change);
         else {
-          this.mayFail(status, step.kind);
+          if (status !== ENOSPC || !span.cut) this.mayFail(status, step.kind);
           model.failed(change);
         }
       },
@@ -254,6 +258,7 @@ export class Player {
     if (range.length === 0) return null;
     const pin = { from: machine.now };
     model.pins.add(pin);
+    const span = model.reaches(range.offset + range.length);
     const heads = model.heads.slice();
     const request = requestOf(range);
     return this.ask(
@@ -261,6 +266,8 @@ export class Player {
       (asked) => volume.read(asked),
       (status) => {
         model.pins.delete(pin);
+        model.spans.delete(span);
+        if (status === EINVAL && span.cut) return;
         if (status !== 0) this.mayFail(status, 'read');
         // Across a restore or a resize any mixture of before and after is allowed.
         else if (heads.length === 1 && model.heads.length === 1 && heads[0] === model.head) {
@@ -288,8 +295,6 @@ export class Player {
   private resize(step: StepOf<'resize'>, volume: Volume, model: VolumeModel): object | null {
     const sizeBytes = Math.max(1, step.blocks) * BLOCK;
     if (this.headIsBusy(model) || sizeBytes === model.head.sizeBytes) return null;
-    // What is under way past the new end may fail, or may not.
-    if (!model.quiet && sizeBytes < model.head.sizeBytes) return null;
     const pending = model.beginResize(sizeBytes);
     return this.operate(
       volume.resize(sizeBytes),

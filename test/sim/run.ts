@@ -72,12 +72,12 @@ export async function tryHistory(seed: number, wrapDisk?: WrapDisk): Promise<Fou
 }
 
 export function reportOf({ seed, what, steps, short, shortWhat }: Found): string {
-  const { traits, volumes, compactBytes } = short;
+  const { traits, volumes, startsFull, compactBytes } = short;
   return [
     `seed ${seed}: ${what}`,
     `  play it again: npm run simulate -- --seed ${seed} --histories 1`,
     `  of its ${steps} steps these ${short.steps.length} are enough: ${shortWhat}`,
-    `  volumes of ${volumes.join(' and ')} blocks, ${JSON.stringify({ ...traits, compactBytes })}`,
+    `  volumes of ${volumes.join(' and ')} blocks, ${JSON.stringify({ ...traits, startsFull, compactBytes })}`,
     ...short.steps.map((step) => `    ${JSON.stringify(step)}`),
     `  finally: ${short.finally}`,
   ].join('\n');

@@ -23,6 +23,8 @@ export interface DiskTraits {
   readonly knowsBoot: boolean;
   readonly canPunch: boolean;
   readonly canProvision: boolean;
+  /** Pages that a file system calls data together, when one of them is. */
+  readonly grain: number;
   /** Percent of the reads that do not find their bytes in memory. */
   readonly cold: number;
   /** Percent of the writes into the page cache that take long. */
@@ -59,7 +61,7 @@ export class SimDisk implements Disk {
   readonly injected: Injected[] = [];
   /** Something failed for want of space. */
   wasFull = false;
-  private readonly traits: DiskTraits;
+  readonly traits: DiskTraits;
   private readonly scheduler: Scheduler;
   private readonly dice: Dice;
   private readonly locked = new Set<string>();
@@ -427,14 +429,21 @@ class SimFile implements DiskFile {
   }
 
   dataAfter(position: number): { start: number; end: number } | null {
-    const { pages, size } = this.inode.cache;
-    const last = Math.ceil(size / PAGE);
-    let first = Math.floor(position / PAGE);
-    while (first < last && !pages.has(first)) first += 1;
+    const { size } = this.inode.cache;
+    const { grain } = this.disk.traits;
+    const data = new Set(
+      [...this.inode.cache.pages.keys()].map((page) => Math.floor(page / grain)),
+    );
+    const last = Math.ceil(size / PAGE / grain);
+    let first = Math.floor(position / PAGE / grain);
+    while (first < last && !data.has(first)) first += 1;
     if (first >= last) return null;
     let end = first;
-    while (end < last && pages.has(end)) end += 1;
-    return { start: Math.max(position, first * PAGE), end: Math.min(end * PAGE, size) };
+    while (end < last && data.has(end)) end += 1;
+    return {
+      start: Math.max(position, first * grain * PAGE),
+      end: Math.min(end * grain * PAGE, size),
+    };
   }
 
   truncateNow(sizeBytes: number): void {

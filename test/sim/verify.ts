@@ -95,7 +95,8 @@ function matchHead(machine: Machine, model: VolumeModel, seen: Seen): void {
   const { since } = machine;
   const { traits } = machine.history;
   // Where the machine tells too little of itself, a kill may cost what a power cut may.
-  const like = since === 'kill' && !(traits.knowsBoot && traits.knowsExtents) ? 'cut' : since;
+  const told = traits.knowsBoot && traits.knowsExtents && traits.grain === 1;
+  const like = since === 'kill' && !told ? 'cut' : since;
   const fits = model.heads.map((head) => mismatch(head, seen, like));
   const heads = model.heads.filter((_, index) => fits[index] === null);
   if (heads.length === 0) {

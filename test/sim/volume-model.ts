@@ -27,6 +27,12 @@ export interface PendingHead {
   readonly range: Range | null;
 }
 
+/** A request under way: where it ends, and whether the volume ended before that for a while. */
+interface Span {
+  readonly end: number;
+  cut: boolean;
+}
+
 export class VolumeModel {
   readonly name: string;
   /** The first is the present one; the others are possible since something was not answered. */
@@ -36,6 +42,7 @@ export class VolumeModel {
   pendingHead: PendingHead | null = null;
   /** Moments since which something is asked of the past. */
   readonly pins = new Set<{ readonly from: number }>();
+  readonly spans = new Set<Span>();
   /** Changes not answered yet. */
   private readonly running = new Set<Change>();
 
@@ -50,6 +57,13 @@ export class VolumeModel {
 
   get quiet(): boolean {
     return this.running.size === 0;
+  }
+
+  /** A request up to this byte begins. */
+  reaches(end: number): Span {
+    const span = { end, cut: false };
+    this.spans.add(span);
+    return span;
   }
 
   // ---- changes
@@ -94,7 +108,13 @@ export class VolumeModel {
   }
 
   beginResize(sizeBytes: number): PendingHead {
-    return this.beginHead(this.head.resized(sizeBytes), null);
+    const { head } = this;
+    const next = head.resized(sizeBytes);
+    for (const span of this.spans) span.cut ||= span.end > sizeBytes;
+    // What was asked of a part that was cut off meanwhile may still come, when it is there again.
+    const grown = { offset: head.sizeBytes, length: Math.max(0, sizeBytes - head.sizeBytes) };
+    for (const change of this.running) next.beginWithin(change, grown);
+    return this.beginHead(next, null);
   }
 
   private beginHead(next: Head, range: Range | null): PendingHead {
@@ -180,6 +200,7 @@ export class VolumeModel {
   /** Nothing is under way any more: the process is gone. */
   ended(): void {
     this.running.clear();
+    this.spans.clear();
     this.pendingHead = null;
     for (const pin of this.pins) if (!this.names.has(pin as PendingName)) this.pins.delete(pin);
   }
