@@ -3,9 +3,10 @@
  *
  * Invariant: what a command refuses, it refuses before it changes anything.
  */
+import { isLoopback } from '../io/address.ts';
 import { BlockferryError } from '../io/errors.ts';
 import type { Address } from '../io/network.ts';
-import { parseNbdUri } from '../nbd/uri.ts';
+import { parseNbdUri, type NbdUri } from '../nbd/uri.ts';
 import type { NewMirror } from '../replicator/mirror-set.ts';
 import type { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import type { CommandRoom } from './command-room.ts';
@@ -16,27 +17,32 @@ interface MirrorCommandsOptions {
   /** Whether an export at this address is one of our own. */
   readonly isOurs: (address: Address) => boolean;
   readonly show: (volume: string) => VolumeStatus;
+  /** The operator said that the network is trusted. */
+  readonly insecure: boolean;
 }
 
 export class MirrorCommands {
   private readonly room: CommandRoom;
   private readonly isOurs: (address: Address) => boolean;
   private readonly show: (volume: string) => VolumeStatus;
+  private readonly insecure: boolean;
 
   constructor(options: MirrorCommandsOptions) {
     this.room = options.room;
     this.isOurs = options.isOurs;
     this.show = options.show;
+    this.insecure = options.insecure;
   }
 
   /** @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_SECONDARY and the MIRROR_ codes */
   add(volume: string, mirror: NewMirror): Promise<VolumeStatus> {
     return this.room.command(volume, async () => {
       const device = this.primary(volume);
-      const { address, text } = parseNbdUri(mirror.uri);
-      if (this.isOurs(address)) {
-        throw new BlockferryError('MIRROR_SELF', `${text} is an export of this node`);
+      const uri = parseNbdUri(mirror.uri);
+      if (this.isOurs(uri.address)) {
+        throw new BlockferryError('MIRROR_SELF', `${uri.text} is an export of this node`);
       }
+      this.refuseClear(uri);
       await device.addMirror(mirror);
       return this.show(volume);
     });
@@ -66,6 +72,13 @@ export class MirrorCommands {
       }
       return this.show(volume);
     });
+  }
+
+  /** Whoever is on the way would read and change everything. */
+  private refuseClear({ address, tls, text }: NbdUri): void {
+    if (this.insecure || tls !== null || isLoopback(address)) return;
+    const message = `${text} is reached in clear, and is not on this machine`;
+    throw new BlockferryError('MIRROR_INSECURE', message);
   }
 
   private primary(volume: string): ReplicatedVolume {

@@ -225,6 +225,7 @@ export class BlockferryNode {
         room,
         isOurs: (address) => leadsTo(address, this.nbdAddresses),
         show: (volume) => commands.show(volume),
+        insecure: config.insecure,
       }),
       snapshots: new SnapshotCommands(room, clock),
       merges: new MergeCommands(room),

@@ -58,6 +58,11 @@ export const ERROR_CATALOGUE = {
   ),
   INTERNAL: entry('environment', 500, 'see the log of the node; this is a bug worth reporting'),
   MIRROR_EXISTS: entry('operator', 409, 'remove it first, or name another URI'),
+  MIRROR_INSECURE: entry(
+    'operator',
+    400,
+    'use nbds:// and TLS, or start the node with --insecure on a trusted network',
+  ),
   MIRROR_LIMIT: entry('operator', 409, 'remove a mirror first'),
   MIRROR_NOT_FOUND: entry('operator', 404, 'list the mirrors with: blockferry status VOLUME'),
   MIRROR_READ_ONLY: entry('peer', 409, 'export it writable, or name another export'),

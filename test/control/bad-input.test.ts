@@ -87,7 +87,16 @@ test.each<[string, () => readonly string[], RegExp]>([
   ['deleting with mirrors', () => ['volume', 'delete', 'taken'], /\[VOLUME_HAS_MIRRORS\]/],
   ['no URI', () => ['mirror', 'add', 'demo', 'beta'], URI],
   ['another scheme', () => ['mirror', 'add', 'demo', 'http://127.0.0.1/demo'], URI],
-  ['TLS, which is not there yet', () => ['mirror', 'add', 'demo', 'nbds://127.0.0.1/demo'], URI],
+  [
+    'TLS that verifies nobody',
+    () => ['mirror', 'add', 'demo', 'nbds://127.0.0.1/demo?tls-verify-peer=0'],
+    URI,
+  ],
+  [
+    'another machine in clear',
+    () => ['mirror', 'add', 'demo', 'nbd://192.0.2.1/demo'],
+    /192\.0\.2\.1.* in clear.*\[MIRROR_INSECURE\]/,
+  ],
   ['a port that is none', () => ['mirror', 'add', 'demo', 'nbd://127.0.0.1:99999/demo'], URI],
   ['a mirror that is smaller', () => ['mirror', 'add', 'demo', uris.small], /\[MIRROR_TOO_SMALL\]/],
   ['a mirror that refuses', () => ['mirror', 'add', 'demo', uris.absent], /\[MIRROR_REFUSED\]/],
