@@ -14,12 +14,12 @@ import { overlapsOf } from './check-tree.ts';
 import { LOG_NAME, NEW_LOG_NAME } from '../log/metadata.ts';
 import { hasBelow } from '../log/metadata-state.ts';
 import type { LayerRecord, VolumeState } from '../log/metadata-state.ts';
-<<<<<<< Updated upstream
-import { JOURNAL_NAMES } from '../names.ts';
-=======
 import { PROBE_NAME } from '../layers/extents-probe.ts';
->>>>>>> Stashed changes
+import { JOURNAL_NAMES } from '../names.ts';
 import { layerPath } from '../recovery.ts';
+
+/** What a volume may have beside its layers. */
+const OTHER_NAMES: ReadonlySet<string> = new Set([LOG_NAME, PROBE_NAME, ...JOURNAL_NAMES]);
 
 export interface CheckedDirectory {
   readonly disk: Disk;
@@ -36,11 +36,7 @@ export function checkNames({ disk, directory, state }: CheckedDirectory): Findin
   const wanted = new Set([...state.layers.keys()].map((layer) => layerPath(directory, layer)));
   for (const name of disk.list(directory)) {
     const path = `${directory}/${name}`;
-<<<<<<< Updated upstream
-    if (name === LOG_NAME || wanted.has(path) || JOURNAL_NAMES.includes(name)) continue;
-=======
-    if (name === LOG_NAME || name === PROBE_NAME || wanted.has(path)) continue;
->>>>>>> Stashed changes
+    if (wanted.has(path) || OTHER_NAMES.has(name)) continue;
     const place = atFile(path);
     const remove: RepairStep = { kind: 'remove', path };
     if (name === NEW_LOG_NAME) {
