@@ -147,6 +147,8 @@ export const SYSCALLS_IN_FLIGHT_MAX = 8;
 export const STAGING_BYTES_MAX: number = 256 * MIB;
 /** Staging: memory that an empty queue keeps for reuse. More is left to the garbage collector. */
 export const STAGING_POOL_BYTES_MAX: number = 32 * MIB;
+/** Staging: part of its memory that the epochs which are sent next may fill. More goes to disk, where there is a ring for it. */
+export const STAGING_KEPT_PART = 0.25;
 /** Staging: one slab of payloads. */
 export const STAGING_SLAB_BYTES: number = MIB;
 /** Staging: an epoch closes at this size when the link is free for it. */
@@ -219,6 +221,10 @@ export const LINK_GENERATIONS_MAX = 1024;
 export const LINK_LANES_MAX = 16;
 /** Link: characters of a text for people in a message. The sender cuts it; a longer one ends the link. */
 export const LINK_TEXT_CHARACTERS_MAX = 1024;
+/** Link: how long a mirror waits for the lanes of a link. Then it is given up. */
+export const LINK_LANES_MS_MAX = 10_000;
+/** Link: links of a node that wait for lanes. One more is refused. */
+export const LINKS_HALF_OPEN_MAX = 64;
 /** Link: how deep lists and tables of a message stand in each other. Deeper ones end the link. */
 export const LINK_MESSAGE_DEPTH_MAX = 4;
 /** Link: ranges of one frame. More end the link. */

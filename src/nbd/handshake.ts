@@ -67,6 +67,12 @@ const DATALESS: ReadonlySet<number> = new Set([
   NBD_OPT.EXTENDED_HEADERS,
 ]);
 
+const PRIVATE_REFUSALS = {
+  invalid: NBD_REP.ERR_INVALID,
+  unknown: NBD_REP.ERR_UNKNOWN,
+  policy: NBD_REP.ERR_POLICY,
+} as const;
+
 export class Handshake {
   private readonly tls: TlsMode;
   private readonly stopping: () => boolean;
@@ -236,7 +242,7 @@ export class Handshake {
     const answer = this.privateOption(data, this.client);
     if (answer.kind === 'refuse') {
       output.deny(answer.denied.name, answer.denied.reason);
-      const type = answer.as === 'unknown' ? NBD_REP.ERR_UNKNOWN : NBD_REP.ERR_POLICY;
+      const type = PRIVATE_REFUSALS[answer.as];
       return output.refuse(type, answer.text);
     }
     assert(answer.reply.length <= NBD_OPTION_BYTES_MAX, 'a reply is as short as an option');

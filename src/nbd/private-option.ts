@@ -29,8 +29,8 @@ export type PrivateAnswer =
     }
   | {
       readonly kind: 'refuse';
-      /** `unknown` for whoever must not learn what there is; `policy` says why. */
-      readonly as: 'unknown' | 'policy';
+      /** `invalid`: the data is none. `unknown` is for whoever must not learn what there is; `policy` says why. */
+      readonly as: 'invalid' | 'unknown' | 'policy';
       /** The client hears it. */
       readonly text: string;
       /** For the log alone: what was asked for, and why it was refused. */
