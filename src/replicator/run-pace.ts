@@ -16,8 +16,9 @@ export interface RunLimiter {
   take(bytes: number): number;
 }
 
-/** A limit may be changed meanwhile: it is asked again after so long. */
+/** A limit may be changed meanwhile: it is asked again after so long, and not before that. */
 const LIMIT_SLICE_MS = 250;
+const LIMIT_SLICE_MS_MIN = 1;
 
 export class RunPace {
   readonly link: Link;
@@ -75,7 +76,7 @@ export class RunPace {
     if (this.limiter === null) return;
     let ms = this.limiter.take(bytes);
     while (ms > 0) {
-      await this.sleep(Math.min(ms, LIMIT_SLICE_MS));
+      await this.sleep(Math.max(LIMIT_SLICE_MS_MIN, Math.min(ms, LIMIT_SLICE_MS)));
       ms = this.limiter.take(0);
     }
   }
