@@ -10,6 +10,7 @@
 import assert from 'node:assert';
 import type { BlockDevice } from '../io/device.ts';
 import { BlockferryError } from '../io/errors.ts';
+import type { EventKind } from '../replicator/event-kinds.ts';
 import type { HostedVolume } from '../replicator/hosted-volume.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import type { EventSink } from '../replicator/status.ts';
@@ -95,7 +96,7 @@ export class CommandRoom implements Exported {
     );
   }
 
-  tell(kind: string, volume: string, message: string): void {
+  tell(kind: EventKind, volume: string, message: string): void {
     this.events.emit({ kind, volume, mirror: null, message });
   }
 

@@ -11,6 +11,7 @@ import type { Logger } from 'pino';
 import type { Clock } from '../io/clock.ts';
 import { BlockferryError } from '../io/errors.ts';
 import { EVENT_FOLLOWERS_MAX, EVENTS_MAX } from '../io/limits.ts';
+import { EVENT_LEVELS, type EventKind } from '../replicator/event-kinds.ts';
 import type { BlockferryEvent, EventSink } from '../replicator/status.ts';
 
 export interface EventFollower {
@@ -20,16 +21,13 @@ export interface EventFollower {
   end(reason: 'dropped' | 'stopped'): void;
 }
 
-/** Words in a kind that make it a warning in the log. */
-const ALARMING = /-(?:delta|error|lost|outrun|failed|diverged|not-converging|damaged|low|full)$/;
-
 export class EventLog implements EventSink {
   private readonly clock: Clock;
   private readonly log: Logger;
   private readonly events: BlockferryEvent[] = [];
   private readonly followers = new Set<EventFollower>();
   /** Of each kind since the node started. */
-  readonly counts = new Map<string, number>();
+  readonly counts = new Map<EventKind, number>();
   private sequence = 0;
   private closed = false;
 
@@ -105,7 +103,6 @@ export class EventLog implements EventSink {
       ...(event.volume === null ? {} : { volume: event.volume }),
       ...(event.mirror === null ? {} : { mirror: event.mirror }),
     };
-    if (ALARMING.test(event.kind)) this.log.warn(fields, event.message);
-    else this.log.info(fields, event.message);
+    this.log[EVENT_LEVELS[event.kind]](fields, event.message);
   }
 }

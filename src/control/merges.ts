@@ -2,6 +2,7 @@
  * The merging of layers that no snapshot names any more, as operators see it: how far it is, and how fast it
  * may go. Pausing and limits hold until the node is restarted.
  */
+import type { EventKind } from '../replicator/event-kinds.ts';
 import type { Volume } from '../volume/store.ts';
 import type { CommandRoom } from './command-room.ts';
 import type { MergeProgress } from './status.ts';
@@ -37,7 +38,7 @@ export class MergeCommands {
     return this.changed(volume, 'merge-limited', `volume ${volume} merges with ${limit}`);
   }
 
-  private changed(volume: string, kind: string, message: string): MergeProgress {
+  private changed(volume: string, kind: EventKind, message: string): MergeProgress {
     this.room.tell(kind, volume, message);
     return this.show(volume);
   }

@@ -18,6 +18,7 @@ import { CONTROL_DRAIN_MS_MAX } from '../io/limits.ts';
 import type { Address, Network, TlsClientContext } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
 import { loadTlsClientContext } from '../io/tls-client.ts';
+import type { EventKind } from '../replicator/event-kinds.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import { VolumeStore, type Volume } from '../volume/store.ts';
 import { createExaminer } from '../workers/examiner-pool.ts';
@@ -305,7 +306,7 @@ export class BlockferryNode {
     );
   }
 
-  private tell(kind: string, message: string): void {
+  private tell(kind: EventKind, message: string): void {
     this.events.emit({ kind, volume: null, mirror: null, message });
   }
 }

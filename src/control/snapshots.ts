@@ -10,6 +10,7 @@ import type { Clock } from '../io/clock.ts';
 import type { BlockDevice } from '../io/device.ts';
 import { BlockferryError } from '../io/errors.ts';
 import { BLOCK_BYTES } from '../io/limits.ts';
+import type { EventKind } from '../replicator/event-kinds.ts';
 import type { HostedVolume } from '../replicator/hosted-volume.ts';
 import { validateSnapshotName } from '../volume/names.ts';
 import type { SnapshotInfo } from '../volume/snapshots/snapshot-types.ts';
@@ -233,7 +234,7 @@ export class SnapshotCommands {
     throw new BlockferryError('VOLUME_BUSY', message);
   }
 
-  private tell(kind: string, volume: string, message: string): void {
+  private tell(kind: EventKind, volume: string, message: string): void {
     this.room.tell(kind, volume, message);
   }
 }

@@ -1,4 +1,5 @@
 /** What the replicator says about itself: the words of `status --json` (design section 9). */
+import type { EventKind } from './event-kinds.ts';
 
 export const MIRROR_STATES = [
   'connecting',
@@ -92,7 +93,7 @@ export interface BlockferryEvent {
   readonly sequence: number;
   /** ISO 8601. */
   readonly time: string;
-  readonly kind: string;
+  readonly kind: EventKind;
   readonly volume: string | null;
   readonly mirror: string | null;
   readonly message: string;

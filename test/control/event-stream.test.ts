@@ -56,7 +56,7 @@ test('a follower that does not read is cut off, the others go on', async () => {
   const message = 'x'.repeat(64 * 1024);
   const count = (4 * EVENT_FOLLOWER_BACKLOG_BYTES_MAX) / message.length;
   for (let sent = 0; sent < count; sent += 1) {
-    node.events.emit({ kind: 'noise', volume: null, mirror: null, message });
+    node.events.emit({ kind: 'disk-ok', volume: null, mirror: null, message });
     await waitUntil('the noise to arrive', () => seen === sent + 2, { everyMs: 1 });
   }
   stuck.resume();

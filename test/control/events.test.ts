@@ -7,6 +7,7 @@ import { describe, expect, test } from 'vitest';
 import { EventLog, type EventFollower } from '../../src/control/events.ts';
 import { systemClock } from '../../src/io/clock.ts';
 import { EVENT_FOLLOWERS_MAX, EVENTS_MAX } from '../../src/io/limits.ts';
+import type { EventKind } from '../../src/replicator/event-kinds.ts';
 import type { BlockferryEvent } from '../../src/replicator/status.ts';
 
 function createLog() {
@@ -19,7 +20,7 @@ function createLog() {
   return { events: new EventLog({ clock, log }), lines };
 }
 
-function happen(events: EventLog, message: string, kind = 'something'): void {
+function happen(events: EventLog, message: string, kind: EventKind = 'volume-created'): void {
   events.emit({ kind, volume: 'demo', mirror: null, message });
 }
 
@@ -44,12 +45,12 @@ describe('the event log', () => {
   test('stamps sequence and time, and says the same words in the log', () => {
     const { events, lines } = createLog();
     happen(events, 'first');
-    happen(events, 'second', 'link-lost');
+    happen(events, 'second', 'mirror-delta');
     expect(events.recent()).toEqual([
       {
         sequence: 1,
         time: '2024-01-02T03:04:05.000Z',
-        kind: 'something',
+        kind: 'volume-created',
         volume: 'demo',
         mirror: null,
         message: 'first',
@@ -57,8 +58,8 @@ describe('the event log', () => {
       expect.objectContaining({ sequence: 2, message: 'second' }),
     ]);
     expect(lines).toEqual([
-      expect.objectContaining({ level: 30, kind: 'something', volume: 'demo', msg: 'first' }),
-      expect.objectContaining({ level: 40, kind: 'link-lost', msg: 'second' }),
+      expect.objectContaining({ level: 30, kind: 'volume-created', volume: 'demo', msg: 'first' }),
+      expect.objectContaining({ level: 40, kind: 'mirror-delta', msg: 'second' }),
     ]);
   });
 

@@ -179,13 +179,13 @@ damaged volume ${'f'.repeat(32)}: record 7 at byte 4096 is corrupt
     const event = {
       sequence: 1,
       time: '2024-01-02T03:04:05.000Z',
-      kind: 'link-lost',
+      kind: 'mirror-delta' as const,
       volume: 'demo',
       mirror: 'nbd://h:1/d',
       message: 'gone\nfor good',
     };
     expect(renderEvent(event)).toBe(
-      '2024-01-02T03:04:05.000Z  link-lost  demo nbd://h:1/d: gone\\u000afor good\n',
+      '2024-01-02T03:04:05.000Z  mirror-delta  demo nbd://h:1/d: gone\\u000afor good\n',
     );
   });
 });

@@ -12,6 +12,7 @@ import { TLS_MODES } from '../../src/control/defaults.ts';
 import { MIRROR_ACTIONS } from '../../src/control/status.ts';
 import { ERROR_CATALOGUE } from '../../src/io/errors.ts';
 import * as limits from '../../src/io/limits.ts';
+import { EVENT_LEVELS } from '../../src/replicator/event-kinds.ts';
 import { MIRROR_STATES } from '../../src/replicator/status.ts';
 import { ROOT } from '../support/root.ts';
 
@@ -49,6 +50,13 @@ describe('the reference', () => {
       expected.set(code, [fault, String(status), remedy]);
     }
     expect(documented).toEqual(expected);
+  });
+
+  test('has every kind of event with its level, and no other', () => {
+    const documented = [...rowsOf(page('events'))].map(([kind, [level]]) => [kind, level]);
+    expect(new Map(documented as [string, string][])).toEqual(
+      new Map(Object.entries(EVENT_LEVELS)),
+    );
   });
 
   test('has every verb and option of the command line', () => {
