@@ -7,7 +7,7 @@
  */
 import assert from 'node:assert';
 import { WRITE_HEADER_BYTES } from '../nbd/client-prepared.ts';
-import type { ZeroRange, Epoch } from './epoch.ts';
+import type { Epoch, Segment, ZeroRange } from './epoch.ts';
 import type { Slab } from './slab.ts';
 
 export class EpochCursor {
@@ -16,9 +16,9 @@ export class EpochCursor {
   /** Entries and zero ranges taken. */
   entry = 0;
   zeroes = 0;
-  /** The run of entries, and the end of what was taken in its slab. */
+  /** The run of entries, and bytes of it that were taken. The run may move in memory. */
   segment = 0;
-  position = -1;
+  taken = 0;
   /** Where the last piece lies. Who uses it beyond this turn holds it. */
   slab: Slab | null = null;
 
@@ -37,7 +37,7 @@ export class EpochCursor {
     assert(epoch.number === this.number, 'the epoch where the cursor stands');
     if (this.entry === epoch.entryCount) return null;
     const segment = this.enterSegment(epoch);
-    const start = this.position;
+    const start = segment.start + this.taken;
     let end = start;
     let entry = this.entry;
     while (end < segment.end) {
@@ -49,7 +49,7 @@ export class EpochCursor {
     if (end === start) return null;
     assert(end <= segment.end, 'an entry lies in one slab');
     this.entry = entry;
-    this.position = end;
+    this.taken = end - segment.start;
     this.slab = segment.slab;
     epoch.freeze(this);
     return segment.slab.buffer.subarray(start, end);
@@ -70,20 +70,19 @@ export class EpochCursor {
     this.entry = 0;
     this.zeroes = 0;
     this.segment = 0;
-    this.position = -1;
+    this.taken = 0;
     this.slab = null;
   }
 
-  /** The segment of the next entry, with `position` at its place. */
-  private enterSegment(epoch: Epoch): { readonly slab: Slab; readonly end: number } {
+  /** The segment of the next entry. */
+  private enterSegment(epoch: Epoch): Segment {
     let segment = epoch.segments[this.segment];
-    if (segment !== undefined && this.position === segment.end) {
+    if (segment !== undefined && this.taken === segment.end - segment.start) {
       this.segment += 1;
-      this.position = -1;
+      this.taken = 0;
       segment = epoch.segments[this.segment];
     }
     assert(segment !== undefined, 'every entry lies in a segment');
-    if (this.position < 0) this.position = segment.start;
     return segment;
   }
 }

@@ -78,11 +78,14 @@ export class EpochSender implements Sender {
       if (next < queue.openNumber || this.closeOpen()) {
         const epoch = queue.epoch(next);
         assert(epoch !== null, 'epochs that are not held are in the queue');
-        this.write(epoch);
+        if (queue.fetch(epoch, this.fetched)) this.write(epoch);
       }
     }
     this.flushIfDue();
   }
+
+  /** What waited on disk is in memory. */
+  private readonly fetched = (): void => this.pump();
 
   /** The host flushed when `epoch` was the last one closed. Epochs that are not held yet carry the mark. */
   barrier(epoch: number): void {

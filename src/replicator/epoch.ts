@@ -24,6 +24,7 @@ import {
   WRITE_HEADER_BYTES,
 } from '../nbd/client-prepared.ts';
 import type { EpochCursor } from './epoch-cursor.ts';
+import type { StoredEpoch } from './epoch-spill.ts';
 import type { StreamCommand } from './link/messages.ts';
 import type { Slab, SlabPool } from './slab.ts';
 
@@ -88,16 +89,19 @@ export class Epoch {
   /** Payload bytes appended to the queue up to the end of this epoch, since it began. */
   cumulativeBytes = 0;
 
-  readonly segments: readonly Segment[];
+  /** Where its payload is while it is on disk only; null: in memory. */
+  stored: StoredEpoch | null = null;
+  /** The queue let it go. */
+  released = false;
 
   private readonly writer: SlabWriter;
-  private readonly ownSegments: Segment[] = [];
+  private ownSegments: Segment[] = [];
   /** What was taken: places below this one, and zero ranges. */
   private takenPlace = 0;
   private takenZeroes = 0;
   /** Block -> where its payload is: index of the slab in `slabs` * slab size + position in the slab. */
   private readonly places = new Map<number, number>();
-  private readonly slabs: Slab[] = [];
+  private slabs: Slab[] = [];
   /** Of each entry; the last one may still grow. */
   private readonly offsets: number[] = [];
   private readonly lengths: number[] = [];
@@ -105,12 +109,15 @@ export class Epoch {
   private entryEnd = -1;
   private entryLength = 0;
   private entrySlab: Slab | null = null;
-  private released = false;
 
   constructor(number: number, writer: SlabWriter) {
     this.number = number;
     this.writer = writer;
-    this.segments = this.ownSegments;
+  }
+
+  /** Runs of entries in their order. None while the payload is on disk. */
+  get segments(): readonly Segment[] {
+    return this.ownSegments;
   }
 
   get empty(): boolean {
@@ -203,14 +210,16 @@ export class Epoch {
     assert(!this.released, 'what is gone cannot be taken');
     this.takenZeroes = Math.max(this.takenZeroes, cursor.zeroes);
     if (cursor.entry === 0) return;
-    const place = cursor.segment * STAGING_SLAB_BYTES + cursor.position;
+    const start = this.ownSegments[cursor.segment]?.start;
+    assert(start !== undefined, 'what was taken lies in a segment');
+    const place = cursor.segment * STAGING_SLAB_BYTES + start + cursor.taken;
     this.takenPlace = Math.max(this.takenPlace, place);
     if (cursor.entry === this.entryCount) this.entrySlab = null;
   }
 
   /** The wire form of all entries: complete requests back to back. Valid until `release`. */
   chunks(): Buffer[] {
-    assert(this.closed !== null && !this.released);
+    assert(this.closed !== null && !this.released && this.stored === null);
     return this.segments.map(({ slab, start, end }) => slab.buffer.subarray(start, end));
   }
 
@@ -224,6 +233,23 @@ export class Epoch {
       assert(offset !== undefined && length !== undefined);
       visit(offset, length);
     }
+  }
+
+  /** The payload is on disk: its memory is free. */
+  toDisk(stored: StoredEpoch): void {
+    assert(this.closed !== null && !this.released && this.stored === null, 'a closed epoch');
+    this.stored = stored;
+    for (const slab of this.slabs) slab.release();
+    this.slabs = [];
+    this.ownSegments = [];
+  }
+
+  /** The payload is in memory again: the same runs of entries, each with a hold on its slab. */
+  toMemory(segments: Segment[]): void {
+    assert(!this.released && this.stored !== null, 'an epoch on disk');
+    this.stored = null;
+    this.ownSegments = segments;
+    this.slabs = segments.map(({ slab }) => slab);
   }
 
   /** Keeps the payloads alive for a send in flight, beyond the life of the epoch in the queue. */

@@ -149,13 +149,17 @@ export class PeerSender {
     }
   };
 
+  /** What waited on disk is in memory. */
+  private readonly fetched = (): void => this.pump();
+
   /** All that is there and fits. What does not fit follows after `ack` or `drained`. */
   private send(): void {
     const { queue } = this.host;
     for (;;) {
       const epoch = queue.epochOrOpen(this.cursor.number);
       assert(epoch !== null, 'epochs that were not sent are in the queue');
-      if (!this.window.admits(epoch.number) || !this.sendContent(epoch)) return;
+      if (!this.window.admits(epoch.number) || !queue.fetch(epoch, this.fetched)) return;
+      if (!this.sendContent(epoch)) return;
       if (epoch.closed === null && !this.closeOpen()) {
         queue.hungry = true;
         return;

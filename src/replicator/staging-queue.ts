@@ -18,12 +18,15 @@ import {
   EPOCHS_MAX,
   EPOCH_BYTES_MAX,
   STAGING_BYTES_MAX,
+  STAGING_KEPT_PART,
   STAGING_POOL_BYTES_MAX,
   STAGING_SLAB_BYTES,
 } from '../io/limits.ts';
 import { Epoch, SlabWriter, type CloseReason } from './epoch.ts';
 import type { StreamCommand } from './link/messages.ts';
+import { EpochSpill } from './epoch-spill.ts';
 import { SlabPool } from './slab.ts';
+import type { StagingRing } from './staging-ring.ts';
 
 /** One mirror's place in the queue. */
 export interface Follower {
@@ -63,13 +66,23 @@ export class StagingQueue {
   /** A change is being appended in parts. */
   private changing = false;
   private readonly limitBytes: number;
+  private readonly spill: EpochSpill | null;
   private readonly clock: Pick<Clock, 'wall'>;
 
-  /** `limitBytes`: payload that may be staged before a mirror must leave; STAGING_BYTES_MAX if not given. */
-  constructor(options: { firstEpoch: number; clock: Pick<Clock, 'wall'>; limitBytes?: number }) {
-    this.clock = options.clock;
+  constructor(options: {
+    firstEpoch: number;
+    clock: Pick<Clock, 'wall'>;
+    /** Payload in memory before a mirror must leave; STAGING_BYTES_MAX if not given. */
+    limitBytes?: number;
+    /** Room for more on disk. `onUnreadable`: something cannot be read back, so no mirror may wait for it. */
+    disk?: { readonly ring: StagingRing; readonly onUnreadable: () => void };
+  }) {
+    const { clock, disk } = options;
+    this.clock = clock;
     this.limitBytes = options.limitBytes ?? STAGING_BYTES_MAX;
-    this.writer = new SlabWriter(new SlabPool(Math.min(this.limitBytes, STAGING_POOL_BYTES_MAX)));
+    const pool = new SlabPool(Math.min(this.limitBytes, STAGING_POOL_BYTES_MAX));
+    this.writer = new SlabWriter(pool);
+    this.spill = disk === undefined ? null : new EpochSpill({ ...disk, pool });
     this.open = new Epoch(options.firstEpoch, this.writer);
   }
 
@@ -100,13 +113,27 @@ export class StagingQueue {
     return this.appendedBytes - this.releasedBytes;
   }
 
+  /** Payload bytes that are staged and in memory. */
+  get memoryBytes(): number {
+    return this.stagedBytes - (this.spill?.bytes ?? 0);
+  }
+
   get closedCount(): number {
     return this.epochs.length - this.head;
   }
 
   /** Half full: from here on the policy looks at each follower. */
   get crowded(): boolean {
-    return this.stagedBytes >= this.limitBytes / 2 || this.closedCount >= EPOCHS_MAX / 2;
+    return (
+      this.memoryBytes >= this.limitBytes / 2 ||
+      this.stagedBytes >= this.roomBytes / 2 ||
+      this.closedCount >= EPOCHS_MAX / 2
+    );
+  }
+
+  /** What may be staged in all. */
+  private get roomBytes(): number {
+    return this.limitBytes + (this.spill?.sizeBytes ?? 0);
   }
 
   /** Starts following with the next write: everything before it is the caller's business. */
@@ -140,7 +167,8 @@ export class StagingQueue {
   backlogOf(follower: Follower): Backlog {
     return {
       bytes: this.stagedBytesOf(follower),
-      limitBytes: this.limitBytes,
+      // A disk that cannot follow is none.
+      limitBytes: this.memoryBytes >= this.limitBytes * 0.9 ? this.limitBytes : this.roomBytes,
       epochs: this.open.number - 1 - follower.released,
     };
   }
@@ -227,6 +255,14 @@ export class StagingQueue {
     return this.seal();
   }
 
+  /** Whether the payload of a held epoch is in memory; if not, it is brought there, and `ready` called then. */
+  fetch(epoch: Epoch, ready: () => void): boolean {
+    if (epoch.stored === null) return true;
+    assert(this.spill !== null, 'what is on disk was spilled');
+    this.spill.load(epoch, ready);
+    return false;
+  }
+
   /** An epoch that is still held, or the open one; null when it was let go. */
   epochOrOpen(number: number): Epoch | null {
     return number === this.open.number ? this.open : this.epoch(number);
@@ -271,7 +307,23 @@ export class StagingQueue {
     this.epochs.push(this.open);
     this.open = new Epoch(this.open.number + 1, this.writer);
     if (!this.active) this.trim();
+    this.spillSome();
   }
+
+  /** Starts to write to disk what memory has no room for, oldest first; but what the links take next stays. */
+  private spillSome(): void {
+    const { spill } = this;
+    if (spill === null) return;
+    const kept = this.limitBytes * STAGING_KEPT_PART;
+    while (this.memoryBytes > kept) {
+      const epoch = this.epoch(spill.next(this.epochs[this.head]?.number ?? 0));
+      if (epoch === null || spill.busy) return;
+      if (epoch.cumulativeBytes - this.releasedBytes <= kept) spill.skip(epoch);
+      else if (!spill.begin(epoch, this.spilled)) return;
+    }
+  }
+
+  private readonly spilled = (): void => this.spillSome();
 
   private cumulativeAt(number: number): number {
     const epoch = this.epoch(number);
@@ -286,6 +338,7 @@ export class StagingQueue {
       const oldest = this.epochs[this.head];
       if (oldest === undefined || oldest.number > released) break;
       this.releasedBytes = oldest.cumulativeBytes;
+      this.spill?.released(oldest);
       oldest.release();
       this.head += 1;
     }
