@@ -57,6 +57,11 @@ export const ERROR_CATALOGUE = {
     'require TLS (NBD only), listen on loopback or a unix socket, or add --insecure',
   ),
   INTERNAL: entry('environment', 500, 'see the log of the node; this is a bug worth reporting'),
+  MIRROR_DIVERGED: entry(
+    'operator',
+    409,
+    'decide whose writes count: remove this mirror, delete and create it anew on the other node, and add it again',
+  ),
   MIRROR_EXISTS: entry('operator', 409, 'remove it first, or name another URI'),
   MIRROR_INSECURE: entry(
     'operator',
@@ -64,13 +69,28 @@ export const ERROR_CATALOGUE = {
     'use nbds:// and TLS, or start the node with --insecure on a trusted network',
   ),
   MIRROR_LIMIT: entry('operator', 409, 'remove a mirror first'),
+  MIRROR_NEWER: entry(
+    'operator',
+    409,
+    'stop writing here: the mirror was promoted and is the newer copy',
+  ),
   MIRROR_NOT_FOUND: entry('operator', 404, 'list the mirrors with: blockferry status VOLUME'),
   MIRROR_READ_ONLY: entry('peer', 409, 'export it writable, or name another export'),
   MIRROR_REFUSED: entry('peer', 502, 'check the export name and the log of the mirror'),
   MIRROR_SELF: entry('usage', 409, 'name an export of another node'),
+  MIRROR_SIZE_FIXED: entry(
+    'operator',
+    409,
+    'remove the mirror, resize the volume, create the mirror with the new size, and add it again',
+  ),
   MIRROR_STATE: entry('operator', 409, 'see its state with: blockferry status VOLUME'),
   MIRROR_TLS: entry('peer', 502, 'check the certificates or keys of both sides'),
   MIRROR_TOO_SMALL: entry('peer', 409, 'grow the mirror to at least the size of the volume'),
+  MIRROR_UNRELATED: entry(
+    'operator',
+    409,
+    'name the mirror of this volume, or delete and create it anew on the other node',
+  ),
   MIRROR_UNREACHABLE: entry('peer', 502, 'start the mirror and check address and port'),
   LINK_ENDED: entry('operator', 409, 'none is needed: a link that is wanted is made again'),
   LINK_LOST: entry(

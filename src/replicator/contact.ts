@@ -64,6 +64,8 @@ export interface Contact {
   readonly kind: 'nbd' | 'blockferry';
   /** What it holds is of one moment, also while a delta run is under way. */
   readonly alwaysConsistent: boolean;
+  /** The epoch that it held when it was reached; null: none, or it does not know. */
+  readonly position: number | null;
   readonly open: boolean;
   /** Called once when it is over for any reason but `close`, when no buffer is in use any more. */
   onClosed: ((error: BlockferryError) => void) | null;

@@ -9,13 +9,10 @@
 import assert from 'node:assert';
 import type { Clock, Timer } from '../io/clock.ts';
 import { BlockferryError, errorText } from '../io/errors.ts';
-import { MIRROR_CONNECT_MS_MAX, MIRROR_PROBE_MS, MIRROR_REPLY_MS_MAX } from '../io/limits.ts';
+import { MIRROR_PROBE_MS } from '../io/limits.ts';
 import type { Network, TlsClientContext } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
-import { NbdClient } from '../nbd/client.ts';
-import type { NbdUri } from '../nbd/uri.ts';
 import type { Contact } from './contact.ts';
-import { ENTRY_BYTES_MAX } from './epoch.ts';
 import { retryDelayMs } from './policy.ts';
 
 export interface LinkSurroundings {
@@ -24,48 +21,6 @@ export interface LinkSurroundings {
   readonly network: Network;
   /** What nbds:// is secured with where the URI does not say; asked for each attempt. Absent: nothing of our own. */
   readonly tls?: () => TlsClientContext | undefined;
-}
-
-const BLOCK_SIZE_MAX = 4096;
-
-/** Connects once and checks that the export can be a mirror of `sizeBytes`. Throws BlockferryError. */
-export async function connectMirror(
-  uri: NbdUri,
-  sizeBytes: number,
-  { clock, network, tls }: LinkSurroundings,
-): Promise<NbdClient> {
-  const client = await NbdClient.connect(uri, {
-    network,
-    clock,
-    connectMs: MIRROR_CONNECT_MS_MAX,
-    replyMs: MIRROR_REPLY_MS_MAX,
-    tls: tls?.(),
-  });
-  const fault = unfit(uri, client, sizeBytes);
-  if (fault === null) return client;
-  client.destroy();
-  throw fault;
-}
-
-function unfit(uri: NbdUri, client: NbdClient, sizeBytes: number): BlockferryError | null {
-  const { info } = client;
-  if (info.readOnly) {
-    return new BlockferryError('MIRROR_READ_ONLY', `mirror ${uri.text} is read-only`);
-  }
-  if (info.sizeBytes < sizeBytes) {
-    return new BlockferryError(
-      'MIRROR_TOO_SMALL',
-      `mirror ${uri.text} has ${info.sizeBytes} bytes, the volume has ${sizeBytes}`,
-    );
-  }
-  if (info.minimumBlock > BLOCK_SIZE_MAX || info.maximumPayload < ENTRY_BYTES_MAX) {
-    return new BlockferryError(
-      'MIRROR_REFUSED',
-      `mirror ${uri.text} wants blocks of ${info.minimumBlock} to ${info.maximumPayload} bytes, ` +
-        `${BLOCK_SIZE_MAX} to ${ENTRY_BYTES_MAX} are needed`,
-    );
-  }
-  return null;
 }
 
 export class MirrorLink {

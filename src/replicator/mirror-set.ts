@@ -10,9 +10,9 @@ import { BlockferryError } from '../io/errors.ts';
 import { BLOCK_BYTES, MIRRORS_PER_VOLUME_MAX, MIRROR_DRAIN_MS_MAX } from '../io/limits.ts';
 import { parseNbdUri } from '../nbd/uri.ts';
 import type { MetadataRecord } from '../volume/log/records.ts';
-import { connectMirror } from './mirror-link.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { Mirror } from './mirror.ts';
+import { probeMirror } from './reach.ts';
 import type { MirrorMode, StallPolicy } from './status.ts';
 
 export interface NewMirror {
@@ -64,7 +64,7 @@ export class MirrorSet {
   add(wanted: NewMirror): Promise<void> {
     const uri = parseNbdUri(wanted.uri);
     return this.inTurn(async () => {
-      const { volume, surroundings } = this.host;
+      const { volume } = this.host;
       if (this.mirrors.some((mirror) => mirror.uri.text === uri.text)) {
         throw new BlockferryError('MIRROR_EXISTS', `${uri.text} mirrors ${volume.name} already`);
       }
@@ -72,8 +72,7 @@ export class MirrorSet {
         const message = `${volume.name} has ${this.mirrors.length} mirrors, the most there can be`;
         throw new BlockferryError('MIRROR_LIMIT', message);
       }
-      const probe = await connectMirror(uri, volume.sizeBytes, surroundings);
-      await probe.close();
+      await probeMirror({ uri, host: this.host }, volume.sizeBytes);
       await this.prepare();
       const { state } = volume.metadata;
       const id = state.nextMirrorId;
@@ -144,11 +143,11 @@ export class MirrorSet {
   /** @throws BlockferryError MIRROR_*: a mirror cannot take the new size; nothing was changed. */
   resize(sizeBytes: number, resized: () => void): Promise<void> {
     return this.inTurn(async () => {
-      const { volume, surroundings } = this.host;
+      const { volume } = this.host;
+      this.refuseFixedSize();
       if (sizeBytes > volume.sizeBytes) {
         for (const mirror of this.mirrors) {
-          const probe = await connectMirror(mirror.uri, sizeBytes, surroundings);
-          await probe.close();
+          await probeMirror({ uri: mirror.uri, host: this.host }, sizeBytes);
         }
       }
       const running = this.mirrors.filter((mirror) => mirror.state !== 'paused');
@@ -177,6 +176,16 @@ export class MirrorSet {
       }
       for (const mirror of this.mirrors) await mirror.halt();
     });
+  }
+
+  /** A mirror on another node has the size that it was created with. */
+  private refuseFixedSize(): void {
+    const { name, metadata } = this.host.volume;
+    for (const mirror of this.mirrors) {
+      if ((metadata.state.mirrors.get(mirror.id)?.peer ?? null) === null) continue;
+      const message = `the mirror ${mirror.uri.text} of ${name} keeps its size`;
+      throw new BlockferryError('MIRROR_SIZE_FIXED', message);
+    }
   }
 
   private find(text: string): Mirror {

@@ -19,10 +19,10 @@ import { RunAborted, RunFailed } from './delta-run.ts';
 import { dirtyContextName } from './dirty-name.ts';
 import { MirrorBlocks } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
-import { connectMirror, MirrorLink } from './mirror-link.ts';
-import { PlainContact } from './plain-contact.ts';
+import { MirrorLink } from './mirror-link.ts';
 import { etaSeconds, isInStep } from './policy.ts';
 import { step, type MirrorEvent } from './progress.ts';
+import { PartedWays, reachMirror } from './reach.ts';
 import type { Backlog, Follower } from './staging-queue.ts';
 import type { MirrorMode, MirrorRunningStatus, MirrorState, StallPolicy } from './status.ts';
 
@@ -269,16 +269,38 @@ export class Mirror {
   }
 
   private async connect(): Promise<Contact> {
-    const { host, uri, blocks } = this;
-    const client = await connectMirror(uri, host.volume.sizeBytes, host.surroundings);
-    return new PlainContact(client, host, blocks);
+    const { host, uri, blocks, id: mirrorId } = this;
+    try {
+      return await reachMirror({
+        uri,
+        host,
+        mirrorId,
+        blocks,
+        arrived: (epoch) => {
+          this.durableEpoch = epoch;
+          this.consistent = true;
+        },
+      });
+    } catch (thrown) {
+      if (thrown instanceof PartedWays) this.part(thrown);
+      throw thrown;
+    }
+  }
+
+  /** No attempt follows: an operator has to decide. */
+  private part(why: PartedWays): void {
+    this.lastError = why.message;
+    if (this.transition({ kind: 'parted' }, why.message)) void this.link.stop();
   }
 
   private beginRun(contact: Contact, message: string): void {
     if (!this.transition({ kind: 'contact', suspect: this.blocks.suspect.count > 0 }, message)) {
       return;
     }
-    if (!this.blocks.clean) {
+    if (contact.alwaysConsistent) {
+      this.consistent = contact.position !== null;
+      this.durableEpoch = contact.position;
+    } else if (!this.blocks.clean) {
       this.consistent = false;
       this.durableEpoch = null;
     }
@@ -361,6 +383,8 @@ export class Mirror {
       this.shedSince = null;
     }
     if (durable > follower.released) this.host.queue.release(follower, durable);
+    const { generation } = this.host.volume.metadata.state;
+    this.blocks.acknowledge({ generation, epoch: durable });
     if (this.catchUpTo === null) this.durableEpoch = durable;
     else this.noticeInStep();
     this.host.progressed(this);

@@ -35,8 +35,6 @@ export interface PeerContactOptions {
   readonly mirrorId: number;
   /** What the mirror holds is of no use: everything is sent. */
   readonly full: boolean;
-  /** A run that it has a part of may go on. */
-  readonly resumable: boolean;
   readonly limiter: RunLimiter | null;
   /** The mirror holds this epoch, durably. */
   readonly arrived: (epoch: number) => void;
@@ -51,7 +49,6 @@ export class PeerContact implements Contact, LinkHandler {
   readonly blocks: MirrorBlocks;
   readonly mirrorId: number;
   readonly full: boolean;
-  readonly resumable: boolean;
   readonly limiter: RunLimiter | null;
   readonly arrived: (epoch: number) => void;
   private talk: PeerTalk | null = null;
@@ -69,10 +66,13 @@ export class PeerContact implements Contact, LinkHandler {
     this.blocks = options.blocks;
     this.mirrorId = options.mirrorId;
     this.full = options.full;
-    this.resumable = options.resumable;
     this.limiter = options.limiter;
     this.arrived = options.arrived;
     this.link.start(this);
+  }
+
+  get position(): number | null {
+    return this.welcome.position?.epoch ?? null;
   }
 
   get open(): boolean {

@@ -46,6 +46,8 @@ export class PeerTransfer implements Transfer, PeerTalk {
   private compared = 0;
   /** What the mirror holds is of no use. */
   private full: boolean;
+  /** Only the first run of a link can be one that another began. */
+  private resumable = true;
   private readonly contact: PeerContact;
   private readonly hooks: RunHooks;
 
@@ -70,11 +72,10 @@ export class PeerTransfer implements Transfer, PeerTalk {
 
   async run(): Promise<void> {
     let stuckRounds = 0;
-    let { resumable } = this.contact;
     for (;;) {
       const bytesBefore = this.lackingBytes;
-      const round = (resumable ? this.resume() : null) ?? (await this.begin());
-      resumable = false;
+      const round = (this.resumable ? this.resume() : null) ?? (await this.begin());
+      this.resumable = false;
       this.check();
       await this.ship(round);
       if (this.hooks.isStaging()) return;
@@ -137,7 +138,6 @@ export class PeerTransfer implements Transfer, PeerTalk {
       const { createdAt: time, id: snapshot } = frozen;
       const record: MirrorRunRecord = { run, snapshot, generation, epoch, time };
       volume.metadata.append({ kind: 'mirror-run', mirror: this.contact.mirrorId, ...record });
-      await this.recordMarks();
       return { record, resumed: false };
     } catch (thrown) {
       throw asLocalFailure(thrown);
@@ -158,7 +158,7 @@ export class PeerTransfer implements Transfer, PeerTalk {
       examiner: host.examiner,
       limiter: contact.limiter,
       run: { number, run, generation, epoch, time, generations, full, resumed },
-      hooks: { compared: () => this.hooks.compared(), durable: () => {} },
+      hooks: { compared: () => this.recordMarks(), durable: () => {} },
     });
     this.current = current;
     contact.converse(this);
@@ -204,6 +204,7 @@ export class PeerTransfer implements Transfer, PeerTalk {
 
   /** What is marked is recorded before the mirror gets a part of it: else a run that goes on later would lack it. */
   private async recordMarks(): Promise<void> {
+    this.hooks.compared();
     const { blocks, host } = this.contact;
     const { metadata } = host.volume;
     blocks.recordAll();

@@ -13,6 +13,7 @@ export class PlainContact implements Contact {
   readonly kind = 'nbd';
   /** While a delta run lasts its blocks are of different moments. */
   readonly alwaysConsistent = false;
+  readonly position = null;
   private readonly client: NbdClient;
   private readonly host: MirrorHost;
   private readonly blocks: MirrorBlocks;

@@ -21,6 +21,7 @@ export type MirrorEvent =
   | { readonly kind: 'unstuck' }
   | { readonly kind: 'lost' }
   | { readonly kind: 'outrun' }
+  | { readonly kind: 'parted' }
   | { readonly kind: 'pause' }
   | { readonly kind: 'resume' };
 
@@ -53,6 +54,8 @@ export function nextState(state: MirrorState, event: MirrorEvent): MirrorState |
     case 'lost':
     case 'outrun':
       return state === 'paused' || state === 'delta' || state === 'diverged' ? null : 'delta';
+    case 'parted':
+      return state === 'connecting' || state === 'delta' ? 'diverged' : null;
     case 'pause':
       return state === 'paused' ? null : 'paused';
     case 'resume':

@@ -1,0 +1,181 @@
+/**
+ * Reaches a mirror, whatever it is: another blockferry node says so in the handshake, any other NBD server is used as such.
+ *
+ * Invariants:
+ * - A mirror that was another node once is never used as a plain server.
+ * - No mirror is told of an epoch that is not reserved.
+ * - What the mirror says of itself is held against what this node recorded of it before anything is sent.
+ */
+import { BlockferryError, type ErrorCode } from '../io/errors.ts';
+import { Status } from '../io/device.ts';
+import type { NbdClient } from '../nbd/client.ts';
+import type { NbdUri } from '../nbd/uri.ts';
+import { decide, type Decision } from './generations.ts';
+import type { Contact } from './contact.ts';
+import { connectPeer, type ConnectedPeer } from './link/connect-peer.ts';
+import type { Link } from './link/link-types.ts';
+import { LINK_VERSION } from './link/link-version.ts';
+import type { Hello, LinkPosition, Welcome } from './link/messages.ts';
+import type { MirrorBlocks } from './mirror-blocks.ts';
+import type { MirrorHost } from './mirror-host.ts';
+import { unfitAsMirror } from './mirror-fitness.ts';
+import { PeerContact } from './peer-contact.ts';
+import { PlainContact } from './plain-contact.ts';
+
+/** Both sides went their own way, or never had one: nothing is sent, an operator has to decide. */
+export class PartedWays extends BlockferryError {}
+
+export interface MirrorToReach {
+  readonly uri: NbdUri;
+  readonly host: MirrorHost;
+  readonly mirrorId: number;
+  readonly blocks: MirrorBlocks;
+  /** The mirror holds this epoch, durably. */
+  readonly arrived: (epoch: number) => void;
+}
+
+/** @throws BlockferryError as `connectPeer`; MIRROR_*: unfit; PartedWays; METADATA_WRITE_FAILED */
+export async function reachMirror(mirror: MirrorToReach): Promise<Contact> {
+  const { host, mirrorId, blocks } = mirror;
+  const { volume } = host;
+  const record = volume.metadata.state.mirrors.get(mirrorId);
+  await reserve(host);
+  const peerOnly = (record?.peer ?? null) !== null;
+  const found = await connect(mirror, { lanes: record?.lanes ?? 1, peerOnly });
+  if (found.kind === 'plain') {
+    refuseUnfit(mirror, found.client);
+    return new PlainContact(found.client, host, blocks);
+  }
+  const { link, welcome } = found;
+  try {
+    const acknowledged = record?.acknowledged ?? null;
+    const { full } = markBy(judge(host, welcome, acknowledged), blocks);
+    await recordPeer(mirror, welcome);
+    const { arrived } = mirror;
+    return new PeerContact({
+      link,
+      welcome,
+      host,
+      blocks,
+      mirrorId,
+      full,
+      limiter: null,
+      arrived,
+    });
+  } catch (thrown) {
+    giveUp(link, thrown);
+    throw thrown;
+  }
+}
+
+/**
+ * Reaches a mirror that is to be added, and lets go of it again: what could not become a mirror is refused. Throws as
+ * `reachMirror`.
+ */
+export async function probeMirror(
+  mirror: Pick<MirrorToReach, 'uri' | 'host'>,
+  sizeBytes: number,
+): Promise<void> {
+  await reserve(mirror.host);
+  const found = await connect(mirror, { lanes: 1, peerOnly: false });
+  if (found.kind === 'plain') {
+    refuseUnfit(mirror, found.client, sizeBytes);
+    await found.client.close();
+    return;
+  }
+  try {
+    judge(mirror.host, found.welcome, null);
+  } finally {
+    found.link.destroy(new BlockferryError('MIRROR_UNREACHABLE', 'the mirror was only looked at'));
+  }
+}
+
+async function reserve({ reserve: reserved, queue, volume }: MirrorHost): Promise<void> {
+  if (await reserved.upTo(queue.openNumber)) return;
+  const message = `the log of ${volume.name} cannot be written`;
+  throw new BlockferryError('METADATA_WRITE_FAILED', message);
+}
+
+function connect(
+  { host, uri }: Pick<MirrorToReach, 'uri' | 'host'>,
+  { lanes, peerOnly }: { lanes: number; peerOnly: boolean },
+): Promise<ConnectedPeer> {
+  const { volume, queue, node, surroundings } = host;
+  const { network, clock, tls } = surroundings;
+  const hello: Hello = {
+    version: LINK_VERSION,
+    node,
+    volume: uri.exportName,
+    volumeId: volume.id,
+    sizeBytes: volume.sizeBytes,
+    generations: volume.metadata.state.generations,
+    epoch: queue.openNumber - 1,
+    lane: null,
+    lanes,
+  };
+  return connectPeer(uri, hello, { network, clock, tls: tls?.(), peerOnly });
+}
+
+function refuseUnfit(
+  { uri, host }: Pick<MirrorToReach, 'uri' | 'host'>,
+  client: NbdClient,
+  sizeBytes: number = host.volume.sizeBytes,
+): void {
+  const fault = unfitAsMirror(uri, client.info, sizeBytes);
+  if (fault === null) return;
+  client.destroy();
+  throw fault;
+}
+
+/** What the two histories and positions mean. Throws PartedWays. */
+function judge(
+  { volume, queue }: MirrorHost,
+  { generations, position, run }: Welcome,
+  acknowledged: LinkPosition | null,
+): Decision {
+  const { state } = volume.metadata;
+  const decision = decide(
+    {
+      generations: state.generations,
+      position: { generation: state.generation, epoch: queue.openNumber - 1 },
+      reservedEpoch: state.reservedEpoch,
+      acknowledged,
+    },
+    { generations, position, run },
+  );
+  const code = PARTED[decision.kind];
+  if (code !== undefined && 'reason' in decision) throw new PartedWays(code, decision.reason);
+  return decision;
+}
+
+const PARTED: { readonly [Kind in Decision['kind']]?: ErrorCode } = {
+  diverged: 'MIRROR_DIVERGED',
+  stale: 'MIRROR_NEWER',
+  unrelated: 'MIRROR_UNRELATED',
+};
+
+/** Marks what the decision says beyond what is marked. */
+function markBy(decision: Decision, blocks: MirrorBlocks): { full: boolean } {
+  if (decision.kind === 'compare') blocks.suspect.addAll();
+  if (decision.kind !== 'full') return { full: false };
+  blocks.suspect.clear();
+  blocks.dirty.addAll();
+  return { full: true };
+}
+
+/** From now on it is this node or none. */
+async function recordPeer({ host, mirrorId }: MirrorToReach, welcome: Welcome): Promise<void> {
+  const { metadata, name } = host.volume;
+  const record = metadata.state.mirrors.get(mirrorId);
+  if (record === undefined || record.peer?.node === welcome.node) return;
+  metadata.append({ kind: 'mirror-peer', mirror: mirrorId, node: welcome.node, volumeId: null });
+  const status = await new Promise<number>((resolve) => metadata.commit(resolve));
+  if (status === Status.OK) return;
+  const message = `the metadata of ${name} cannot be written (errno ${status})`;
+  throw new BlockferryError('METADATA_WRITE_FAILED', message);
+}
+
+function giveUp(link: Link, thrown: unknown): void {
+  const why = thrown instanceof BlockferryError ? thrown : null;
+  link.destroy(why ?? new BlockferryError('INTERNAL', 'the mirror could not be taken'));
+}
