@@ -19,6 +19,15 @@ export interface Clock {
   soon(callback: () => void): void;
 }
 
+/** The last moment that has a date. */
+const DATED_MS_MAX = 8.64e15;
+
+/** ISO 8601 of wall-clock milliseconds, which may be those of another machine: any number that is none has the last date. */
+export function isoTime(wallMs: number): string {
+  const dated = wallMs >= 0 && wallMs <= DATED_MS_MAX;
+  return new Date(dated ? wallMs : DATED_MS_MAX).toISOString();
+}
+
 export const systemClock: Clock = {
   now: () => performance.now(),
   wall: () => Date.now(),

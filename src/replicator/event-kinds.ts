@@ -56,6 +56,7 @@ export const EVENT_LEVELS = {
   'mirror-error': 'warn',
   ...MIRROR_EVENTS,
   ...SOURCE_EVENTS,
+  'source-committed': 'info',
 } as const satisfies Record<string, EventLevel>;
 
 export type EventKind = keyof typeof EVENT_LEVELS;

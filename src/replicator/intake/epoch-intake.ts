@@ -139,7 +139,7 @@ export class EpochIntake implements JournalOwner {
   }
 
   /** Tries again and again what a full disk refuses. Throws VOLUME_FAILED, SHUTTING_DOWN. */
-  private async persist(attempt: () => Promise<number>): Promise<void> {
+  async persist(attempt: () => Promise<number>): Promise<void> {
     for (;;) {
       if (this.closing) throw new BlockferryError('SHUTTING_DOWN', 'the node is stopping');
       const status = await attempt();
@@ -203,11 +203,17 @@ export class EpochIntake implements JournalOwner {
     return status;
   }
 
-  /** Lets end what is on its way. What is durable and not applied is applied after the next start. */
-  async close(): Promise<void> {
+  /** Nothing is begun any more; what waits for a disk gives up. */
+  stop(): void {
     this.closing = true;
     this.idleTimer?.cancel();
     this.wake?.();
+    this.ended();
+  }
+
+  /** Lets end what is on its way. What is durable and not applied is applied after the next start. */
+  async close(): Promise<void> {
+    this.stop();
     for (const epoch of this.accepted.splice(0)) release(epoch);
     await this.journal.close();
     await this.applying;
@@ -246,7 +252,7 @@ export class EpochIntake implements JournalOwner {
   failed(reason: string): void {
     // A failed sync is final for all that the volume is (I10).
     this.volume.giveUp(reason);
-    this.stop(new BlockferryError('VOLUME_FAILED', `${this.volume.name} failed: ${reason}`));
+    this.giveUp(new BlockferryError('VOLUME_FAILED', `${this.volume.name} failed: ${reason}`));
   }
 
   // ---- the volume
@@ -321,7 +327,7 @@ export class EpochIntake implements JournalOwner {
     const { volume } = this;
     if (volume.failed) {
       const why = `${volume.name} failed: ${volume.failure ?? ''}`;
-      this.stop(new BlockferryError('VOLUME_FAILED', why));
+      this.giveUp(new BlockferryError('VOLUME_FAILED', why));
       return false;
     }
     this.trouble = refusal(volume.name, status);
@@ -331,7 +337,7 @@ export class EpochIntake implements JournalOwner {
     return !this.closing;
   }
 
-  private stop(error: BlockferryError): void {
+  private giveUp(error: BlockferryError): void {
     if (this.trouble?.code === error.code) return;
     this.trouble = error;
     for (const epoch of this.accepted.splice(0)) release(epoch);
@@ -341,7 +347,9 @@ export class EpochIntake implements JournalOwner {
 
   // ---- time
 
-  private pause(): Promise<void> {
+  /** Resolves after INTAKE_RETRY_MS, or at the stop. */
+  pause(): Promise<void> {
+    if (this.closing) return Promise.resolve();
     return new Promise((resolve) => {
       const timer = this.clock.after(INTAKE_RETRY_MS, () => this.wake?.());
       this.wake = () => {
@@ -353,10 +361,12 @@ export class EpochIntake implements JournalOwner {
   }
 
   private checkpointSoon(): void {
-    if (this.checkpointing !== null) return;
-    void this.checkpoint().then((status) => {
-      if (status !== Status.OK && !this.volume.failed) this.idleLater();
-    });
+    if (this.checkpointing === null) void this.checkpointOrLater();
+  }
+
+  private async checkpointOrLater(): Promise<void> {
+    const status = await this.checkpoint();
+    if (status !== Status.OK && !this.volume.failed) this.idleLater();
   }
 
   /** Nothing came for a while: a start has nothing to apply then. */

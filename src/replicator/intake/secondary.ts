@@ -1,0 +1,449 @@
+/**
+ * A volume that is a mirror of a volume of another node: it takes what its primary sends, and shows it to readers.
+ *
+ * Invariants:
+ * - Nobody but the link writes. What a reader sees is one state of the primary, whole (I3).
+ * - One link at a time, of the node that the volume is bound to. A new one is welcome when nothing of the last one is on its
+ *   way any more: the position that it hears is the one that stays.
+ * - Whoever is not that node learns nothing of the volume.
+ */
+import assert from 'node:assert';
+import { isoTime } from '../../io/clock.ts';
+import type { Clock } from '../../io/clock.ts';
+import { Status } from '../../io/device.ts';
+import type { DeviceRequest, Extent, StatusContext } from '../../io/device.ts';
+import type { Disk } from '../../io/disk.ts';
+import { BlockferryError, errorText } from '../../io/errors.ts';
+import {
+  INTAKE_SILENT_MS,
+  INTAKE_WELCOME_MS,
+  LINK_LANES_MAX,
+  MIRROR_DRAIN_MS_MAX,
+} from '../../io/limits.ts';
+import type { TlsPeer } from '../../io/network.ts';
+import type { Random } from '../../io/random.ts';
+import { SubjectList } from '../../nbd/subject-list.ts';
+import type { Volume } from '../../volume/volume.ts';
+import type { Examiner } from '../../workers/examiner.ts';
+import type { EventKind } from '../event-kinds.ts';
+import type { HostedVolume } from '../hosted-volume.ts';
+import type { Link } from '../link/link-types.ts';
+import { LINK_VERSION } from '../link/messages.ts';
+import type { Hello, Welcome } from '../link/messages.ts';
+import type { EventSink, MirrorStatus, Position, SourceState, SourceStatus } from '../status.ts';
+import { DeltaIntake } from './delta-intake.ts';
+import { EpochIntake } from './epoch-intake.ts';
+import type { IntakeHooks } from './epoch-intake.ts';
+import { ReadGate } from './read-gate.ts';
+import { IntakeSession } from './session.ts';
+import type { SessionHost } from './session.ts';
+import { Twins } from './twins.ts';
+
+/** `stranger`: must not learn that there is such a volume; `reason` is for the log. `refused`: the rightful node hears `text`. */
+export type Verdict =
+  | { readonly kind: 'welcome'; readonly welcome: Welcome }
+  | { readonly kind: 'stranger'; readonly reason: string }
+  | { readonly kind: 'refused'; readonly text: string };
+
+export interface SecondaryOptions {
+  /** Its log says which node it is a mirror of. */
+  readonly volume: Volume;
+  readonly disk: Disk;
+  readonly clock: Clock;
+  readonly random: Random;
+  readonly examiner: Examiner;
+  readonly events: EventSink;
+  /** Name of this node. */
+  readonly node: string;
+  /** Length of a journal file; JOURNAL_FILE_BYTES if not given. */
+  readonly journalFileBytes?: number;
+}
+
+const TOKEN_BYTES = 16;
+
+export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
+  readonly role = 'secondary';
+  readonly readOnly = true;
+  readonly volume: Volume;
+  readonly clock: Clock;
+  readonly examiner: Examiner;
+  readonly intake: EpochIntake;
+  readonly delta: DeltaIntake;
+  readonly twins: Twins;
+
+  private readonly random: Random;
+  private readonly events: EventSink;
+  private readonly node: string;
+  private readonly sourceNode: string;
+  private readonly subjects: SubjectList;
+  private readonly gate: ReadGate;
+  private readonly contextList: readonly StatusContext[];
+  private session: IntakeSession | null = null;
+  /** Somebody was welcomed at this time of the clock, whose link has not come yet. */
+  private expectedAt: number | null = null;
+  private starting: Promise<void> | null = null;
+  private started = false;
+  /** It cannot be a mirror until the node is restarted, and why. */
+  private broken: BlockferryError | null = null;
+  private lastError: string | null = null;
+  private maintaining: Promise<void> | null = null;
+  private closing = false;
+  private onSessionOver: (() => void) | null = null;
+  /** Of links that are over. */
+  private bytesBefore = 0;
+
+  constructor(options: SecondaryOptions) {
+    const { volume, clock, disk, random, journalFileBytes } = options;
+    const { source } = volume.metadata.state;
+    assert(source, 'the volume is a mirror');
+    this.volume = volume;
+    this.clock = clock;
+    this.random = random;
+    this.examiner = options.examiner;
+    this.events = options.events;
+    this.node = options.node;
+    this.sourceNode = source.node;
+    this.subjects = SubjectList.parse([`CN=${source.node}`, `psk:${source.node}`]);
+    this.gate = new ReadGate((request) => {
+      const { shown } = this.delta;
+      return shown === null ? volume.read(request) : shown.read(request);
+    });
+    this.delta = new DeltaIntake({ volume, clock, gate: this.gate });
+    this.twins = new Twins(volume);
+    this.intake = new EpochIntake({
+      volume,
+      disk,
+      clock,
+      random,
+      gate: this.gate,
+      twins: this.twins,
+      hooks: this,
+      ...(journalFileBytes === undefined ? {} : { journalFileBytes }),
+    });
+    this.contextList = [
+      {
+        name: volume.allocation.name,
+        describe: (offset, end, into) => this.describe(offset, end, into),
+      },
+    ];
+  }
+
+  /** Takes up what the last process left. Reads wait until that is done. */
+  start(): void {
+    assert(this.starting === null, 'it is started once');
+    void this.gate.enter();
+    this.delta.start();
+    this.intake.rebase(this.volume.metadata.state.position);
+    this.starting = this.takeUp();
+  }
+
+  private async takeUp(): Promise<void> {
+    this.delta.gateIsHeld = true;
+    try {
+      await this.intake.persist(() => this.settled());
+      await this.intake.start();
+      await this.twins.discardAll();
+      this.started = true;
+    } catch (thrown) {
+      const error = asError(thrown);
+      this.gate.torn = error.message;
+      if (!this.closing) this.breakDown(error);
+    } finally {
+      this.delta.gateIsHeld = false;
+      this.gate.leave();
+    }
+  }
+
+  /** As a status: `persist` tries again what a full disk refuses. */
+  private async settled(): Promise<number> {
+    try {
+      await this.delta.settle();
+      return Status.OK;
+    } catch (thrown) {
+      if (thrown instanceof BlockferryError && thrown.code === 'METADATA_WRITE_FAILED') {
+        return Status.ENOSPC;
+      }
+      throw thrown;
+    }
+  }
+
+  private breakDown(error: BlockferryError): void {
+    this.broken = error;
+    this.lastError = error.line;
+    this.tell('source-failed', error.line);
+  }
+
+  // ---- who may send
+
+  /** Whether a new link of this primary may begin. `tls`: what it showed of itself, null when it came in clear. */
+  judge(hello: Hello, tls: TlsPeer | null): Verdict {
+    const reason = this.strangeness(hello, tls);
+    if (reason !== null) return { kind: 'stranger', reason };
+    const text = this.objection(hello);
+    if (text !== null) return { kind: 'refused', text: `${this.volume.name}: ${text}` };
+    this.expectedAt = this.clock.now();
+    return { kind: 'welcome', welcome: this.welcome(hello) };
+  }
+
+  private strangeness(hello: Hello, tls: TlsPeer | null): string | null {
+    const { sourceNode } = this;
+    if (hello.node !== sourceNode) return `it is a mirror of node ${sourceNode}, not ${hello.node}`;
+    if (tls === null || tls.kind === 'anonymous' || this.subjects.has(tls)) return null;
+    return `TLS says that it is ${tls.identity}, not ${sourceNode}`;
+  }
+
+  private objection(hello: Hello): string | null {
+    const { volume } = this;
+    const { source } = volume.metadata.state;
+    const bound = source?.volumeId ?? hello.volumeId;
+    if (bound !== hello.volumeId) {
+      return `it is a mirror of the volume ${bound}; create another one for ${hello.volumeId}`;
+    }
+    if (hello.sizeBytes !== volume.sizeBytes) {
+      return `it has ${volume.sizeBytes} bytes and the primary ${hello.sizeBytes}; create it with that size`;
+    }
+    if (this.broken !== null) return this.broken.line;
+    if (volume.failed) return `it failed: ${volume.failure ?? ''}; restart its node`;
+    if (this.intake.trouble !== null) return this.intake.trouble.line;
+    if (!this.started || this.closing) return 'its node is starting or stopping; try again';
+    return this.occupied();
+  }
+
+  private occupied(): string | null {
+    const now = this.clock.now();
+    if (this.session !== null) {
+      if (now - this.session.heardAt < INTAKE_SILENT_MS) return 'it has a link already; try again';
+      const error = new BlockferryError('MIRROR_UNREACHABLE', 'a new link takes the place of it');
+      this.session.link.destroy(error);
+      return 'its last link is being ended; try again';
+    }
+    if (this.expectedAt !== null && now - this.expectedAt < INTAKE_WELCOME_MS) {
+      return 'another link to it is being made; try again';
+    }
+    if (!this.delta.settled) {
+      this.maintain();
+      return `it cannot make durable what it has${this.lastError === null ? '' : `: ${this.lastError}`}`;
+    }
+    return this.intake.settled ? null : 'its last epochs are being made durable; try again';
+  }
+
+  private welcome(hello: Hello): Welcome {
+    const { volume, intake, delta } = this;
+    const { state } = volume.metadata;
+    const held = intake.durable;
+    const { open } = delta;
+    return {
+      version: LINK_VERSION,
+      node: this.node,
+      token: this.random.bytes(TOKEN_BYTES).toString('hex'),
+      lanes: Math.min(hello.lanes, LINK_LANES_MAX),
+      sizeBytes: volume.sizeBytes,
+      generations: state.generations,
+      position: held === null ? null : { generation: held.generation, epoch: held.epoch },
+      run: open === null ? null : { id: open.run, cursor: open.cursor },
+    };
+  }
+
+  /** Nothing comes of the last welcome: another may be made. */
+  unexpected(): void {
+    this.expectedAt = null;
+  }
+
+  /** The link that the last welcome was for, of whoever said `hello`. */
+  attach(link: Link, hello: Hello): void {
+    this.expectedAt = null;
+    if (this.session !== null || this.closing || !this.started) {
+      link.start(new Discarded());
+      link.destroy(new BlockferryError('BUSY', 'the mirror has another link'));
+      return;
+    }
+    this.lastError = null;
+    this.session = new IntakeSession(this, link, hello);
+    link.start(this.session);
+  }
+
+  /** Ends what a run left that could not be recorded. */
+  private maintain(): void {
+    if (this.maintaining !== null || this.closing) return;
+    this.maintaining = this.settleLater().finally(() => {
+      this.maintaining = null;
+    });
+  }
+
+  private async settleLater(): Promise<void> {
+    try {
+      await this.delta.settle();
+      this.lastError = null;
+      this.intake.rebase(this.volume.metadata.state.position);
+    } catch (thrown) {
+      this.lastError = asError(thrown).line;
+    }
+  }
+
+  // --- SessionHost and IntakeHooks ---
+
+  tell(kind: EventKind, message: string): void {
+    this.events.emit({ kind, volume: this.volume.name, mirror: null, message });
+  }
+
+  sessionOver(session: IntakeSession, error: BlockferryError): void {
+    assert(this.session === session, 'there is one session');
+    this.session = null;
+    this.bytesBefore += session.link.bytesReceived;
+    this.lastError ??= error.line;
+    this.tell('source-waiting', error.line);
+    if (!this.delta.settled) this.maintain();
+    this.onSessionOver?.();
+  }
+
+  progressed(): void {
+    this.session?.progressed();
+  }
+
+  commandDone(epoch: number, error: string | null): void {
+    this.session?.commandDone(epoch, error);
+  }
+
+  troubled(error: BlockferryError): void {
+    this.lastError = error.line;
+    if (this.session === null) this.tell('source-failed', error.line);
+    else this.session.fail(error);
+  }
+
+  // ---- status
+
+  position(): Position {
+    const held = this.intake.durable;
+    if (held !== null) return { generation: held.generation, epoch: held.epoch };
+    return { generation: this.volume.metadata.state.generation, epoch: 0 };
+  }
+
+  mirrorStatuses(): MirrorStatus[] {
+    return [];
+  }
+
+  sourceStatus(): SourceStatus {
+    const { intake, session } = this;
+    const held = intake.applied;
+    return {
+      node: this.sourceNode,
+      volume_id: this.volume.metadata.state.source?.volumeId ?? null,
+      state: this.state(),
+      consistent_at: held === null ? null : isoTime(held.time),
+      lag_seconds: held === null ? null : this.lagSeconds(held.time),
+      received_epoch: intake.received,
+      durable_epoch: intake.durable?.epoch ?? 0,
+      applied_epoch: held?.epoch ?? 0,
+      bytes_received: this.bytesBefore + (session?.link.bytesReceived ?? 0),
+      journal_bytes: intake.journalBytes,
+      last_error: this.broken?.line ?? intake.trouble?.line ?? this.lastError,
+    };
+  }
+
+  private state(): SourceState {
+    if (this.broken !== null || this.volume.failed || this.intake.trouble !== null) return 'failed';
+    if (this.session === null) return 'waiting';
+    return this.session.streaming ? 'streaming' : 'receiving';
+  }
+
+  private lagSeconds(time: number): number {
+    const { session, intake } = this;
+    if (session === null) return Math.max(0, (this.clock.wall() - time) / 1000);
+    if (session.streaming && session.heardEpoch <= (intake.applied?.epoch ?? 0)) return 0;
+    return Math.max(0, (session.heardTime - time) / 1000);
+  }
+
+  // ---- closing
+
+  async close(): Promise<void> {
+    if (this.closing) return;
+    this.closing = true;
+    await this.endSession();
+    this.intake.stop();
+    await this.starting;
+    await this.maintaining;
+    await this.intake.close();
+  }
+
+  private async endSession(): Promise<void> {
+    const { session } = this;
+    if (session === null) return;
+    const over = new Promise<void>((resolve) => {
+      this.onSessionOver = resolve;
+    });
+    session.link.end('the node of the mirror is stopping');
+    const timer = this.clock.after(MIRROR_DRAIN_MS_MAX, () => {
+      session.link.destroy(new BlockferryError('SHUTTING_DOWN', 'the node is stopping'));
+    });
+    await over;
+    timer.cancel();
+  }
+
+  // --- BlockDevice ---
+
+  get sizeBytes(): number {
+    return this.volume.sizeBytes;
+  }
+
+  get description(): string {
+    return `mirror of a volume of node ${this.sourceNode}`;
+  }
+
+  opened(): void {}
+
+  closed(): void {}
+
+  read(request: DeviceRequest): number {
+    return this.gate.read(request);
+  }
+
+  write(): number {
+    return Status.EPERM;
+  }
+
+  zero(): number {
+    return Status.EPERM;
+  }
+
+  trim(): number {
+    return Status.EPERM;
+  }
+
+  flush(): number {
+    return Status.OK;
+  }
+
+  cache(request: DeviceRequest): number {
+    const { shown } = this.delta;
+    return shown === null ? this.volume.cache(request) : shown.cache(request);
+  }
+
+  contexts(): readonly StatusContext[] {
+    return this.contextList;
+  }
+
+  /** While reads wait, the maps are between two states: nothing is said of them then. */
+  private describe(offset: number, end: number, into: Extent): void {
+    into.end = end;
+    into.flags = 0;
+    if (!this.gate.open) return;
+    const [allocation] = this.delta.shown?.contexts() ?? [this.volume.allocation];
+    allocation?.describe(offset, end, into);
+  }
+}
+
+/** Of a link that nobody wants. */
+class Discarded {
+  frame(_header: unknown, payload: { release(): void } | null): void {
+    payload?.release();
+  }
+  control(): void {}
+  heartbeat(): void {}
+  drained(): void {}
+  closed(): void {}
+}
+
+function asError(thrown: unknown): BlockferryError {
+  if (thrown instanceof BlockferryError) return thrown;
+  return new BlockferryError('INTERNAL', errorText(thrown), { cause: thrown });
+}
