@@ -102,16 +102,15 @@ export class PeerLink implements Link, LaneOwner, BeatOwner {
 
   /**
    * The connection becomes lane `index`, of 0 to LINK_LANES_MAX - 1, each once. It was not started, or is such that its
-   * `start` takes it over. `early`: bytes that came behind its handshake.
+   * `start` takes it over. `early`: bytes that came behind its handshake. When the link is over it is closed.
    */
   addLane(index: number, connection: Connection, early: Buffer): void {
     assert(index >= 0 && index < LINK_LANES_MAX, 'a link has so many lanes');
     assert(!this.lanes.some((lane) => lane.index === index), 'a lane is added once');
-    assert(this.state !== 'closed', 'the link is not over');
     const { side, token, payloads, frames } = this;
     const lane = new Lane(this, connection, { index, token, side, payloads, frames, early });
     this.lanes.push(lane);
-    if (this.state === 'leaving') return lane.leave(true);
+    if (this.state !== 'open') return lane.leave(true);
     if (early.length > LINK_EARLY_BYTES_MAX) {
       return this.broken(`${early.length} bytes behind the handshake of lane ${index}`);
     }
