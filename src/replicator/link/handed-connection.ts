@@ -20,7 +20,7 @@ import type {
 } from '../../io/network.ts';
 
 export class HandedConnection implements Connection, ConnectionHandler {
-  /** Called when it closes before it was started. */
+  /** Called when it ends before it was started; maybe twice. */
   onLost: (() => void) | null = null;
   private readonly connection: Connection;
   private readonly clock: Clock;
@@ -120,6 +120,7 @@ export class HandedConnection implements Connection, ConnectionHandler {
   ended(): void {
     this.hasEnded = true;
     if (this.through) this.owner?.ended();
+    else this.onLost?.();
   }
 
   closed(error: Error | null): void {
