@@ -195,6 +195,8 @@ describe('staging on disk', () => {
     expect(isOutrun(stage.queue.backlogOf(stage.follower))).toBe(false);
     expect(stage.memoryMost).toBeLessThanOrEqual(6 * MIB);
     expect(stage.ring.usedBytes).toBeGreaterThan(44 * MIB);
+    // What comes next never left memory.
+    for (let epoch = 0; epoch < 3; epoch += 1) expect(stage.take()).toBe(true);
     await stage.takeAll();
     await turns();
     expect(stage.mirror.differences(stage.model)).toEqual([]);
@@ -263,9 +265,28 @@ describe('staging on disk', () => {
     expect(outrun).toBe(how === 'slow');
     stage.write(8 * 256, 256 * 5, 100);
     expect(isOutrun(stage.queue.backlogOf(stage.follower))).toBe(true);
+    // A disk that failed once is not asked again.
+    if (how === 'full') expect([stage.ring.failed, stage.disk.refused]).toEqual([true, 1]);
     stage.disk.holding = false;
     while (stage.disk.held.length > 0) stage.disk.letGo();
     await stage.takeAll();
+    expect(stage.mirror.differences(stage.model)).toEqual([]);
+  });
+
+  it('lets go of an epoch that was sent while it was on its way to disk', async () => {
+    const stage = new Stage(4 * MIB, 64 * MIB);
+    stage.disk.holding = true;
+    for (let round = 0; round < 3; round += 1) {
+      stage.write(round * 256, 256, round);
+      stage.queue.close('barrier');
+    }
+    expect(stage.disk.held.length).toBeGreaterThan(0);
+    await stage.takeAll();
+    expect(stage.queue.stagedBytes).toBe(0);
+    stage.disk.holding = false;
+    while (stage.disk.held.length > 0) stage.disk.letGo();
+    await turns();
+    expect([stage.ring.usedBytes, stage.queue.memoryBytes]).toEqual([0, 0]);
     expect(stage.mirror.differences(stage.model)).toEqual([]);
   });
 
