@@ -8,6 +8,10 @@ import { renderVolume, renderVolumeList } from './render.ts';
 import { addTransferVerbs } from './transfer-verbs.ts';
 import { leaf } from './verb.ts';
 
+interface CreateOptions extends SharedOptions {
+  readonly mirrorOf?: string;
+}
+
 interface ForceOptions extends SharedOptions {
   readonly force?: boolean;
 }
@@ -25,14 +29,19 @@ export function addVolumeVerbs(program: Command): void {
     );
 
   leaf(volume, 'create <name> <size>', 'make a volume')
+    .option('--mirror-of <node>', 'make a mirror for a volume of that node, see below')
     .addHelpText(
       'after',
       `
 ${SIZES}
 NAME is 1 to 255 bytes without /, @ or control characters; clients attach the export of that name.
 
+With --mirror-of it is a secondary: it takes the content of a volume of the same size on the node of
+that name, once that node was told to mirror add it here. Clients may read it, nobody may write.
+
   blockferry volume create demo 10G
-  nbdinfo nbd://127.0.0.1:10809/demo`,
+  nbdinfo nbd://127.0.0.1:10809/demo
+  blockferry volume create demo 10G --mirror-of alpha`,
     )
     .action(create);
 
@@ -67,10 +76,13 @@ Without --force a volume that has mirrors or attached clients is left alone.
   addTransferVerbs(volume);
 }
 
-async function create(name: string, size: string, options: SharedOptions): Promise<void> {
-  const status = await clientOf(options).call<VolumeStatus>('POST', '/v1/volumes', { name, size });
+async function create(name: string, size: string, options: CreateOptions): Promise<void> {
+  const { mirrorOf } = options;
+  const body = { name, size, ...(mirrorOf === undefined ? {} : { mirror_of: mirrorOf }) };
+  const status = await clientOf(options).call<VolumeStatus>('POST', '/v1/volumes', body);
+  const as = status.source === null ? '' : `, a mirror that waits for node ${status.source.node}`;
   if (options.json) printJson(status);
-  else print(`volume ${oneLine(status.name)} created, ${formatBytes(status.size_bytes)}\n`);
+  else print(`volume ${oneLine(status.name)} created, ${formatBytes(status.size_bytes)}${as}\n`);
 }
 
 async function list(options: SharedOptions): Promise<void> {

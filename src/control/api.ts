@@ -28,7 +28,11 @@ import type { SnapshotCommands } from './snapshots.ts';
 import type { NodeFacts, ReloadReport } from './status.ts';
 import type { VolumeCommands } from './volumes.ts';
 
-const CREATE_BODY = z.strictObject({ name: z.string(), size: z.string() });
+const CREATE_BODY = z.strictObject({
+  name: z.string(),
+  size: z.string(),
+  mirror_of: z.string().nullable().default(null),
+});
 const RESIZE_BODY = z.strictObject({ size: z.string(), force: z.boolean().default(false) });
 const DELETE_QUERY = z.strictObject({ force: FLAG });
 const EVENTS_QUERY = z.strictObject({ follow: FLAG });
@@ -92,7 +96,7 @@ function addVolumeRoutes(app: FastifyInstance, commands: VolumeCommands): void {
   app.post('/v1/volumes', (request, reply) => {
     const body = check('body', CREATE_BODY, request.body);
     reply.code(201);
-    return commands.create(body.name, body.size);
+    return commands.create(body.name, body.size, body.mirror_of);
   });
   app.get<VolumeRoute>('/v1/volumes/:name', (request) => {
     check('query', NO_QUERY, request.query);

@@ -12,6 +12,7 @@ import type { BlockDevice } from '../io/device.ts';
 import { BlockferryError } from '../io/errors.ts';
 import type { EventKind } from '../replicator/event-kinds.ts';
 import type { HostedVolume } from '../replicator/hosted-volume.ts';
+import { SecondaryVolume } from '../replicator/intake/secondary.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import type { EventSink } from '../replicator/status.ts';
 import { isHidden } from '../volume/names.ts';
@@ -94,6 +95,12 @@ export class CommandRoom implements Exported {
       'VOLUME_IS_SECONDARY',
       `volume ${volume} is a mirror of a volume on ${source} and cannot ${what}`,
     );
+  }
+
+  /** What links may be for; null when there is no secondary of that name. */
+  secondary(volume: string): SecondaryVolume | null {
+    const device = this.devices.get(volume);
+    return device instanceof SecondaryVolume ? device : null;
   }
 
   tell(kind: EventKind, volume: string, message: string): void {

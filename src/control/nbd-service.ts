@@ -10,6 +10,7 @@ import type { Clock } from '../io/clock.ts';
 import type { BlockDevice } from '../io/device.ts';
 import type { Address, Network } from '../io/network.ts';
 import { loadTlsServerContext } from '../io/tls.ts';
+import type { Random } from '../io/random.ts';
 import { NbdServer, type NbdLog, type NbdServerCounters, type ServerTls } from '../nbd/server.ts';
 import type { Activation } from './activation.ts';
 import { refuseStrangers, type NodeConfig } from './config.ts';
@@ -17,6 +18,8 @@ import type { TlsMode } from './defaults.ts';
 import type { Sessions } from './command-room.ts';
 import type { VolumeAccess } from './status.ts';
 import type { TlsConfig } from './tls-config.ts';
+import { PeerAcceptor } from '../replicator/link/accept-peer.ts';
+import { PeerLinks, type LinkTarget } from './peer-links.ts';
 import { VolumeExports, type Exported } from './volume-exports.ts';
 
 interface NbdServiceOptions {
@@ -25,6 +28,9 @@ interface NbdServiceOptions {
   readonly clock: Clock;
   readonly log: NbdLog;
   readonly exported: Exported;
+  readonly random: Random;
+  /** Volumes that links may be for. */
+  readonly linkTarget: (volume: string) => LinkTarget | null;
 }
 
 export class NbdService implements Sessions {
@@ -32,6 +38,7 @@ export class NbdService implements Sessions {
   readonly addresses: Address[] = [];
   private readonly log: NbdLog;
   private readonly exports: VolumeExports;
+  private readonly links: PeerAcceptor;
   private readonly server: NbdServer;
   private config: NodeConfig;
 
@@ -41,9 +48,11 @@ export class NbdService implements Sessions {
     this.config = config;
     this.log = log;
     this.exports = new VolumeExports(options.exported, config.exports);
+    this.links = this.acceptLinks(options);
     this.server = new NbdServer({
       network: options.network,
       clock: options.clock,
+      privateOption: this.links.option,
       exports: this.exports,
       log,
       limits: config.limits,
@@ -102,7 +111,24 @@ export class NbdService implements Sessions {
   }
 
   close(): Promise<void> {
+    this.links.close();
     return this.server.close();
+  }
+
+  private acceptLinks({ clock, random, linkTarget: find }: NbdServiceOptions): PeerAcceptor {
+    const judge = new PeerLinks({
+      find,
+      whyDenied: (volume, client) => this.exports.whyDenied(volume, client),
+      asksProof: () => {
+        const { mode, files } = this.config.tls;
+        return mode !== 'off' && (files.clientCa !== undefined || files.pskFile !== undefined);
+      },
+    });
+    return new PeerAcceptor({
+      clock,
+      random,
+      judge: (hello, client) => judge.judge(hello, client),
+    });
   }
 
   private loadTls({ mode, files }: TlsConfig): ServerTls {

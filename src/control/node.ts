@@ -19,9 +19,12 @@ import type { Address, Network, TlsClientContext } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
 import { loadTlsClientContext } from '../io/tls-client.ts';
 import type { EventKind } from '../replicator/event-kinds.ts';
+import type { HostedVolume } from '../replicator/hosted-volume.ts';
+import { SecondaryVolume } from '../replicator/intake/secondary.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import { VolumeStore, type Volume } from '../volume/store.ts';
 import { createExaminer } from '../workers/examiner-pool.ts';
+import type { Examiner } from '../workers/examiner.ts';
 import type { Activation } from './activation.ts';
 import { createApi } from './api.ts';
 import { CommandRoom } from './command-room.ts';
@@ -161,21 +164,19 @@ export class BlockferryNode {
       node: config.name,
       store,
       room,
-      replicate: (volume) =>
-        new ReplicatedVolume({
-          node: config.name,
-          volume,
-          clock,
-          random,
-          network,
-          tls: () => this.tlsClient,
-          examiner,
-          events: this.events,
-        }),
+      host: (volume) => this.host(volume, network, examiner),
       space: () => space.status,
     });
     this.opened('volumes', () => commands.close());
-    const nbd = new NbdService({ config, network, clock, log, exported: room });
+    const nbd = new NbdService({
+      config,
+      network,
+      clock,
+      random,
+      log,
+      exported: room,
+      linkTarget: (volume) => room.secondary(volume),
+    });
     this.opened('nbd', () => nbd.close());
     room.servedBy(nbd);
     this.nbd = nbd;
@@ -188,6 +189,15 @@ export class BlockferryNode {
     this.started.resolve();
     this.tellStarted(room, store);
     space.start();
+  }
+
+  /** What a volume is by its log: one that takes writes, or a mirror of one of another node. */
+  private host(volume: Volume, network: Network, examiner: Examiner): HostedVolume {
+    const { config, clock, random, disk } = this.parts;
+    const parts = { node: config.name, volume, clock, random, examiner, events: this.events };
+    return volume.metadata.state.source === null
+      ? new ReplicatedVolume({ ...parts, network, tls: () => this.tlsClient })
+      : new SecondaryVolume({ ...parts, disk });
   }
 
   /** Loaded only where it is wanted. */

@@ -52,6 +52,13 @@ export class VolumeExports implements ExportSource {
     };
   }
 
+  /** Why the rules keep a client from an export that is there, for the log; null when they do not. */
+  whyDenied(name: string, client: ClientFacts): string | null {
+    const verdict = judgeAccess(policyOf(this.rules, name), client);
+    if (verdict === 'granted') return null;
+    return verdict === 'tls-required' ? 'its rules require TLS' : verdict.denied;
+  }
+
   find(name: string, client: ClientFacts): ExportAccess {
     const access = this.judge(name, client);
     if (access !== null) return access;

@@ -13,14 +13,15 @@ import { volumeCheckStatus, type VolumeCheckStatus } from './check-status.ts';
 import { counted, type CommandRoom } from './command-room.ts';
 import { exportName } from './export-name.ts';
 import { mergeStatusOf } from './merges.ts';
+import { validateNodeName } from './node-name.ts';
 import type { NodeStatus, SpaceStatus, VolumeStatus } from './status.ts';
 
 interface VolumeCommandsOptions {
   readonly node: string;
   readonly store: VolumeStore;
   readonly room: CommandRoom;
-  /** Puts the replicator over a volume. */
-  readonly replicate: (volume: Volume) => HostedVolume;
+  /** Puts over a volume what its role asks for. */
+  readonly host: (volume: Volume) => HostedVolume;
   readonly space: () => SpaceStatus;
 }
 
@@ -28,7 +29,7 @@ export class VolumeCommands {
   private readonly node: string;
   private readonly store: VolumeStore;
   private readonly room: CommandRoom;
-  private readonly replicate: (volume: Volume) => HostedVolume;
+  private readonly host: (volume: Volume) => HostedVolume;
   private readonly space: () => SpaceStatus;
   private started = false;
 
@@ -36,7 +37,7 @@ export class VolumeCommands {
     this.node = options.node;
     this.store = options.store;
     this.room = options.room;
-    this.replicate = options.replicate;
+    this.host = options.host;
     this.space = options.space;
     for (const volume of this.store.list()) this.attach(volume);
   }
@@ -96,14 +97,27 @@ export class VolumeCommands {
     return volumeCheckStatus(volume.id, volume.name, await this.store.check(volume));
   }
 
-  /** @throws BlockferryError VOLUME_NAME_INVALID, SIZE_INVALID, VOLUME_EXISTS, VOLUME_LIMIT */
-  create(name: string, size: string): Promise<VolumeStatus> {
+  /**
+   * `mirrorOf`: the node whose volume this one is to be a mirror of; null for a volume that takes writes.
+   * @throws BlockferryError VOLUME_NAME_INVALID, SIZE_INVALID, NODE_NAME_INVALID, MIRROR_SELF, VOLUME_EXISTS,
+   *   VOLUME_LIMIT
+   */
+  create(name: string, size: string, mirrorOf: string | null): Promise<VolumeStatus> {
     return this.room.command(name, async () => {
-      const volume = await this.store.create(name, parseSize(size));
+      if (mirrorOf !== null) this.checkSource(mirrorOf);
+      const volume = await this.store.create(name, parseSize(size), mirrorOf);
       this.attach(volume).start();
-      this.room.tell('volume-created', name, `volume ${name} created, ${volume.sizeBytes} bytes`);
+      const as = mirrorOf === null ? '' : `, a mirror that waits for node ${mirrorOf}`;
+      const message = `volume ${name} created, ${volume.sizeBytes} bytes${as}`;
+      this.room.tell('volume-created', name, message);
       return this.show(volume.name);
     });
+  }
+
+  private checkSource(node: string): void {
+    validateNodeName(node);
+    if (node !== this.node) return;
+    throw new BlockferryError('MIRROR_SELF', `this node is called ${node} itself`);
   }
 
   /**
@@ -188,6 +202,11 @@ export class VolumeCommands {
   }
 
   private refuseUsed(name: string, device: HostedVolume): void {
+    const source = device.sourceStatus();
+    if (source !== null && (source.state === 'receiving' || source.state === 'streaming')) {
+      const message = `volume ${name} is receiving from node ${source.node} (--force deletes it)`;
+      throw new BlockferryError('VOLUME_BUSY', message);
+    }
     const mirrors = device.mirrorStatuses().length;
     if (mirrors > 0) {
       throw new BlockferryError(
@@ -235,7 +254,7 @@ export class VolumeCommands {
       const message = `volume ${volume.name} refuses writes until the node is restarted: ${reason}`;
       this.room.tell('volume-failed', volume.name, message);
     };
-    const device = this.replicate(volume);
+    const device = this.host(volume);
     this.room.devices.set(volume.name, device);
     return device;
   }
