@@ -181,6 +181,37 @@ export const PARKED_REGIONS_MAX: number = STAGING_BYTES_MAX / BLOCK_BYTES;
 /** Activity log: a region that saw no write for this long is retired. */
 export const HOT_REGION_IDLE_MS = 5_000;
 
+/** Policy: a mirror in stream leaves it when what it lacks is older than this. */
+export const ACKNOWLEDGE_MS_MAX = 60_000;
+/** Policy: part of the staging queue that may be filled. Above it a mirror leaves the stream. */
+export const STAGING_FILL_MAX = 0.9;
+/** Policy: a mirror leaves the stream when the queue, filled to this part at least, would be full within that time. */
+export const RATE_FILL_MIN = 0.25;
+export const RATE_HORIZON_MS = 10_000;
+/** Policy: time constant of the mean rates. */
+export const RATE_MEAN_MS = 2_000;
+/** Policy: a mirror leaves the stream when what is staged, and is this much at least, has each block more often than this. */
+export const REDUNDANCY_RATIO_MAX = 2;
+export const REDUNDANCY_BYTES_MIN: number = STAGING_BYTES_MAX / 4;
+/** Policy: staged blocks that are counted one by one. What is staged beyond them counts as if each came once. */
+export const REDUNDANCY_BLOCKS_MAX: number = STAGING_BYTES_MAX / BLOCK_BYTES;
+/** Policy: rates and redundancy must stay over their limits for this long. */
+export const TRIGGER_HOLD_MS = 2_000;
+/** Policy: first and longest pause before a mirror that had to leave the stream comes back; doubled from one to the next. */
+export const STREAM_PAUSE_MS_MIN = 500;
+export const STREAM_PAUSE_MS_MAX = 60_000;
+/** Policy: a mirror that stayed in the stream for this long begins with the first pause again. */
+export const STREAM_STEADY_MS = 120_000;
+/** Throttling: one write of the host is held back this long at most. */
+export const THROTTLE_MS_MAX = 100;
+/** Schedule: traffic must have been low for this long. */
+export const QUIET_MS_MIN = 10_000;
+/** Token bucket: what may be sent at once after a pause, as time at the full rate, and at least in bytes. */
+export const LIMIT_BURST_MS = 100;
+export const LIMIT_BURST_BYTES_MIN: number = 64 * KIB;
+/** Token bucket: the lowest limit, in bytes per second. Less is refused. */
+export const LIMIT_RATE_MIN: number = 4 * KIB;
+
 /** Delta run: bytes of one batch. */
 export const DELTA_BATCH_BYTES: number = MIB;
 /** Delta run: batches on their way at one time. */
