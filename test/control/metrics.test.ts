@@ -74,9 +74,9 @@ describe('the page of metrics', () => {
     const scope = testScope();
     const beta = await startLocalNode(scope, { flags: { name: 'beta' } });
     const alpha = await startLocalNode(scope, { flags: FLAGS });
-    for (const { client } of [alpha, beta]) {
-      await client.call('POST', '/v1/volumes', { name: 'demo', size: '4M' });
-    }
+    const demo = { name: 'demo', size: '4M' };
+    await alpha.client.call('POST', '/v1/volumes', demo);
+    await beta.client.call('POST', '/v1/volumes', { ...demo, mirror_of: 'alpha' });
     const uri = beta.uri('demo');
     await alpha.client.call('POST', '/v1/volumes/demo/mirrors', { uri });
     await alpha.client.call('POST', '/v1/volumes/demo/mirrors/pause', {});

@@ -225,12 +225,13 @@ describe('restore', () => {
 
   test('refuses a volume with mirrors, whatever is forced', async () => {
     const at = await world();
-    const beta = await startLocalNode(at.scope);
-    await beta.client.call('POST', '/v1/volumes', { name: 'demo', size: '1M' });
+    const beta = await startLocalNode(at.scope, { flags: { name: 'beta' } });
+    const body = { name: 'demo', size: '1M', mirror_of: 'alpha' };
+    await beta.client.call('POST', '/v1/volumes', body);
     await at.post('demo/snapshots', { name: 'one' });
     await at.post<VolumeStatus>('demo/mirrors', { uri: beta.uri('demo') });
-    for (const body of [{ force: true }, { length: '4K', force: true }]) {
-      expect(await codeOf(at.post('demo/snapshots/one/restore', body))).toBe('VOLUME_HAS_MIRRORS');
+    for (const how of [{ force: true }, { length: '4K', force: true }]) {
+      expect(await codeOf(at.post('demo/snapshots/one/restore', how))).toBe('VOLUME_HAS_MIRRORS');
     }
     await at.post<VolumeStatus>('demo/mirrors/remove');
     await at.post('demo/snapshots/one/restore');
