@@ -36,6 +36,11 @@ export class VirtualClock implements Clock {
     return this.alarms.length;
   }
 
+  /** `ms` pass in which nothing runs: the process stood still. */
+  lose(ms: number): void {
+    this.time += ms;
+  }
+
   /** Lets `ms` pass, with everything that happens meanwhile. */
   async run(ms: number): Promise<void> {
     const end = this.time + ms;
@@ -44,7 +49,7 @@ export class VirtualClock implements Clock {
       const next = this.alarms[0];
       if (next === undefined || next.at > end) break;
       this.alarms.shift();
-      this.time = next.at;
+      this.time = Math.max(this.time, next.at);
       next.run();
     }
     this.time = end;
