@@ -147,8 +147,8 @@ class Opening<
   private readonly handshake: ClientHandshake;
   private next: T | P | null = null;
   private failed = false;
-  /** TLS began, and neither side knows whether it is trusted. */
-  private securing = false;
+  /** TLS began, and the server has said nothing under it: it may not trust this side. */
+  private untrusted = false;
 
   constructor(
     parts: OpeningParts<T, P>,
@@ -167,6 +167,7 @@ class Opening<
   received(buffer: Buffer, length: number): void {
     if (this.next !== null) return this.next.received(buffer, length);
     if (this.failed) return undefined;
+    this.untrusted = false;
     const step = this.handshake.received(buffer, length);
     this.say(step.send);
     if (step.outcome === null) return undefined;
@@ -183,21 +184,16 @@ class Opening<
 
   ended(): void {
     if (this.next !== null) return this.next.ended();
-    this.fail(this.handshake.ended());
+    this.fail(this.untrusted ? this.distrust() : this.handshake.ended());
     return this.connection.destroy();
   }
 
   closed(error: Error | null): void {
     this.deadline?.cancel();
     if (this.next !== null) return this.next.closed(error);
+    if (this.untrusted || (error !== null && isOfTls(error)))
+      return this.fail(this.distrust(error));
     if (error === null) return this.fail(this.handshake.ended());
-    if (this.tls !== null && (this.securing || isOfTls(error))) {
-      return this.fail(
-        new BlockferryError('MIRROR_TLS', `${this.uri.text}: ${errorText(error)}`, {
-          cause: error,
-        }),
-      );
-    }
     const why = `the connection was lost in the handshake (${errorText(error)})`;
     return this.fail(unusable(this.uri, why, error));
   }
@@ -254,11 +250,18 @@ class Opening<
 
   private startTls(): void {
     assert(this.tls !== null, 'TLS was wished for');
-    this.securing = true;
+    this.untrusted = true;
     this.connection.startTls(this.tls, () => {
-      this.securing = false;
       if (!this.failed) this.say(this.handshake.secured().send);
     });
+  }
+
+  /** With TLS 1.3 the client's part is done before the server has looked at what it showed. */
+  private distrust(error: Error | null = null): BlockferryError {
+    const why =
+      error?.message ??
+      'it closed the connection in TLS, as one does that does not trust this side';
+    return new BlockferryError('MIRROR_TLS', `${this.uri.text}: ${why}`, { cause: error });
   }
 
   private fail(error: BlockferryError): void {

@@ -16,16 +16,21 @@ async function onSocket(
   scope: Scope,
   exportName: string,
   command: string,
-  args: (socket: string) => readonly string[],
+  args: (socket: string, pidFile: string) => readonly string[],
 ): Promise<RealServer> {
-  const socket = join(scope.tempDir('bf-real-'), 's');
-  const child = start(scope, command, args(socket));
+  const directory = scope.tempDir('bf-real-');
+  const [socket, pidFile] = [join(directory, 's'), join(directory, 'pid')];
+  const child = start(scope, command, args(socket, pidFile));
+  // The socket is there before anybody listens on it; the file of the process, only when it is served.
   await waitUntil(`the socket of ${command}`, () => {
     if (!child.running) throw new Error(`it ended: ${child.output}`);
-    return existsSync(socket);
+    return existsSync(socket) && (existsSync(pidFile) || writesNone(command));
   });
   return { uri: parseNbdUri(`nbd+unix:///${exportName}?socket=${socket}`), child };
 }
+
+/** In the foreground. */
+const writesNone = (command: string): boolean => command === 'nbd-server';
 
 /** nbdkit with the given options in front and a plugin with its parameters behind. */
 export function nbdkit(
@@ -34,9 +39,10 @@ export function nbdkit(
   plugin: readonly string[],
   exportName = '',
 ): Promise<RealServer> {
-  return onSocket(scope, exportName, 'nbdkit', (socket) => [
+  return onSocket(scope, exportName, 'nbdkit', (socket, pidFile) => [
     '--foreground',
     '--exit-with-parent',
+    `--pidfile=${pidFile}`,
     '--unix',
     socket,
     ...options,
@@ -45,17 +51,24 @@ export function nbdkit(
 }
 
 /** A sparse raw image behind qemu-nbd. */
-export function qemuNbd(scope: Scope, bytes: number, exportName: string): Promise<RealServer> {
+export function qemuNbd(
+  scope: Scope,
+  bytes: number,
+  exportName: string,
+  options: readonly string[] = [],
+): Promise<RealServer> {
   const image = join(scope.tempDir('bf-image-'), 'raw');
   writeFileSync(image, '');
   truncateSync(image, bytes);
-  return onSocket(scope, exportName, 'qemu-nbd', (socket) => [
+  return onSocket(scope, exportName, 'qemu-nbd', (socket, pidFile) => [
+    `--pid-file=${pidFile}`,
     '--format=raw',
     '--persistent',
     '--shared=4',
     '--discard=unmap',
     `--export-name=${exportName}`,
     `--socket=${socket}`,
+    ...options,
     image,
   ]);
 }
