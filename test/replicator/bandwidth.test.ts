@@ -1,0 +1,286 @@
+/**
+ * Limits of bandwidth: the rate in the long run, bursts, changes while somebody waits, fairness between those who share a
+ * limit, and limits above each other. Method: a clock whose timers, like real ones,
+ * come a millisecond late, and senders that always have more to send.
+ */
+import * as fc from 'fast-check';
+import { describe, expect, test } from 'vitest';
+import type { Clock, Timer } from '../../src/io/clock.ts';
+import { LIMIT_BURST_BYTES_MIN } from '../../src/io/limits.ts';
+import { Bandwidth } from '../../src/replicator/bandwidth.ts';
+import type { BandwidthSender } from '../../src/replicator/bandwidth.ts';
+import { TokenBucket } from '../../src/replicator/token-bucket.ts';
+
+const MIB = 2 ** 20;
+const SECOND = 1000;
+
+/** Time passes only from timer to timer, and no timer is early or exact. */
+class TimerClock implements Clock {
+  private time = 0;
+  private alarms: { at: number; run: () => void }[] = [];
+
+  now(): number {
+    return this.time;
+  }
+
+  wall(): number {
+    return this.time;
+  }
+
+  soon(callback: () => void): void {
+    this.after(0, callback);
+  }
+
+  after(delayMs: number, run: () => void): Timer {
+    const alarm = { at: Math.floor(this.time + Math.max(0, delayMs)) + 1, run };
+    this.alarms.push(alarm);
+    return { cancel: () => (this.alarms = this.alarms.filter((each) => each !== alarm)) };
+  }
+
+  get pending(): number {
+    return this.alarms.length;
+  }
+
+  advance(ms: number): void {
+    const end = this.time + ms;
+    for (;;) {
+      const next = this.alarms.toSorted((one, other) => one.at - other.at)[0];
+      if (next === undefined || next.at > end) break;
+      this.alarms = this.alarms.filter((each) => each !== next);
+      this.time = next.at;
+      next.run();
+    }
+    this.time = end;
+  }
+}
+
+/** Sends pieces of one size as long as it may. */
+class Greedy {
+  sent = 0;
+  largestPause = 0;
+  private lastAt: number;
+  readonly sender: BandwidthSender;
+  private readonly clock: TimerClock;
+  private readonly piece: number;
+
+  constructor(clock: TimerClock, limit: Bandwidth, piece: number) {
+    this.clock = clock;
+    this.piece = piece;
+    this.lastAt = clock.now();
+    this.sender = limit.sender(() => this.send());
+    this.send();
+  }
+
+  private send(): void {
+    while (this.sender.take(this.piece)) {
+      this.sent += this.piece;
+      this.largestPause = Math.max(this.largestPause, this.clock.now() - this.lastAt);
+      this.lastAt = this.clock.now();
+    }
+  }
+}
+
+describe('a bucket', () => {
+  test('lets a burst go, and then the rate', () => {
+    const bucket = new TokenBucket(MIB, 0);
+    const burst = MIB / 10;
+    bucket.take(burst - 1, 0);
+    expect(bucket.waitMs(0)).toBe(0);
+    bucket.take(MIB + 1, 0);
+    expect(bucket.waitMs(0)).toBeCloseTo(SECOND, 0);
+    expect(bucket.waitMs(SECOND / 2)).toBeCloseTo(SECOND / 2, 0);
+    expect(bucket.waitMs(SECOND + 1)).toBe(0);
+  });
+
+  test('never holds more than its burst', () => {
+    const bucket = new TokenBucket(MIB, 0);
+    bucket.take(MIB / 10 + MIB, 1000 * SECOND);
+    expect(bucket.waitMs(1000 * SECOND)).toBeCloseTo(SECOND, 0);
+    const slow = new TokenBucket(4096, 0);
+    slow.take(LIMIT_BURST_BYTES_MIN - 1, 0);
+    expect(slow.waitMs(0)).toBe(0);
+  });
+
+  test('earns a debt at the rate of its time', () => {
+    const bucket = new TokenBucket(MIB, 0);
+    bucket.take(10 * MIB, 0);
+    bucket.setRate(10 * MIB, SECOND);
+    // A second at 1 MiB/s was earned, and the first tenth.
+    expect(bucket.waitMs(SECOND)).toBeCloseTo(890, 0);
+    bucket.setRate(null, SECOND);
+    expect(bucket.waitMs(SECOND)).toBe(0);
+    bucket.take(100 * MIB, SECOND);
+    bucket.setRate(MIB, SECOND);
+    expect(bucket.waitMs(SECOND)).toBe(0);
+  });
+
+  test('does not mind a clock that stands still or goes back', () => {
+    const bucket = new TokenBucket(MIB, 5000);
+    bucket.take(2 * MIB, 5000);
+    const wait = bucket.waitMs(5000);
+    expect(bucket.waitMs(4000)).toBe(wait);
+    expect(bucket.waitMs(5000)).toBe(wait);
+  });
+});
+
+describe('senders', () => {
+  test.each([
+    ['small pieces', 4096],
+    ['pieces of a frame', MIB],
+    ['pieces larger than a second of the rate', 64 * MIB],
+  ])('keep a rate in the long run with %s', (_, piece) => {
+    const clock = new TimerClock();
+    const rate = 10 * MIB;
+    const one = new Greedy(clock, new Bandwidth(clock, rate), piece);
+    const time = Math.max(100, (20 * piece) / rate) * SECOND;
+    clock.advance(time);
+    const expected = (rate * time) / SECOND;
+    const slack = MIB + piece;
+    expect(one.sent).toBeGreaterThan(expected * 0.99 - slack);
+    expect(one.sent).toBeLessThan(expected * 1.01 + slack);
+  });
+
+  test('without a limit are never held up', () => {
+    const clock = new TimerClock();
+    const sender = new Bandwidth(clock, null, new Bandwidth(clock, null)).sender(() => {
+      throw new Error('nothing to wait for');
+    });
+    for (let count = 0; count < 1000; count += 1) expect(sender.take(MIB)).toBe(true);
+    expect(clock.pending).toBe(0);
+  });
+
+  test('share a limit alike, whatever the size of their pieces', () => {
+    const clock = new TimerClock();
+    const limit = new Bandwidth(clock, 10 * MIB);
+    const all = [4096, 65_536, MIB].map((piece) => new Greedy(clock, limit, piece));
+    clock.advance(100 * SECOND);
+    const total = all.reduce((sum, { sent }) => sum + sent, 0);
+    expect(total / MIB).toBeGreaterThan(990);
+    expect(total / MIB).toBeLessThan(1015);
+    for (const { sent, largestPause } of all) {
+      expect(sent / (total / 3)).toBeGreaterThan(0.95);
+      expect(sent / (total / 3)).toBeLessThan(1.05);
+      expect(largestPause).toBeLessThan(SECOND);
+    }
+  });
+
+  test('that paused do not catch up on what they left unused', () => {
+    const clock = new TimerClock();
+    const limit = new Bandwidth(clock, MIB);
+    const early = new Greedy(clock, limit, 65_536);
+    clock.advance(50 * SECOND);
+    const before = early.sent;
+    const late = new Greedy(clock, limit, 65_536);
+    clock.advance(20 * SECOND);
+    expect(late.sent / MIB).toBeGreaterThan(9);
+    expect((early.sent - before) / MIB).toBeGreaterThan(9);
+  });
+
+  test('that are held up by their own limit leave the rest to the others', () => {
+    const clock = new TimerClock();
+    const node = new Bandwidth(clock, 10 * MIB);
+    const slow = new Greedy(clock, new Bandwidth(clock, MIB, node), 65_536);
+    const free = new Greedy(clock, new Bandwidth(clock, null, node), 65_536);
+    clock.advance(100 * SECOND);
+    expect(slow.sent / MIB).toBeGreaterThan(99);
+    expect(slow.sent / MIB).toBeLessThan(101);
+    expect((slow.sent + free.sent) / MIB).toBeGreaterThan(990);
+    expect((slow.sent + free.sent) / MIB).toBeLessThan(1010);
+  });
+
+  test('with a low limit of their own do not slow a fast one that has none above', () => {
+    const clock = new TimerClock();
+    const node = new Bandwidth(clock, null);
+    const slow = new Greedy(clock, new Bandwidth(clock, 65_536, node), 65_536);
+    const free = new Bandwidth(clock, null, node).sender(() => {
+      throw new Error('nothing to wait for');
+    });
+    for (let count = 0; count < 100; count += 1) {
+      expect(free.take(MIB)).toBe(true);
+      clock.advance(SECOND);
+    }
+    expect(slow.sent / 65_536).toBeGreaterThan(98);
+  });
+
+  test('wait no longer by the old limit when there is a new one', () => {
+    const clock = new TimerClock();
+    const limit = new Bandwidth(clock, 4096);
+    const one = new Greedy(clock, limit, MIB);
+    const burst = one.sent;
+    clock.advance(SECOND);
+    expect(one.sent).toBe(burst);
+    limit.setLimit(100 * MIB);
+    clock.advance(SECOND);
+    expect((one.sent - burst) / MIB).toBeGreaterThan(95);
+    limit.setLimit(MIB);
+    const before = one.sent;
+    clock.advance(100 * SECOND);
+    expect((one.sent - before) / MIB).toBeGreaterThan(97);
+    expect((one.sent - before) / MIB).toBeLessThan(102);
+  });
+
+  test('go at once when the limit is taken away', () => {
+    const clock = new TimerClock();
+    const limit = new Bandwidth(clock, 4096);
+    let calls = 0;
+    const sender = limit.sender(() => (calls += 1));
+    while (sender.take(MIB));
+    limit.setLimit(null);
+    clock.advance(1);
+    expect(calls).toBe(1);
+    expect(sender.take(MIB)).toBe(true);
+  });
+
+  test('are called once for a refusal, and not at all when they gave up', () => {
+    const clock = new TimerClock();
+    const limit = new Bandwidth(clock, MIB);
+    let calls = 0;
+    const sender = limit.sender(() => (calls += 1));
+    while (sender.take(MIB));
+    expect(sender.take(MIB)).toBe(false);
+    clock.advance(100 * SECOND);
+    expect(calls).toBe(1);
+    while (sender.take(MIB));
+    sender.cancel();
+    expect(clock.pending).toBe(0);
+    clock.advance(100 * SECOND);
+    expect(calls).toBe(1);
+  });
+
+  test('at random keep every limit, and no one starves', () => {
+    const rates = fc.option(fc.integer({ min: 8192, max: 4 * MIB }), { nil: null });
+    fc.assert(
+      fc.property(
+        fc.integer({ min: 65_536, max: 8 * MIB }),
+        fc.array(fc.record({ rate: rates, piece: fc.integer({ min: 512, max: MIB }) }), {
+          minLength: 1,
+          maxLength: 5,
+        }),
+        (nodeRate, shares) => {
+          const clock = new TimerClock();
+          const node = new Bandwidth(clock, nodeRate);
+          const all = shares.map(({ rate, piece }) => {
+            return new Greedy(clock, new Bandwidth(clock, rate, node), piece);
+          });
+          const seconds = 200;
+          clock.advance(seconds * SECOND);
+          const total = all.reduce((sum, { sent }) => sum + sent, 0);
+          const wanted = shares.reduce(
+            (sum, { rate }) => sum + (rate ?? Number.POSITIVE_INFINITY),
+            0,
+          );
+          const slack = shares.reduce((sum, { piece }) => sum + piece, LIMIT_BURST_BYTES_MIN + MIB);
+          expect(total).toBeLessThan(nodeRate * seconds * 1.01 + slack);
+          expect(total).toBeGreaterThan(Math.min(nodeRate, wanted) * seconds * 0.97 - slack);
+          for (const [index, { sent }] of all.entries()) {
+            const { rate, piece } = shares[index]!;
+            const fair = Math.min(rate ?? nodeRate, nodeRate / shares.length) * seconds;
+            expect(sent).toBeGreaterThan(fair * 0.95 - slack);
+            if (rate !== null) expect(sent).toBeLessThan(rate * seconds * 1.01 + slack + piece);
+          }
+        },
+      ),
+      { numRuns: 25 },
+    );
+  });
+});
