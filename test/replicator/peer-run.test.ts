@@ -49,6 +49,7 @@ interface Life {
 interface Attempt {
   readonly breakAt?: number;
   readonly messageMs?: number;
+  readonly turns?: number;
   readonly limiter?: RunLimiter | null;
   readonly examiner?: Examiner;
   readonly parameters?: Partial<PeerRunParameters>;
@@ -56,7 +57,7 @@ interface Attempt {
 
 function begin(state: Case, attempt: Attempt = {}): Life {
   const { mirror, random, blocks, full } = state;
-  const { breakAt, messageMs, limiter = null, parameters = {} } = attempt;
+  const { breakAt, messageMs, turns, limiter = null, parameters = {} } = attempt;
   const { examiner = inlineExaminer } = attempt;
   const clock = new ModelClock();
   const link = new MemoryLink({
@@ -65,6 +66,7 @@ function begin(state: Case, attempt: Attempt = {}): Life {
     clock,
     ...(breakAt === undefined ? {} : { breakAt }),
     ...(messageMs === undefined ? {} : { messageMs }),
+    ...(turns === undefined ? {} : { turns }),
   });
   const source = new TagSource(state.frozen, { random, ...state.source });
   const durable: number[] = [];
@@ -141,6 +143,35 @@ function dirtyCase(count: number, isDirty: (block: number) => boolean): Case {
   return { frozen, mirror: new ModelMirror(base), blocks, full: false, random: seeded(1) };
 }
 
+function blocksBelow(set: BlockSet, cursor: number): number {
+  return set.clone().remove(0, cursor / BLOCK_BYTES);
+}
+
+/** Looks at a run whenever its link says that it takes more. */
+function watch({ link, run }: Life, look: () => void): void {
+  link.talk = {
+    control: (message) => run.control(message),
+    frame: (header, payload) => run.frame(header, payload),
+    abort: () => run.abort(),
+    drained: () => {
+      look();
+      run.drained();
+    },
+  };
+}
+
+function countedExaminer(): Examiner & { buffers: number } {
+  const counted = {
+    ...inlineExaminer,
+    buffers: 0,
+    allocate: (bytes: number): Buffer => {
+      counted.buffers += 1;
+      return inlineExaminer.allocate(bytes);
+    },
+  };
+  return counted;
+}
+
 function expectFrozen({ mirror, frozen }: Case): void {
   expect(mirror.faults).toEqual([]);
   expect(mirror.wasted).toEqual([]);
@@ -155,14 +186,16 @@ describe('a delta run to a node', () => {
       fc.asyncProperty(fc.integer(), fc.integer({ min: 1, max: 1500 }), async (seed, count) => {
         const state = randomCase(seed, count);
         const { run, link, source } = begin(state);
-        const before = state.blocks.inFlight.clone();
+        // What was marked when it began is marked until its owner settles it, and so is what was found to differ.
+        const marked = Array.from({ length: count }, (_, block) => {
+          const { inFlight, suspect } = state.blocks;
+          const differs = state.mirror.base[block] !== state.frozen[block];
+          return state.full || inFlight.has(block) || (suspect.has(block) && differs);
+        });
         await run.run();
         expectFrozen(state);
         expect(state.blocks.suspect.count).toBe(0);
-        // What was marked when it began is marked until its owner settles it.
-        for (let block = 0; block < count; block += 1) {
-          if (before.has(block)) expect(state.blocks.inFlight.has(block)).toBe(true);
-        }
+        expect(marked.map((_, block) => state.blocks.inFlight.has(block))).toEqual(marked);
         expect([run.remainingBytes, source.reading, link.payloadsHeld]).toEqual([0, 0, 0]);
       }),
       { numRuns: 60, seed: 3 },
@@ -170,15 +203,23 @@ describe('a delta run to a node', () => {
   });
 
   it('goes on after a loss at any message, and sends nothing again that the mirror has durably', async () => {
-    const count = 4000;
-    const whole = randomCase(11, count);
-    const { run, link } = begin(whole);
+    // A comparison first, then frames of data and of zeroes with bookmarks between them.
+    const count = 256 * 40;
+    const make = (): Case => {
+      const state = dirtyCase(count, (block) => block > 600);
+      state.blocks.suspect.add(0, 600);
+      state.frozen.fill(0, 100, 130);
+      for (let block = 700; block < count; block += 50) state.frozen.fill(0, block, block + 20);
+      return { ...state, source: { mapped: new Set([110, 111, 701, 1500]) } };
+    };
+    const whole = make();
+    const { run, link } = begin(whole, { messageMs: 500 });
     await run.run();
     const needed = whole.mirror.blocksReceived;
-    expect(link.messages).toBeGreaterThan(60);
+    let fromBookmark = 0;
     for (let breakAt = 0; breakAt < link.messages; breakAt += 1) {
-      const state = randomCase(11, count);
-      const first = begin(state, { breakAt });
+      const state = make();
+      const first = begin(state, { breakAt, messageMs: 500 });
       const outcome = await first.run.run().catch((thrown: unknown) => thrown);
       if (state.mirror.position !== null) {
         // The break came between the commit and the answer: the position says so.
@@ -188,17 +229,37 @@ describe('a delta run to a node', () => {
       expect(outcome).toBeInstanceOf(RunAborted);
       expect(first.source.reading).toBe(0);
       const cursor = state.mirror.run?.cursor ?? 0;
+      if (cursor > 0) fromBookmark += 1;
       expect(cursor).toBeGreaterThanOrEqual(first.durable.at(-1) ?? 0);
+      const below = blocksBelow(state.blocks.inFlight, cursor);
       const received = state.mirror.blocksReceived;
-      await begin(state).run.run();
+      const second = begin(state);
+      let most = 0;
+      watch(second, () => {
+        if (state.blocks.suspect.count === 0) most = Math.max(most, second.run.remainingBytes);
+      });
+      await second.run.run();
       expectFrozen(state);
-      let below = 0;
-      for (let block = 0; block * BLOCK_BYTES < cursor; block += 1) {
-        if (state.blocks.inFlight.has(block)) below += 1;
-      }
       expect(state.mirror.blocksReceived - received).toBeLessThanOrEqual(needed - below);
+      if (cursor > 0) expect(most).toBeLessThanOrEqual((needed - below) * BLOCK_BYTES);
     }
+    expect(fromBookmark).toBeGreaterThan(10);
   }, 60_000);
+
+  it('leaves what is suspect again below the bookmark to the next run', async () => {
+    const state = dirtyCase(3000, () => true);
+    const first = begin(state, { breakAt: 12, messageMs: 600 });
+    await expect(first.run.run()).rejects.toBeInstanceOf(RunAborted);
+    const { cursor } = state.mirror.run!;
+    expect(cursor).toBeGreaterThan(0);
+    state.blocks.suspect.add(cursor / BLOCK_BYTES - 5, 10);
+    await begin(state).run.run();
+    expectFrozen(state);
+    expect(state.blocks.suspect.nextRun(0, 3000)).toEqual({
+      first: cursor / BLOCK_BYTES - 5,
+      count: 5,
+    });
+  });
 
   it('sets a bookmark about every second, one at a time', async () => {
     const state = dirtyCase(256 * 40, () => true);
@@ -258,21 +319,28 @@ describe('a delta run to a node', () => {
 
   it('holds few buffers, however slow the link is', async () => {
     const state = dirtyCase(256 * 60, () => true);
-    let allocated = 0;
-    const { run, link } = begin(state, {
-      examiner: {
-        ...inlineExaminer,
-        allocate: (bytes) => {
-          allocated += 1;
-          return inlineExaminer.allocate(bytes);
-        },
-      },
-    });
+    const counted = countedExaminer();
+    const { run, link } = begin(state, { examiner: counted });
     await run.run();
     expectFrozen(state);
-    expect(allocated).toBeGreaterThan(1);
-    expect(allocated).toBeLessThanOrEqual(RUN_BUFFERS_MAX);
+    expect(counted.buffers).toBeGreaterThan(1);
+    expect(counted.buffers).toBeLessThanOrEqual(RUN_BUFFERS_MAX);
     expect(link.backlogMost).toBeLessThan(6 * 1024 * 1024);
+  });
+
+  it('holds few buffers also where each has a single block to send', async () => {
+    // Holes that are to be sent, with a block of data after so many that a batch is over.
+    const state = dirtyCase(20 * 1000 * 30, (block) => block % 20 === 0);
+    for (let block = 0; block < state.frozen.length; block += 1) {
+      if (block % 20_000 !== 0) state.frozen[block] = 0;
+      if (block % 20 === 0) state.mirror.base[block] = 3;
+      else state.mirror.base[block] = state.frozen[block]!;
+    }
+    const counted = countedExaminer();
+    const { run } = begin(state, { examiner: counted, turns: 40 });
+    await run.run();
+    expectFrozen(state);
+    expect(counted.buffers).toBe(RUN_BUFFERS_MAX);
   });
 
   it('keeps to a limit, also one that is changed while it waits', async () => {
@@ -303,17 +371,10 @@ describe('a delta run to a node', () => {
 
   it('says what is left, down to nothing', async () => {
     const state = dirtyCase(256 * 30, (block) => block % 2 === 0);
-    const { run, link } = begin(state);
+    const life = begin(state);
+    const { run } = life;
     const seen: number[] = [];
-    link.talk = {
-      control: (message) => run.control(message),
-      frame: (header, payload) => run.frame(header, payload),
-      abort: () => run.abort(),
-      drained: () => {
-        seen.push(run.remainingBytes);
-        run.drained();
-      },
-    };
+    watch(life, () => seen.push(run.remainingBytes));
     await run.run();
     expect(seen[0]).toBeLessThanOrEqual(128 * 30 * BLOCK_BYTES);
     expect(seen).toEqual(seen.toSorted((one, other) => other - one));

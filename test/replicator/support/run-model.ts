@@ -318,6 +318,8 @@ export interface LinkOptions {
   readonly lanes?: number;
   /** Virtual milliseconds that a message takes. */
   readonly messageMs?: number;
+  /** Turns of the loop that a message takes; 1 if not given. */
+  readonly turns?: number;
 }
 
 export class MemoryLink implements Link {
@@ -379,13 +381,17 @@ export class MemoryLink implements Link {
   private move(): void {
     if (this.moving) return;
     this.moving = true;
-    setImmediate(() => {
+    this.afterTurns(this.options.turns ?? 1, () => {
       this.moving = false;
       if (!this.open) return;
       this.step();
       const queues = [this.frames, this.controls, this.answers, this.answerFrames];
       if (this.open && queues.some(({ length }) => length > 0)) this.move();
     });
+  }
+
+  private afterTurns(turns: number, run: () => void): void {
+    setImmediate(() => (turns === 1 ? run() : this.afterTurns(turns - 1, run)));
   }
 
   /** One message in one direction. */
