@@ -107,7 +107,8 @@ async function prepare(settings: Settings): Promise<VolumeStatus> {
     const client = clientOf(settings, name);
     const { volumes } = await client.call<NodeStatus>('GET', '/v1/status');
     if (volumes.some((volume) => volume.name === VOLUME)) continue;
-    await client.call('POST', '/v1/volumes', { name: VOLUME, size: VOLUME_SIZE });
+    const role = name === 'beta' ? { mirror_of: 'alpha' } : {};
+    await client.call('POST', '/v1/volumes', { name: VOLUME, size: VOLUME_SIZE, ...role });
   }
   const alpha = clientOf(settings, 'alpha');
   const volume = await alpha.call<VolumeStatus>('GET', volumePath(VOLUME));
@@ -124,7 +125,7 @@ function explain(settings: Settings, pair: Pair, volume: VolumeStatus): void {
   process.stdout.write(`
 Volume ${VOLUME}, ${formatBytes(volume.size_bytes)}, is mirrored from node alpha to node beta.
   primary  ${uri}  or unix:${join(directory, 'alpha', 'nbd.sock')}
-  mirror   ${mirror}  or unix:${join(directory, 'beta', 'nbd.sock')}
+  mirror   ${mirror}  or unix:${join(directory, 'beta', 'nbd.sock')}, to read
 
 attach   sudo nbd-client -N ${VOLUME} 127.0.0.1 ${ports.alpha} /dev/nbd0     (needs: modprobe nbd)
          or without root: touch /tmp/${VOLUME} && nbdfuse /tmp/${VOLUME} ${uri}
