@@ -8,7 +8,7 @@ import type { Scope } from '../../support/scope.ts';
 import { MirrorDevice } from './mirror-device.ts';
 
 /** Sockets that can be cut all at once, and a listener that can turn everybody away. */
-class CuttableNetwork implements Network {
+export class CuttableNetwork implements Network {
   away = false;
   accepted = 0;
   private readonly connections = new Set<Connection>();

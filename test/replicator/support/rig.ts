@@ -2,7 +2,6 @@
  * A mirrored volume as a node has it: a real store on a disk, the replicator over it, mirrors reached through
  * real sockets; and the content that its host believes to be there.
  */
-import { spawnSync } from 'node:child_process';
 import { rmSync } from 'node:fs';
 import type { Clock } from '../../../src/io/clock.ts';
 import type { Disk } from '../../../src/io/disk.ts';
@@ -12,6 +11,7 @@ import { ReplicatedVolume } from '../../../src/replicator/replicated-volume.ts';
 import type { BlockferryEvent, MirrorStatus } from '../../../src/replicator/status.ts';
 import { VolumeStore, type Volume } from '../../../src/volume/store.ts';
 import { inlineExaminer } from '../../../src/workers/examiner.ts';
+import { copyExactly } from '../../support/copy-exactly.ts';
 import type { Scope } from '../../support/scope.ts';
 import { waitUntil } from '../../support/wait.ts';
 import { Host } from './host.ts';
@@ -101,8 +101,7 @@ export class Rig {
   killAndRestart(): Rig {
     this.life.kill();
     const path = `${this.scope.tempDir('bf-rig-')}/data`;
-    const copied = spawnSync('cp', ['-a', '--sparse=always', this.path, path]);
-    if (copied.status !== 0) throw new Error(copied.stderr.toString());
+    copyExactly(this.path, path);
     // It names this test's process, which lives on.
     rmSync(`${path}/lock`);
     return Rig.open(this.scope, path, this.expected, this.options);
@@ -138,6 +137,11 @@ export class Rig {
   }
 
   addMirror(mirror: MirrorServer, options: MirrorOptions = {}): Promise<void> {
+    const { mode = 'async', stallPolicy = 'degrade' } = options;
+    return this.device.addMirror({ uri: mirror.uri, mode, stallPolicy });
+  }
+
+  addPeer(mirror: { readonly uri: string }, options: MirrorOptions = {}): Promise<void> {
     const { mode = 'async', stallPolicy = 'degrade' } = options;
     return this.device.addMirror({ uri: mirror.uri, mode, stallPolicy });
   }
