@@ -401,7 +401,17 @@ export class Snapshots implements VolumeSnapshots {
       this.host.layers.seal(layer);
     }
     const id = this.newId();
-    return this.record({ id, name, layer: layer.id, createdAt, sizeBytes }, replaced);
+    const holder = this.holderOf(layer).id;
+    return this.record({ id, name, layer: holder, createdAt, sizeBytes }, replaced);
+  }
+
+  /** Where the content of a frozen layer is by now: one that was sealed before may have been merged meanwhile. */
+  private holderOf(layer: Layer): Layer {
+    const { layers, metadata } = this.host;
+    if (metadata.state.layers.has(layer.id)) return layer;
+    const { parent } = layers.top;
+    assert(parent, 'what lay below the top still does');
+    return parent;
   }
 
   /** Takes a snapshot back whose group could not be completed. */
