@@ -49,7 +49,8 @@ export async function createVolume(options: StoreOptions, volume: NewVolume): Pr
     disk.rename(building, directory);
     disk.syncDirectory(parent);
   } catch (thrown) {
-    for (const leftover of [building, directory]) removeQuietly(disk, leftover);
+    removeQuietly(disk, building);
+    discardVolume(options, directory);
     if (thrown instanceof BlockferryError) throw thrown;
     throw writeError(directory, errnoOf(thrown));
   }
@@ -88,7 +89,10 @@ function firstGeneration(random: Random): Generation {
   return { number: 1, id: random.bytes(ID_BYTES).toString('hex'), firstEpoch: 1 };
 }
 
-/** Closes a volume and removes it. When the rename is durable it is gone, whatever happens afterwards. */
+/**
+ * Closes a volume and removes it. When the rename is durable it is gone, whatever happens afterwards. Throws
+ * METADATA_WRITE_FAILED: then its directory is whole, if it still has its name.
+ */
 export async function removeVolume(
   options: StoreOptions,
   id: string,
@@ -101,12 +105,35 @@ export async function removeVolume(
   await volume.close();
   try {
     disk.rename(`${parent}/${id}`, leaving);
+  } catch (thrown) {
+    throw writeError(leaving, errnoOf(thrown));
+  }
+  try {
     disk.syncDirectory(parent);
   } catch (thrown) {
+    // It may be back after a power cut, and has to be whole then.
+    renameQuietly(disk, leaving, `${parent}/${id}`);
     throw writeError(leaving, errnoOf(thrown));
   }
   for (const layer of layers) await freeSpace(disk, layerPath(leaving, layer), () => false);
   removeQuietly(disk, leaving);
+}
+
+/** Removes a volume that was made and is of no use to anybody. What is left of it is removed at the next open. */
+export function discardVolume({ disk }: StoreOptions, directory: string): void {
+  const at = directory.lastIndexOf('/') + 1;
+  const leaving = `${directory.slice(0, at)}deleting-${directory.slice(at)}`;
+  // In this order no crash leaves a part of it under its name.
+  renameQuietly(disk, directory, leaving);
+  removeQuietly(disk, leaving);
+}
+
+function renameQuietly(disk: Disk, from: string, to: string): void {
+  try {
+    if (disk.exists(from)) disk.rename(from, to);
+  } catch {
+    // Then the next open removes it, unless it has its name again.
+  }
 }
 
 /** What is left is removed at the next open. */

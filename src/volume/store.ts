@@ -12,13 +12,14 @@
  */
 import assert from 'node:assert';
 import type { Disk } from '../io/disk.ts';
-import { BlockferryError, errorText } from '../io/errors.ts';
+import { BlockferryError, errnoOf, errorText } from '../io/errors.ts';
 import { VOLUMES_MAX } from '../io/limits.ts';
 import type { Finding } from './check/check-finding.ts';
 import { checkLiveVolume } from './check/check-live.ts';
-import { createVolume, removeVolume } from './creation.ts';
+import { createVolume, discardVolume, removeVolume } from './creation.ts';
 import type { NewVolume, StoreOptions } from './creation.ts';
 import type { Origin } from './layers/layer-set.ts';
+import { writeError } from './log/metadata.ts';
 import { validateSize, validateVolumeName } from './names.ts';
 import { Spare } from './layers/spare.ts';
 import { Volume } from './volume.ts';
@@ -134,7 +135,7 @@ export class VolumeStore {
     this.reserved.add(name);
     try {
       const directory = await this.track(createVolume(this.options, wanted));
-      const volume = this.open(directory);
+      const volume = this.openNew(directory);
       this.add(volume);
       return volume;
     } finally {
@@ -142,7 +143,21 @@ export class VolumeStore {
     }
   }
 
-  /** Closes the volume and removes it. The caller has ended its connections. */
+  /** Throws METADATA_WRITE_FAILED when it cannot be opened, and then removes it. */
+  private openNew(directory: string): Volume {
+    try {
+      return this.open(directory);
+    } catch (thrown) {
+      discardVolume(this.options, directory);
+      if (thrown instanceof BlockferryError) throw thrown;
+      throw writeError(directory, errnoOf(thrown));
+    }
+  }
+
+  /**
+   * Closes the volume and removes it. The caller has ended its connections. Throws VOLUME_NOT_FOUND, VOLUME_HAS_CLONES, or
+   * METADATA_WRITE_FAILED: then it is open again, as another object, if it can be.
+   */
   async delete(volume: Volume): Promise<void> {
     const { name, id } = volume;
     if (this.volumes.get(name) !== volume) {
@@ -154,9 +169,19 @@ export class VolumeStore {
     try {
       await this.track(removeVolume(this.options, id, volume));
       this.originOf(volume)?.clones.delete(name);
+    } catch (thrown) {
+      // Of one that failed nothing is to be believed before an operator looked at it (I10).
+      if (!volume.failed && !this.closing) this.tryAgain(id);
+      throw thrown;
     } finally {
       this.reserved.delete(name);
     }
+  }
+
+  /** Opens a volume that was closed, unless its directory is gone. */
+  private tryAgain(id: string): void {
+    this.tried.delete(id);
+    if (this.options.disk.exists(`${this.options.path}/volumes/${id}`)) this.openOne(id);
   }
 
   /**
