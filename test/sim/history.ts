@@ -18,6 +18,15 @@ interface StepBase {
   readonly turns: number;
 }
 
+/** As `Fault`. */
+export interface StepFault {
+  readonly calls: readonly CallKind[];
+  readonly files: 'log' | 'data' | 'any';
+  readonly errno: number;
+  readonly passes: number;
+  readonly fails: number;
+}
+
 export type Step = StepBase &
   (
     | { kind: 'write'; offset: number; length: number; fill: 'tag' | 'zeroes' }
@@ -35,20 +44,19 @@ export type Step = StepBase &
     | { kind: 'restore'; from: number }
     | { kind: 'restore-range'; from: number; offset: number; length: number }
     | { kind: 'read-snapshot'; from: number; offset: number; length: number }
+    | { kind: 'create'; name: number; blocks: number }
+    | { kind: 'clone'; from: number; name: number }
+    | { kind: 'remove' }
     | { kind: 'merge'; what: 'pause' | 'resume' | 'limit' | 'unlimit' }
-    | {
-        kind: 'fault';
-        calls: readonly CallKind[];
-        files: 'log' | 'data' | 'any';
-        errno: number;
-        passes: number;
-        fails: number;
-      }
+    | ({ kind: 'fault' } & StepFault)
     | { kind: 'full'; pages: number }
     | { kind: 'room' }
     | { kind: 'verify' }
-    /** `calls` of the disk later; `again`: that many into the recovery, more than once. */
-    | { kind: 'kill' | 'cut'; calls: number; again: readonly number[] }
+    /**
+     * `calls` of the disk later; `again`: that many into the recovery, more than once; `fault`: what a recovery meets before
+     * that.
+     */
+    | { kind: 'kill' | 'cut'; calls: number; again: readonly number[]; fault: StepFault | null }
     | { kind: 'close' }
   );
 
@@ -67,6 +75,19 @@ export interface History {
 }
 
 export const SNAPSHOT_NAMES = 6;
+export const VOLUME_NAMES = 4;
+/** Volumes that a step tells apart: those of the beginning, and what came after. */
+const VOLUMES_TOLD = 4;
+const CALLS: readonly CallKind[] = [
+  'read',
+  'write',
+  'sync',
+  'zero',
+  'open',
+  'entry',
+  'size',
+  'sync-entry',
+];
 
 export function historyOf(seed: number): History {
   const dice = new Dice(seed, 0);
@@ -139,7 +160,7 @@ class Steps {
 
   next(salt: number): Step {
     const { dice } = this;
-    const volume = dice.below(this.volumes.length);
+    const volume = dice.below(dice.chance(30) ? VOLUMES_TOLD : this.volumes.length);
     const turns = dice.weighted([
       [4, -1],
       [3, 0],
@@ -155,6 +176,7 @@ class Steps {
 
   private plain(volume: number): Plain {
     const { dice } = this;
+    const name = (): number => dice.below(VOLUME_NAMES);
     const place = (): { offset: number; length: number } => this.place(volume);
     return dice.weighted<() => Plain>([
       [40, () => ({ kind: 'write', ...place(), fill: dice.chance(5) ? 'zeroes' : 'tag' })],
@@ -165,6 +187,8 @@ class Steps {
       [6, () => ({ kind: 'turns' })],
       [3, () => ({ kind: 'resize', blocks: this.otherSize(volume) })],
       [3, () => ({ kind: 'verify' })],
+      [1, () => ({ kind: 'create', name: name(), blocks: this.otherSize(volume) })],
+      [1, () => ({ kind: 'remove' })],
     ])();
   }
 
@@ -172,6 +196,7 @@ class Steps {
     const { dice } = this;
     const name = (): number => dice.below(SNAPSHOT_NAMES);
     return dice.weighted<() => Plain>([
+      [4, () => ({ kind: 'clone', from: name(), name: dice.below(VOLUME_NAMES) })],
       [22, () => ({ kind: 'snapshot', name: name(), together: dice.chance(25) })],
       [5, () => ({ kind: 'copy', from: name(), name: name() })],
       [14, () => ({ kind: 'delete', from: name() })],
@@ -189,22 +214,22 @@ class Steps {
     return dice.weighted<() => Plain>([
       [5, () => ({ kind: 'full', pages: dice.skewed(40) })],
       [4, () => ({ kind: 'room' })],
-      [3, () => this.fault()],
+      [3, () => ({ kind: 'fault', ...this.fault() })],
     ])();
   }
 
-  private fault(): Plain {
+  private fault(): StepFault {
     const { dice } = this;
-    const calls = dice.pick<CallKind[]>([
-      ['sync'],
-      ['sync'],
-      ['write'],
-      ['read'],
-      ['zero'],
-      ['open', 'entry', 'sync-entry', 'size'],
+    const calls = dice.weighted<readonly CallKind[]>([
+      [6, ['sync']],
+      [3, ['write']],
+      [3, ['read']],
+      [3, ['zero']],
+      [3, ['open', 'entry', 'sync-entry', 'size']],
+      [4, [dice.pick(CALLS)]],
+      [3, CALLS],
     ]);
     return {
-      kind: 'fault',
       calls,
       files: dice.pick(['log', 'data', 'any']),
       errno: dice.chance(75) ? 5 : 28,
@@ -218,20 +243,21 @@ class Steps {
     const kind = dice.pick(['kill', 'cut', 'cut', 'close'] as const);
     if (kind === 'close') return { kind };
     const again = dice.chance(25) ? [dice.skewed(40), dice.skewed(200)] : [];
-    return { kind, calls: dice.chance(40) ? 0 : dice.skewed(60), again };
+    const fault = dice.chance(10) ? this.fault() : null;
+    return { kind, calls: dice.chance(40) ? 0 : dice.skewed(60), again, fault };
   }
 
   private otherSize(volume: number): number {
     const { dice } = this;
-    const blocks = this.volumes[volume]!;
+    const blocks = this.volumes[volume % this.volumes.length]!;
     return dice.chance(50) ? dice.between(1, blocks * 2) : blocks + dice.between(-3, 3);
   }
 
   private place(volume: number): { offset: number; length: number } {
     const { dice } = this;
-    const blocks = this.volumes[volume]!;
+    const blocks = this.volumes[volume % this.volumes.length]!;
     const block = dice.chance(65)
-      ? dice.pick(this.hot[volume]!) + dice.between(-2, 2)
+      ? dice.pick(this.hot[volume % this.hot.length]!) + dice.between(-2, 2)
       : dice.below(blocks);
     const shape = this.sizes === 'mixed' ? dice.pick(['small', 'blocks']) : this.sizes;
     const start = Math.max(0, block) * BLOCK;

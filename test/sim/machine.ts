@@ -8,11 +8,11 @@ import type { Random } from '../../src/io/random.ts';
 import { VolumeStore } from '../../src/volume/store.ts';
 import type { Volume } from '../../src/volume/volume.ts';
 import { Wrong, wrongUnless } from './failure.ts';
-import { Inode } from './content.ts';
+import { Inode, PAGE } from './content.ts';
 import type { History } from './history.ts';
 import { Platter } from './platter.ts';
 import { Scheduler, settled } from './scheduler.ts';
-import { SimDisk, type Ending } from './sim-disk.ts';
+import { SimDisk, type Ending, type Fault } from './sim-disk.ts';
 import { VolumeModel } from './volume-model.ts';
 
 /** Work after which a machine that has nothing to do must have come to rest. */
@@ -24,6 +24,9 @@ const ROOM_TO_OPEN = 8;
 export class Machine {
   readonly history: History;
   readonly models: VolumeModel[] = [];
+  /** Volumes that were asked for, or whose end was: by name, until that is answered, or found by the next process. */
+  readonly coming = new Map<string, VolumeModel>();
+  readonly leaving = new Map<string, VolumeModel>();
   disk: SimDisk;
   scheduler: Scheduler;
   store: VolumeStore | null = null;
@@ -72,6 +75,15 @@ export class Machine {
       await this.done(this.store!.create(name, blocks * 4096), `creating ${name}`);
       name = 'b';
     }
+  }
+
+  /** Whether there are clones of a snapshot of a volume, or of any (null). */
+  clonesOf(model: VolumeModel, snapshot: string | null): 'none' | 'perhaps' | 'some' {
+    const id = snapshot === null ? null : model.snapshots.get(snapshot)?.id;
+    const isClone = ({ origin }: VolumeModel): boolean =>
+      origin?.volume === model && (id === null || origin.snapshot === id);
+    if (this.models.some(isClone)) return 'some';
+    return [...this.coming.values(), ...this.leaving.values()].some(isClone) ? 'perhaps' : 'none';
   }
 
   /** Runs what a callback of the process has to say; what is wrong about it comes out at the next turn. */
@@ -125,22 +137,45 @@ export class Machine {
     return ended.result;
   }
 
-  /** The next process finds what the last one left. False: it ended too before it served anything. */
-  begin(endAfter: number | null): boolean {
+  /**
+   * The next process finds what the last one left. False: it ended too before it served anything. `fault` meets it while it
+   * opens the store, and only then.
+   */
+  begin(endAfter: number | null, fault: Fault | null = null): boolean {
     const how = this.disk.ended;
     if (how !== null) this.since = how === 'cut' || this.since === 'cut' ? 'cut' : 'kill';
     const before = this.disk.platter;
     if (!this.history.startsFull) before.pagesMax = Infinity;
     for (const model of this.models) model.ended();
     this.start(before);
+    if (fault !== null) this.disk.faults.push({ ...fault });
     if (endAfter !== null) this.disk.endAfter(how ?? 'kill', endAfter);
-    if (this.openStore()) return this.disk.ended === null;
-    // What is kept back was not enough: somebody makes room.
-    this.disk.endNow('kill');
-    before.pagesMax = Infinity;
-    this.start(before);
-    this.openStore();
+    if (!this.openStore()) {
+      // What is kept back was not enough: somebody makes room.
+      this.disk.endNow('kill');
+      before.pagesMax = Infinity;
+      this.start(this.disk.platter);
+      this.openStore();
+    }
+    this.disk.faults.length = 0;
+    if (this.disk.ended !== null) return false;
+    this.settleVolumes();
     return true;
+  }
+
+  /** What was under way with whole volumes has happened, or has not. */
+  private settleVolumes(): void {
+    const { store, models, coming, leaving } = this;
+    const isThere = (name: string): boolean => store !== null && store.find(name) !== null;
+    for (const model of [...coming.values(), ...leaving.values()]) {
+      if (isThere(model.name)) models.push(model);
+    }
+    coming.clear();
+    leaving.clear();
+    for (const { name } of store?.list() ?? []) {
+      const known = models.some((model) => model.name === name);
+      wrongUnless(known, `there is a volume ${name} that nobody made, or that is gone`);
+    }
   }
 
   private start(platter: Platter): void {
@@ -166,14 +201,22 @@ export class Machine {
     try {
       this.store = VolumeStore.open(options);
     } catch (thrown) {
-      if (disk.ended !== null) return true;
+      if (disk.ended !== null || this.gaveUp()) return true;
       if (excused) return false;
       throw new Wrong(`the store does not open: ${String(thrown)}`);
     }
     if (disk.ended !== null) return true;
     const [damaged] = this.store.damaged;
+    if (damaged !== undefined && this.gaveUp()) return true;
     if (damaged !== undefined && excused) return false;
     wrongUnless(damaged === undefined, `a volume does not open: ${damaged?.reason}`);
+    return true;
+  }
+
+  /** A fault met the process while it opened the store: it has nothing to serve, and ends. */
+  private gaveUp(): boolean {
+    if (this.disk.injected.length === 0) return false;
+    this.disk.endNow('kill');
     return true;
   }
 
@@ -196,6 +239,7 @@ function sparePages(platter: Platter): number {
 function randomOf(dice: Dice): Random {
   return {
     fraction: () => dice.u32() / 2 ** 32,
-    bytes: (count) => dice.bytes(count),
+    // What is kept back on the disk need not be rolled: only ids and the like are.
+    bytes: (count) => (count > PAGE ? Buffer.alloc(count, 0xa5) : dice.bytes(count)),
   };
 }

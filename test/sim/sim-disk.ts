@@ -89,12 +89,12 @@ export class SimDisk implements Disk {
 
   endNow(asked: Ending): void {
     if (this.ended !== null) return;
-    // What a failed sync left in the page cache is clean, and not on the disk: no later process can know. So nothing is
-    // promised of it, and the next process begins after a power cut.
-    const how = this.injected.some(({ call }) => call === 'sync') ? 'cut' : asked;
     this.ending = null;
     // What threads of the pool do in these moments is still done by this process.
     this.scheduler.abandon();
+    // What a failed sync left in the page cache is clean, and not on the disk: no later process can know. So nothing is
+    // promised of it, and the next process begins after a power cut.
+    const how = this.injected.some(({ call }) => call === 'sync') ? 'cut' : asked;
     if (how === 'cut') this.platter = this.platter.afterPowerCut(this.dice);
     this.ended = how;
   }

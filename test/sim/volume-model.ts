@@ -33,8 +33,16 @@ interface Span {
   cut: boolean;
 }
 
+/** What a clone reads through. */
+interface Origin {
+  readonly volume: VolumeModel;
+  /** Its id. */
+  readonly snapshot: string;
+}
+
 export class VolumeModel {
   readonly name: string;
+  readonly origin: Origin | null;
   /** The first is the present one; the others are possible since something was not answered. */
   heads: Head[];
   readonly snapshots = new Map<string, SnapshotModel>();
@@ -46,9 +54,22 @@ export class VolumeModel {
   /** Changes not answered yet. */
   private readonly running = new Set<Change>();
 
-  constructor(name: string, sizeBytes: number) {
+  constructor(name: string, sizeBytes: number, origin: Origin | null = null) {
     this.name = name;
     this.heads = [new Head(sizeBytes)];
+    this.origin = origin;
+  }
+
+  /** A volume with the content of a snapshot. */
+  static cloneOf(name: string, image: Image, origin: Origin): VolumeModel {
+    const clone = new VolumeModel(name, image.sizeBytes, origin);
+    clone.heads = [clone.head.restored(image, { offset: 0, length: image.sizeBytes })];
+    return clone;
+  }
+
+  /** Nothing is under way. */
+  get isAtRest(): boolean {
+    return this.quiet && !this.headIsBusy && this.names.size + this.spans.size === 0;
   }
 
   get head(): Head {
@@ -57,6 +78,22 @@ export class VolumeModel {
 
   get quiet(): boolean {
     return this.running.size === 0;
+  }
+
+  /** It is taken, restored or resized: the model knows no second such thing beside it. */
+  get headIsBusy(): boolean {
+    return this.heads.length > 1 || this.pendingHead !== null || this.isTaken;
+  }
+
+  /** Bytes that are there before and after a resize under way. */
+  get safeBytes(): number {
+    return Math.min(...this.heads.map(({ sizeBytes }) => sizeBytes));
+  }
+
+  /** The name of one of the snapshots that nothing is being done with; null when there is none. */
+  existing(number: number): string | null {
+    const names = [...this.snapshots.keys()].filter((name) => !this.isBusy(name));
+    return names.length === 0 ? null : (names[number % names.length] ?? null);
   }
 
   /** A request up to this byte begins. */
