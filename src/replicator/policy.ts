@@ -7,6 +7,7 @@ import {
   EPOCHS_MAX,
   MIRROR_RETRY_MS_MAX,
   MIRROR_RETRY_MS_MIN,
+  THROTTLE_MS_MAX,
 } from '../io/limits.ts';
 import type { MirrorMode } from './status.ts';
 
@@ -49,6 +50,34 @@ export function countStuckSweeps(
 
 export function isStuck(stuckSweeps: number): boolean {
   return stuckSweeps >= DELTA_SWEEPS_STUCK_MAX;
+}
+
+/** How the rounds of a delta run get on. */
+export interface Convergence {
+  readonly stuckRounds: number;
+  /** Rounds do not shrink: the host writes faster than they are sent. */
+  readonly notConverging: boolean;
+}
+
+export const CONVERGING: Convergence = { stuckRounds: 0, notConverging: false };
+
+/** After a round that left `bytesAfter` to send of `bytesBefore`. Once stuck, only a round that halves it ends that. */
+export function afterRound(
+  { stuckRounds, notConverging }: Convergence,
+  round: { bytesBefore: number; bytesAfter: number },
+): Convergence {
+  const stuck = countStuckSweeps(stuckRounds, round);
+  if (!notConverging) return { stuckRounds: stuck, notConverging: isStuck(stuck) };
+  return { stuckRounds: stuck, notConverging: round.bytesAfter > round.bytesBefore / 2 };
+}
+
+/**
+ * How long a write of the host is held back, in milliseconds, when the slowest mirror lags by `lagMs`: nothing up to the
+ * limit, then more and more up to THROTTLE_MS_MAX at twice the limit. `limitMs` null: never.
+ */
+export function throttleMs(lagMs: number, limitMs: number | null): number {
+  if (limitMs === null || lagMs <= limitMs) return 0;
+  return THROTTLE_MS_MAX * Math.min(1, lagMs / limitMs - 1);
 }
 
 /** Pause before attempt `attempt` (0 is the first) to reach a mirror; `fraction` in [0, 1) spreads it. */

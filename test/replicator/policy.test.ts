@@ -8,8 +8,11 @@ import {
   EPOCH_BYTES,
   MIRROR_RETRY_MS_MAX,
   MIRROR_RETRY_MS_MIN,
+  THROTTLE_MS_MAX,
 } from '../../src/io/limits.ts';
 import {
+  CONVERGING,
+  afterRound,
   closesNow,
   countStuckSweeps,
   etaSeconds,
@@ -18,6 +21,7 @@ import {
   isOutrun,
   isStuck,
   retryDelayMs,
+  throttleMs,
 } from '../../src/replicator/policy.ts';
 
 describe('policy', () => {
@@ -76,5 +80,28 @@ describe('policy', () => {
     expect(etaSeconds({ remainingBytes: 5000, doneBytes: 0, elapsedMs: 5000 })).toBeNull();
     expect(etaSeconds({ remainingBytes: 5000, doneBytes: -10, elapsedMs: 5000 })).toBeNull();
     expect(etaSeconds({ remainingBytes: 5000, doneBytes: 1000, elapsedMs: 2000 })).toBe(10);
+  });
+
+  it('calls a run not converging until a round halves what is left', () => {
+    const same = { bytesBefore: 1000, bytesAfter: 1000 };
+    let state = CONVERGING;
+    for (let round = 1; round < DELTA_SWEEPS_STUCK_MAX; round += 1) state = afterRound(state, same);
+    expect(state.notConverging).toBe(false);
+    // A round that shrinks begins the count anew.
+    expect(afterRound(state, { bytesBefore: 1000, bytesAfter: 900 }).stuckRounds).toBe(0);
+    state = afterRound(state, same);
+    expect(state.notConverging).toBe(true);
+    expect(afterRound(state, { bytesBefore: 1000, bytesAfter: 501 }).notConverging).toBe(true);
+    expect(afterRound(state, { bytesBefore: 1000, bytesAfter: 500 }).notConverging).toBe(false);
+  });
+
+  it('holds writes back the more, the more the slowest mirror lags beyond the limit', () => {
+    expect(throttleMs(1e9, null)).toBe(0);
+    expect(throttleMs(0, 1000)).toBe(0);
+    expect(throttleMs(1000, 1000)).toBe(0);
+    expect(throttleMs(1100, 1000)).toBeCloseTo(THROTTLE_MS_MAX / 10);
+    expect(throttleMs(1500, 1000)).toBe(THROTTLE_MS_MAX / 2);
+    expect(throttleMs(2000, 1000)).toBe(THROTTLE_MS_MAX);
+    expect(throttleMs(1e9, 1000)).toBe(THROTTLE_MS_MAX);
   });
 });
