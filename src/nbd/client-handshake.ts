@@ -284,7 +284,9 @@ export class ClientHandshake {
   }
 
   private privateAnswer(length: number): void {
-    if (this.replyType === NBD_REP.ERR_UNSUP && this.wishes.privately?.required === false) {
+    const nothingThere =
+      this.replyType === NBD_REP.ERR_UNSUP || this.replyType === NBD_REP.ERR_UNKNOWN;
+    if (nothingThere && this.wishes.privately?.required === false) {
       return this.askForExport();
     }
     if (this.replyType >= NBD_REP_FLAG_ERROR) return this.refused(length);

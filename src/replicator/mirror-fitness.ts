@@ -13,7 +13,8 @@ export function unfitAsMirror(
   sizeBytes: number,
 ): BlockferryError | null {
   if (info.readOnly) {
-    return new BlockferryError('MIRROR_READ_ONLY', `mirror ${uri.text} is read-only`);
+    const message = `${uri.text} is read-only, or is the mirror of another node`;
+    return new BlockferryError('MIRROR_READ_ONLY', message);
   }
   if (info.sizeBytes < sizeBytes) {
     return new BlockferryError(

@@ -125,7 +125,7 @@ it('a stranger hears the same whatever the reason, and the log has it', async ()
   const heard = new Set<string>();
   for (const reason of ['no such volume', 'it is no secondary', 'another node is expected']) {
     node.judgement = () => ({ kind: 'refuse', known: false, reason });
-    const error = await refusal(connect(scope, node.uri()));
+    const error = await refusal(connect(scope, node.uri(), {}, { peerOnly: true }));
     expect(error.code).toBe('MIRROR_REFUSED');
     heard.add(error.message);
     expect(node.log.some((line) => line.includes(reason))).toBe(true);
@@ -135,8 +135,19 @@ it('a stranger hears the same whatever the reason, and the log has it', async ()
   expect(text).toMatch(/expects no such mirror of this node \(it says: there is nothing here for/);
   // A lane of no link is one of them.
   const lane = { token: 'f'.repeat(32), index: 1 };
-  expect((await refusal(connect(scope, node.uri(), { lane }))).message).toBe(text);
+  const strayed = await refusal(connect(scope, node.uri(), { lane }, { peerOnly: true }));
+  expect(strayed.message).toBe(text);
   expect(node.server.counters.denied).toBe(4);
+});
+
+it('a volume that is no mirror of another node is a plain one, on the same connection', async () => {
+  const scope = testScope();
+  const node = await HandshakeNode.start(scope);
+  node.judgement = () => ({ kind: 'refuse', known: false, reason: 'it is no secondary' });
+  const found = await connect(scope, node.uri());
+  if (found.kind !== 'plain') throw new Error('there is no link');
+  await writesAndReads(found.client);
+  expect(node.server.connections).toBe(1);
 });
 
 it('the rightful node hears why', async () => {
