@@ -1,6 +1,8 @@
 /** Options of the handshake, good and bad, from seeded dice. */
 import * as wire from '../../test/wire/encoder.ts';
 import type { Dice } from './dice.ts';
+import { privateData } from './memory-mirror.ts';
+import { mutateBytes } from './mutate.ts';
 
 export interface Words {
   readonly bytes: Buffer;
@@ -8,6 +10,7 @@ export interface Words {
 }
 
 const NUMBERS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 99, 0x7fffffff, 0xffffffff];
+const PRIVATE = 0x62660001;
 const LENGTHS = [0, 1, 4, 6, 8, 4095, 4096, 65535, 65536, 65537, 0x7fffffff, 0xffffffff];
 const QUERIES = [
   'base:allocation',
@@ -62,11 +65,23 @@ export class OptionMaker {
       case 9:
       case 10:
         return this.metaData(number);
+      case PRIVATE:
+        return this.privateOption();
       default: {
         const length = dice.chance(80) ? 0 : dice.skewed(200);
         return { bytes: dice.bytes(length), note: `option ${number}` };
       }
     }
+  }
+
+  private privateOption(): Words {
+    const { dice } = this;
+    const hello = privateData(dice);
+    return dice.weighted<() => Words>([
+      [50, () => ({ bytes: hello, note: 'the private option' })],
+      [40, () => ({ bytes: mutateBytes(dice, hello), note: 'a mangled private option' })],
+      [10, () => ({ bytes: dice.bytes(dice.skewed(70_000)), note: 'a private option of noise' })],
+    ])();
   }
 
   private infoData(number: number): Words {
@@ -120,6 +135,7 @@ export class OptionMaker {
         [12, 9],
         [15, 10],
         [8, 11],
+        [4, PRIVATE],
         [4, dice.pick(NUMBERS)],
       ]);
     const { bytes, note } = this.data(chosen);

@@ -35,6 +35,8 @@ export interface ServerFacts {
   readonly defaultName: string | null;
   readonly tls: 'none' | 'allowed' | 'required';
   readonly listing: boolean;
+  /** There is a private option, which some may have. */
+  readonly privately: boolean;
   /** Options in a handshake; one more may end it. */
   readonly optionsMax: number;
 }

@@ -26,6 +26,8 @@ export type HandshakeVerdict =
   | { readonly kind: 'waiting' }
   | { readonly kind: 'session'; readonly session: JudgedSession }
   | { readonly kind: 'tls' }
+  /** What follows is no NBD. */
+  | { readonly kind: 'elsewhere' }
   /** The server must close; it says nothing more. */
   | { readonly kind: 'over'; readonly why: string };
 
@@ -41,6 +43,8 @@ const UNKNOWN = 0x80000006;
 const SHUTDOWN = 0x80000007;
 const TOO_BIG = 0x80000009;
 const EXT_HEADER_REQD = 0x8000000a;
+
+const PRIVATE = 0x62660001;
 
 const OPTION_BYTES_MAX = 65536;
 
@@ -205,6 +209,8 @@ export class HandshakeJudge {
         return this.judgeMeta(option, last);
       case 11:
         return this.judgeExtended(option, last);
+      case PRIVATE:
+        return this.judgePrivate(option, last);
       default:
         return this.expect(option, last, [UNSUP]);
     }
@@ -217,6 +223,15 @@ export class HandshakeJudge {
     demand(types.includes(last.type), `answers option ${option.number} with ${said}, not ${legal}`);
     demand(last.type === ACK || this.parts.length === 0, 'an error behind other replies');
     return null;
+  }
+
+  /** Who may have it, and what its data says, is nothing that NBD knows. */
+  private judgePrivate(option: Option, last: OptionReply): HandshakeVerdict | null {
+    const refusals = this.facts.privately ? [INVALID, UNKNOWN, POLICY, UNSUP] : [UNSUP];
+    if (!this.facts.privately || last.type !== ACK) return this.expect(option, last, refusals);
+    const [part, ...more] = this.parts;
+    demand(part?.type === PRIVATE && more.length === 0, 'accepts the private option without data');
+    return { kind: 'elsewhere' };
   }
 
   private judgeList(option: Option, last: OptionReply): null {

@@ -14,7 +14,7 @@ import { HandshakeJudge } from './judge-handshake.ts';
 import { ReplyJudge } from './judge-replies.ts';
 import type { JudgedRequest } from './judge-rules.ts';
 
-export type JudgePhase = 'greeting' | 'options' | 'tls' | 'requests' | 'over';
+export type JudgePhase = 'greeting' | 'options' | 'tls' | 'requests' | 'elsewhere' | 'over';
 
 const PAYLOAD_BYTES_MAX = 33554432;
 
@@ -49,13 +49,14 @@ export class Judge {
 
   /** The client's bytes, in the order in which they are sent. */
   sent(bytes: Buffer): void {
-    if (this.phase === 'over' || bytes.length === 0) return;
+    if (this.phase === 'over' || this.phase === 'elsewhere' || bytes.length === 0) return;
     if (this.phase === 'tls') return this.end('clear text where TLS was to begin');
     this.client.append(bytes);
     this.advance();
   }
 
   heard(bytes: Buffer): void {
+    if (this.phase === 'elsewhere') return;
     this.server.append(bytes);
     this.advance();
   }
@@ -87,6 +88,7 @@ export class Judge {
     const allowed =
       this.over !== '' ||
       this.clientLeft ||
+      this.phase === 'elsewhere' ||
       this.excused ||
       limits ||
       behindTls ||
@@ -96,6 +98,7 @@ export class Judge {
 
   /** Everything that can happen has happened, and the connection is open. */
   quiet(): void {
+    if (this.phase === 'elsewhere') return;
     demand(this.over === '' || this.clientLeft, `does not close the connection: ${this.over}`);
     demand(this.phase !== 'greeting', 'does not greet');
     if (this.clientLeft) return;
@@ -120,7 +123,7 @@ export class Judge {
   /** Bytes that end what the client began to say, as far as they are known now; 0 between messages. */
   get missing(): number {
     const have = this.client.length;
-    if (have === 0 || this.phase === 'over') return 0;
+    if (have === 0 || this.phase === 'over' || this.phase === 'elsewhere') return 0;
     if (this.phase === 'options') {
       if (have < 16) return 16 - have;
       return 16 + this.client.peek(16).readUInt32BE(12) - have;
@@ -150,6 +153,7 @@ export class Judge {
       const verdict = this.handshake.advance(this.client, this.server);
       if (verdict.kind === 'over') this.end(verdict.why);
       else if (verdict.kind === 'tls') this.startTls();
+      else if (verdict.kind === 'elsewhere') this.phase = 'elsewhere';
       else if (verdict.kind === 'session') this.begin(verdict.session);
     }
     if (this.phase === 'requests') while (this.takeRequest());

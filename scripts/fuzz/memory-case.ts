@@ -112,6 +112,7 @@ export function memoryCase(
     defaultName: clients === 1 && dice.chance(80) ? 'disk0' : null,
     tls,
     listing: dice.chance(90),
+    privately: dice.chance(70),
     optionsMax: allowed.options,
   };
   const scripts = exports.slice(0, clients).map(({ name, size }) => {

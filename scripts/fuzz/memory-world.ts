@@ -10,6 +10,7 @@ import type { NbdLimits } from '../../src/nbd/server-limits.ts';
 import { FakeConnection } from '../../test/nbd/support/fake-world.ts';
 import type { ServerFacts } from './judge-facts.ts';
 import type { FuzzDevice } from './memory-device.ts';
+import { MemoryMirror } from './memory-mirror.ts';
 
 const silent = (): void => {};
 
@@ -81,6 +82,7 @@ export class MemoryWorld {
   readonly facts: ServerFacts;
   private readonly devices: ReadonlyMap<string, FuzzDevice>;
   private readonly network = new MemoryNetwork();
+  private readonly mirror = new MemoryMirror(this.clock);
   private connections: FakeConnection[] = [];
 
   constructor(facts: ServerFacts, devices: ReadonlyMap<string, FuzzDevice>, limits: NbdLimits) {
@@ -94,6 +96,7 @@ export class MemoryWorld {
       log: { info: silent, warn: silent },
       limits,
       tls: facts.tls === 'none' ? { mode: 'off' } : { mode: facts.tls, context },
+      ...(facts.privately ? { privateOption: this.mirror.acceptor.option } : {}),
     });
   }
 
@@ -138,6 +141,7 @@ export class MemoryWorld {
     for (const [name, { users }] of this.devices) {
       if (users !== 0) left.push(`${users} users of ${name}`);
     }
+    left.push(...this.mirror.leftovers());
     return left.join(', ');
   }
 

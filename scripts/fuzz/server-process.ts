@@ -71,6 +71,8 @@ class ServerRig {
       defaultName: null,
       tls: 'allowed',
       listing: true,
+      // A node takes links for its secondaries alone, and here it has none.
+      privately: true,
       optionsMax: 64,
     };
     this.watch = setInterval(() => {

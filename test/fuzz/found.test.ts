@@ -26,6 +26,7 @@ async function lateWorld(inFlightBytesTotal: number): Promise<MemoryWorld> {
     defaultName: 'disk',
     tls: 'none',
     listing: true,
+    privately: false,
     optionsMax: 64,
   } as const;
   const limits = { ...NBD_LIMITS_DEFAULT, inFlightBytesTotal };

@@ -27,6 +27,7 @@ const facts: ServerFacts = {
   defaultName: null,
   tls: 'none',
   listing: true,
+  privately: false,
   optionsMax: 64,
 };
 
