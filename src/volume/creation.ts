@@ -120,17 +120,23 @@ export async function removeVolume(
 }
 
 /** Removes a volume that was made and is of no use to anybody. What is left of it is removed at the next open. */
-export function discardVolume({ disk }: StoreOptions, directory: string): void {
-  const at = directory.lastIndexOf('/') + 1;
-  const leaving = `${directory.slice(0, at)}deleting-${directory.slice(at)}`;
-  // In this order no crash leaves a part of it under its name.
-  renameQuietly(disk, directory, leaving);
+export function discardVolume({ disk, path }: StoreOptions, directory: string): void {
+  const parent = `${path}/volumes`;
+  const leaving = `${parent}/deleting-${directory.slice(parent.length + 1)}`;
+  try {
+    if (!disk.exists(directory)) return;
+    // Before anything in it goes: else a crash may leave a part of it under its name.
+    disk.rename(directory, leaving);
+    disk.syncDirectory(parent);
+  } catch {
+    return;
+  }
   removeQuietly(disk, leaving);
 }
 
 function renameQuietly(disk: Disk, from: string, to: string): void {
   try {
-    if (disk.exists(from)) disk.rename(from, to);
+    disk.rename(from, to);
   } catch {
     // Then the next open removes it, unless it has its name again.
   }
