@@ -3,13 +3,17 @@
  * histories are good for: a mutation that nobody notices is a check that is missing.
  */
 import type { Disk, DiskCallback, DiskFile } from '../../src/io/disk.ts';
-import { DeviceRequest } from '../../src/io/device.ts';
+import { DeviceRequest, PENDING } from '../../src/io/device.ts';
 import { Flusher, type FlushWaiter } from '../../src/volume/flusher.ts';
 import { Layer } from '../../src/volume/layers/layer.ts';
 import { LayerMap, BlockState } from '../../src/volume/maps/layer-map.ts';
 import { LayerSet } from '../../src/volume/layers/layer-set.ts';
+import type { MergePair } from '../../src/volume/layers/layer-tree.ts';
+import { OwnerCache } from '../../src/volume/layers/owner-cache.ts';
 import { RecordBuffer } from '../../src/volume/log/metadata-log.ts';
 import { Snapshots } from '../../src/volume/snapshots/snapshots.ts';
+import { LayerMerge } from '../../src/volume/merge/layer-merge.ts';
+import { Volume } from '../../src/volume/volume.ts';
 import type { MetadataRecord } from '../../src/volume/log/records.ts';
 import type { SimDisk } from './sim-disk.ts';
 
@@ -174,5 +178,100 @@ export const MUTATIONS: readonly Mutation[] = [
           return frozen.parent?.sealed === true ? frozen.parent : frozen;
         };
       }),
+  },
+  {
+    name: 'a flush joins the sync that is on its way, whatever was written since',
+    patch: () =>
+      replace(Flusher.prototype, 'flush', (original) => {
+        return function flush(this: Flusher, waiter: FlushWaiter) {
+          const { begun } = this as unknown as { begun: { waiters: FlushWaiter[] }[] };
+          const last = begun.at(-1);
+          if (last === undefined || !(waiter instanceof DeviceRequest)) {
+            return original.call(this, waiter);
+          }
+          last.waiters.push(waiter);
+          return PENDING;
+        };
+      }),
+  },
+  {
+    name: 'a merge goes in the wrong direction',
+    patch: () =>
+      replace(Volume.prototype, 'mergeable', (original) => {
+        return function mergeable(this: Volume) {
+          const pairs = original.call(this) as MergePair[];
+          return pairs.map((pair) => ({
+            ...pair,
+            direction: pair.direction === 'up' ? 'down' : 'up',
+          }));
+        };
+      }),
+  },
+  {
+    name: 'a merge lets go of the upper blocks before the lower ones are written',
+    patch: () =>
+      replace(LayerMerge.prototype, 'settle', (original) => {
+        return function settle(this: LayerMerge) {
+          const own = this as unknown as { batch: { bytes: number } };
+          // Nothing was copied, so nothing has to be synced.
+          own.batch.bytes = 0;
+          return original.call(this);
+        };
+      }),
+  },
+  {
+    name: 'a layer is sealed and recorded before it is durable',
+    patch: () => {
+      const mend = replace(Snapshots.prototype, 'durable', () => () => Promise.resolve());
+      const mendSeal = replace(Layer.prototype, 'seal', () => {
+        return function seal(this: Layer, map: LayerMap) {
+          this.sealed = true;
+          this.map = map;
+        };
+      });
+      return () => {
+        mend();
+        mendSeal();
+      };
+    },
+  },
+  {
+    name: 'what a volume grows by is not marked zero',
+    patch: () =>
+      replace(Layer.prototype, 'resize', (original) => {
+        return function resize(this: Layer, sizeBytes: number) {
+          const before = this.map.blockCount;
+          original.call(this, sizeBytes);
+          const grown = this.map.blockCount - before;
+          if (grown > 0) this.map.set(before, grown, BlockState.ABSENT);
+          this.shownBy?.look(this);
+        };
+      }),
+  },
+  {
+    name: 'an owner cache keeps what it knew',
+    patch: () => replace(OwnerCache.prototype, 'changed', () => () => {}),
+  },
+  {
+    name: 'a snapshot that a clone reads through may go',
+    patch: () => replace(Snapshots.prototype, 'refuseCloned', () => () => {}),
+  },
+  {
+    name: 'the entry of a new volume is not durable',
+    wrapDisk: (disk) => {
+      const sync = disk.syncDirectory.bind(disk);
+      disk.syncDirectory = (path) => {
+        if (!path.endsWith('/volumes')) sync(path);
+      };
+      return disk;
+    },
+  },
+  {
+    name: 'coarse extents are believed',
+    wrapDisk: onOpen((file, path) => {
+      if (!path.endsWith('/extents')) return;
+      const start = 4 * 1024 * 1024;
+      file.dataAfter = (position) => (position === 0 ? { start, end: start + 4096 } : null);
+    }),
   },
 ];
