@@ -1,6 +1,7 @@
 /** What a mirror needs from the volume that it mirrors. */
 import type { Volume } from '../volume/volume.ts';
 import type { Examiner } from '../workers/examiner.ts';
+import type { EventKind } from './event-kinds.ts';
 import type { EpochReserve } from './epoch-reserve.ts';
 import type { ParkedRegions } from './mirror-blocks.ts';
 import type { LinkSurroundings } from './mirror-link.ts';
@@ -19,7 +20,7 @@ export interface MirrorHost {
   readonly parked: ParkedRegions;
   /** A synchronous write waits: an idle link should take the open epoch at once. */
   readonly hasWaiters: boolean;
-  emit(kind: string, mirror: Mirror, message: string): void;
+  emit(kind: EventKind, mirror: Mirror, message: string): void;
   /** The mirror has more than before, or left the stream: waiting requests and regions may be let go. */
   progressed(mirror: Mirror): void;
   /** An epoch was closed for the sake of one mirror: the others may take it, also when it is empty. */

@@ -32,6 +32,7 @@ import type { Examiner } from '../workers/examiner.ts';
 import type { Claim } from './arrivals.ts';
 import { DirtyContext } from './dirty-context.ts';
 import { EpochReserve } from './epoch-reserve.ts';
+import type { EventKind } from './event-kinds.ts';
 import type { HostedVolume, Role } from './hosted-volume.ts';
 import type { ParkedRegions } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
@@ -235,7 +236,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
 
   // --- MirrorHost ---
 
-  emit(kind: string, mirror: Mirror, message: string): void {
+  emit(kind: EventKind, mirror: Mirror, message: string): void {
     this.events.emit({ kind, volume: this.volume.name, mirror: mirror.uri.text, message });
   }
 
