@@ -264,7 +264,7 @@ export const LINK_RANGES_MAX = 4096;
 export const LINK_DIGEST_BLOCKS_MAX = 4096;
 /**
  * Link: memory of payloads that came and are in use. From here on the link is not read, down there it is again. What
- * the connections had in hand still comes: 4 MiB a lane. The lower one holds all that may be unacknowledged.
+ * the connections had in hand still comes: 6 MiB a lane. The lower one holds all that may be unacknowledged.
  */
 export const LINK_RECEIVED_BYTES_HIGH: number = 128 * MIB;
 export const LINK_RECEIVED_BYTES_LOW: number = 104 * MIB;
