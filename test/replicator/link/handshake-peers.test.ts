@@ -8,7 +8,7 @@ import { connect as connectSocket, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { BlockferryError } from '../../../src/io/errors.ts';
-import { LINKS_HALF_OPEN_MAX } from '../../../src/io/limits.ts';
+import { LINK_LANES_MS_MAX, LINKS_HALF_OPEN_MAX } from '../../../src/io/limits.ts';
 import type { NbdClient } from '../../../src/nbd/client.ts';
 import { parseNbdUri } from '../../../src/nbd/uri.ts';
 import type { ConnectedPeer } from '../../../src/replicator/link/connect-peer.ts';
@@ -37,6 +37,8 @@ import {
 } from './support/handshake-node.ts';
 
 const PRIVATE = 0x62660001;
+/** Long before anything times out. */
+const SOON = { timeoutMs: LINK_LANES_MS_MAX / 2 };
 const COMMITTED: ControlMessage = { kind: 'run-committed', run: ID };
 const ABORT: ControlMessage = { kind: 'run-abort', run: ID };
 
@@ -292,7 +294,7 @@ it('a lane that is lost while others are awaited ends them all', async () => {
   second.ask(encodeHello({ ...HELLO, lanes: 3, lane: { token, index: 2 } }));
   expect((await second.reply()).type).toBe(PRIVATE);
   first.socket.destroy();
-  await waitUntil('the second to end', () => second.socket.closed || second.ended);
+  await waitUntil('the second to end', () => second.socket.closed || second.ended, SOON);
   expect(node.acceptor.halfOpen).toBe(0);
   await waitUntil('no connection', () => node.server.connections === 0);
   expect(node.links).toEqual([]);
@@ -305,7 +307,7 @@ it('a primary that begins anew ends what it began before', async () => {
   first.ask(encodeHello({ ...HELLO, lanes: 2 }));
   expect((await first.reply()).type).toBe(PRIVATE);
   const { welcome } = await connectLink(scope, node.uri(), { lanes: 2 });
-  await waitUntil('the first to end', () => first.socket.closed || first.ended);
+  await waitUntil('the first to end', () => first.socket.closed || first.ended, SOON);
   expect(welcome.lanes).toBe(2);
   await standing(node);
   expect(node.acceptor.halfOpen).toBe(0);
