@@ -155,7 +155,8 @@ export class MemoryConnection implements Connection {
   destroy(): void {
     if (this.gone) return;
     this.leaving = true;
-    this.outgoing.push('reset');
+    // Behind an end in order the other side hears nothing more.
+    if (!this.endSent) this.outgoing.push('reset');
     this.die(null);
   }
 

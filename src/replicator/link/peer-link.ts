@@ -15,8 +15,6 @@ import assert from 'node:assert';
 import type { Clock, Timer } from '../../io/clock.ts';
 import { BlockferryError, errorText } from '../../io/errors.ts';
 import {
-  LINK_BACKLOG_BYTES_LOW,
-  LINK_BACKLOG_BYTES_MAX,
   LINK_CLOSE_MS_MAX,
   LINK_EARLY_BYTES_MAX,
   LINK_LANES_MAX,
@@ -29,6 +27,7 @@ import type { LinkSide } from './frame-kinds.ts';
 import { Lane, type LaneOwner } from './lane.ts';
 import { FrameKind, type FrameHeader, type Link, type LinkHandler } from './link-types.ts';
 import { type ControlMessage, decodeControl, encodeControl } from './messages.ts';
+import { Outbox, type OutboxOwner } from './outbox.ts';
 import { type OutgoingFrame, OutgoingPool } from './outgoing-frame.ts';
 import { PayloadPool, type PooledPayload } from './payload-pool.ts';
 
@@ -46,9 +45,8 @@ export interface PeerLinkOptions {
 
 type State = 'open' | 'leaving' | 'closed';
 
-export class PeerLink implements Link, LaneOwner, BeatOwner {
+export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner {
   readonly peer: string;
-  bytesSent = 0;
   bytesReceived = 0;
   private readonly clock: Clock;
   private readonly side: LinkSide;
@@ -58,15 +56,9 @@ export class PeerLink implements Link, LaneOwner, BeatOwner {
   private readonly payloads: PayloadPool = new PayloadPool(() => this.resumeAll());
   private handler: LinkHandler | null = null;
   private state: State = 'open';
-  /** What is queued is dropped. */
-  private cut = false;
   /** Delivery has begun. */
   private running = false;
-  private backlog = 0;
-  private owesDrained = false;
-  /** Frames given to lanes, or dropped, whose sender was not told yet. */
-  private untold = 0;
-  private flushing = false;
+  private readonly outbox: Outbox;
   private readonly beats: Beats;
   /** The other side ended at least one lane: it reads nothing more. */
   private peerEnding = false;
@@ -81,6 +73,7 @@ export class PeerLink implements Link, LaneOwner, BeatOwner {
     this.token = token;
     this.peer = peer;
     this.beats = new Beats(clock, this.lanes, this);
+    this.outbox = new Outbox(clock, this.lanes, this);
   }
 
   get open(): boolean {
@@ -88,7 +81,11 @@ export class PeerLink implements Link, LaneOwner, BeatOwner {
   }
 
   get backlogBytes(): number {
-    return this.backlog;
+    return this.outbox.backlogBytes;
+  }
+
+  get bytesSent(): number {
+    return this.outbox.bytesSent;
   }
 
   /** Memory of payloads that came and were not released. */
@@ -125,14 +122,15 @@ export class PeerLink implements Link, LaneOwner, BeatOwner {
 
   send(header: FrameHeader, payload: readonly Buffer[] = NO_PAYLOAD, sent?: () => void): void {
     assert(header.kind !== FrameKind.CONTROL, 'control messages have their own way');
-    if (!this.open) return this.drop(sent);
-    this.sendOn(this.idlestLane(), header, payload, sent ?? null);
+    const { outbox } = this;
+    if (this.open) outbox.send(outbox.idlestLane(), header, payload, sent ?? null);
+    else if (sent !== undefined) outbox.drop(sent);
   }
 
   sendControl(message: ControlMessage): void {
     if (!this.open) return;
-    const bytes = encodeControl(message);
-    this.sendOn(this.laneZero(), CONTROL_HEADER, [bytes], null);
+    const { outbox } = this;
+    outbox.send(outbox.lane(0), CONTROL_HEADER, [encodeControl(message)], null);
   }
 
   setHeartbeat(positions: { epoch: number; index: number; aux: number }): void {
@@ -169,13 +167,7 @@ export class PeerLink implements Link, LaneOwner, BeatOwner {
   }
 
   laneSent(frame: OutgoingFrame): void {
-    const { bytes, sent } = frame;
-    this.backlog -= bytes;
-    if (!this.cut) this.bytesSent += bytes;
-    sent?.();
-    this.untold -= 1;
-    this.tellDrained();
-    this.finishWhenFree();
+    this.outbox.parted(frame);
   }
 
   laneBroken(lane: Lane, what: string): void {
@@ -192,18 +184,33 @@ export class PeerLink implements Link, LaneOwner, BeatOwner {
 
   laneClosed(lane: Lane, error: Error | null): void {
     const why = error === null ? 'was closed' : `was lost (${errorText(error)})`;
-    this.lost(`lane ${lane.index} ${why}`);
+    // At an end in order the others may still be sending.
+    if (this.state === 'open' || error !== null) this.lost(`lane ${lane.index} ${why}`);
     this.finishWhenFree();
   }
 
   // --- BeatOwner ---
 
   quiet(lane: Lane): void {
-    if (this.open) this.sendOn(lane, this.heartbeat, NO_PAYLOAD, null);
+    if (this.open) this.outbox.send(lane, this.heartbeat, NO_PAYLOAD, null);
   }
 
   silent(lane: Lane): void {
     this.lost(`lane ${lane.index} was silent for ${LINK_SILENCE_MS_MAX / 1000} s`);
+  }
+
+  // --- OutboxOwner ---
+
+  overflowed(): void {
+    this.lost('the other node does not read');
+  }
+
+  drained(): void {
+    if (this.open) this.handler?.drained();
+  }
+
+  settled(): void {
+    this.finishWhenFree();
   }
 
   // --- receiving ---
@@ -242,61 +249,6 @@ export class PeerLink implements Link, LaneOwner, BeatOwner {
     for (const lane of this.lanes) lane.resume();
   }
 
-  // --- sending ---
-
-  private laneZero(): Lane {
-    const lane = this.lanes.find(({ index }) => index === 0);
-    assert(lane !== undefined, 'a link has a lane 0');
-    return lane;
-  }
-
-  /** Of equals the first: what fits one system call is not spread over several. */
-  private idlestLane(): Lane {
-    let best = this.lanes[0];
-    assert(best !== undefined, 'a link has a lane');
-    for (const lane of this.lanes) if (lane.queuedBytes < best.queuedBytes) best = lane;
-    return best;
-  }
-
-  private sendOn(
-    lane: Lane,
-    header: FrameHeader,
-    payload: readonly Buffer[],
-    sent: (() => void) | null,
-  ): void {
-    const before = lane.queuedBytes;
-    lane.send(header, payload, sent);
-    this.untold += 1;
-    this.backlog += lane.queuedBytes - before;
-    if (this.backlog >= LINK_BACKLOG_BYTES_LOW) this.owesDrained = true;
-    if (this.backlog > LINK_BACKLOG_BYTES_MAX) return this.lost('the other node does not read');
-    if (this.flushing) return;
-    this.flushing = true;
-    // Behind what runs now: all that it sends goes together, and nothing waits for other events.
-    queueMicrotask(this.flush);
-  }
-
-  private readonly flush = (): void => {
-    this.flushing = false;
-    for (const lane of this.lanes) lane.flush();
-  };
-
-  private drop(sent: (() => void) | undefined): void {
-    if (sent === undefined) return;
-    this.untold += 1;
-    this.clock.soon(() => {
-      sent();
-      this.untold -= 1;
-      this.finishWhenFree();
-    });
-  }
-
-  private tellDrained(): void {
-    if (!this.owesDrained || this.backlog >= LINK_BACKLOG_BYTES_LOW) return;
-    this.owesDrained = false;
-    if (this.open) this.handler?.drained();
-  }
-
   // --- the end ---
 
   private broken(what: string): void {
@@ -316,7 +268,7 @@ export class PeerLink implements Link, LaneOwner, BeatOwner {
     if (this.state === 'closed' || (this.state === 'leaving' && !cut)) return;
     this.failure ??= error;
     this.state = 'leaving';
-    if (cut) this.cut = true;
+    if (cut) this.outbox.stop();
     this.beats.stop();
     if (!cut) this.closeTimer = this.clock.after(LINK_CLOSE_MS_MAX, () => this.destroy(error));
     for (const lane of this.lanes) lane.leave(cut);
@@ -325,7 +277,7 @@ export class PeerLink implements Link, LaneOwner, BeatOwner {
   }
 
   private finishWhenFree(): void {
-    if (this.state !== 'leaving' || this.untold > 0) return;
+    if (this.state !== 'leaving' || !this.outbox.isSettled) return;
     if (!this.lanes.every(({ gone }) => gone)) return;
     this.state = 'closed';
     this.closeTimer?.cancel();

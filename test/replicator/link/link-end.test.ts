@@ -147,6 +147,23 @@ describe('a link that is ended', () => {
     }
   });
 
+  test('in order waits for the slowest lane, also when the others are long done', async () => {
+    const pair = new Pair({ lanes: 3, windowBytes: 20_000 }).start();
+    await pair.settle();
+    for (let index = 0; index < 6; index += 1) sendData(pair.primary, index, 100);
+    const slow = pair.network.wires[1]!;
+    slow.stall('to-listener');
+    pair.primary.end('the node is stopping');
+    await pair.run(LINK_CLOSE_MS_MAX - 1000);
+    expect(pair.atMirror.frames.length).toBe(4);
+    slow.heal('to-listener');
+    await pair.run(500);
+    expect(pair.atMirror.frames.length).toBe(6);
+    await pair.run(5000);
+    expectEnds(pair.atPrimary, 'LINK_ENDED');
+    expect(pair.leftovers()).toEqual(NOTHING_LEFT);
+  });
+
   test('in order is cut when the other side takes nothing', async () => {
     const pair = new Pair({ windowBytes: 10_000 }).start();
     await pair.settle();
