@@ -164,6 +164,8 @@ export const EPOCH_ZERO_RANGES_MAX = 64;
 /** Staging: closed epochs waiting. At the limit the policy leaves stream. */
 export const EPOCHS_MAX = 4096;
 
+/** Replicator: differing ranges that a comparison reports. The rest is counted. */
+export const VERIFY_RANGES_MAX = 100;
 /** Replicator: epoch numbers reserved in the log at one time. More are reserved when half of them are used. */
 export const EPOCHS_RESERVED: number = 2 ** 20;
 

@@ -18,6 +18,7 @@ import type { RunHooks, Transfer } from './contact.ts';
 import { BatchPlanner, type DataBatch, type Piece } from './delta-batch.ts';
 import type { MirrorBlocks } from './mirror-blocks.ts';
 import { countStuckSweeps, isFinalSweep, isStuck } from './policy.ts';
+import { limitLookMs, type SendLimit } from './send-limit.ts';
 import { TaskWindow } from './task-window.ts';
 
 /** The run ended early: the link is gone, or somebody stopped it. */
@@ -54,6 +55,7 @@ export class DeltaRun implements Transfer {
   private readonly examiner: Examiner;
   private readonly hooks: RunHooks;
   private readonly planner: BatchPlanner;
+  private readonly limit: SendLimit | null;
 
   constructor(options: {
     volume: Volume;
@@ -61,7 +63,10 @@ export class DeltaRun implements Transfer {
     blocks: MirrorBlocks;
     examiner: Examiner;
     hooks: RunHooks;
+    /** Bytes a second; no limit if not given. */
+    limit?: SendLimit | null;
   }) {
+    this.limit = options.limit ?? null;
     this.volume = options.volume;
     this.client = options.client;
     this.blocks = options.blocks;
@@ -151,6 +156,7 @@ export class DeltaRun implements Transfer {
         this.blocks.dirty.remove(piece.first, piece.count);
         this.blocks.inFlight.add(piece.first, piece.count);
       }
+      await this.withinLimit();
       await window.add(() => (batch.kind === 'zero' ? this.shipZeroes(batch) : this.ship(batch)));
       if (this.uncheckedBytes >= CHECKPOINT_BYTES) {
         await window.drain();
@@ -159,6 +165,13 @@ export class DeltaRun implements Transfer {
     }
     await window.drain();
     await this.checkpoint();
+  }
+
+  private async withinLimit(): Promise<void> {
+    for (let waitMs = this.limit?.waitMs ?? 0; waitMs > 0; waitMs = this.limit?.waitMs ?? 0) {
+      await this.hooks.pause(limitLookMs(waitMs));
+      this.check();
+    }
   }
 
   /** What was sent is durable on the mirror: its bits are let go. */
@@ -224,6 +237,7 @@ export class DeltaRun implements Transfer {
   ): void {
     const length = run.count * BLOCK_BYTES;
     this.bytesSent += length;
+    this.limit?.take(length);
     this.uncheckedBytes += length;
     this.client.write(buffer, positionOf(batch, run), length, run.first * BLOCK_BYTES, done);
   }

@@ -24,6 +24,7 @@ import type { Sender, SenderHooks } from './contact.ts';
 import type { Epoch } from './epoch.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { closesNow } from './policy.ts';
+import { limitLookMs, type SendLimit } from './send-limit.ts';
 
 assert(EPOCH_ENTRIES_MAX <= NBD_PREPARED_REQUESTS_MAX, 'an epoch fits into one prepared batch');
 
@@ -43,6 +44,9 @@ export class EpochSender implements Sender {
   /** Payload held and not covered by a flush that was begun. */
   private unflushedBytes = 0;
   private ageTimer: Timer | null = null;
+  /** Until more may be sent. */
+  private limitTimer: Timer | null = null;
+  private readonly limit: SendLimit | null;
   private releaseSlabs: (() => void) | null = null;
   private readonly host: MirrorHost;
   private readonly client: NbdClient;
@@ -54,7 +58,10 @@ export class EpochSender implements Sender {
     /** The mirror has everything up to this epoch. */
     after: number;
     hooks: SenderHooks;
+    /** Bytes a second; no limit if not given. */
+    limit?: SendLimit | null;
   }) {
+    this.limit = options.limit ?? null;
     this.host = options.host;
     this.client = options.client;
     this.held = options.after;
@@ -72,7 +79,7 @@ export class EpochSender implements Sender {
    */
   pump(): void {
     if (this.stopped || this.writing) return;
-    if (this.durable >= this.barrierAfter) {
+    if (this.durable >= this.barrierAfter && !this.isLimited()) {
       const { queue } = this.host;
       const next = this.held + 1;
       if (next < queue.openNumber || this.closeOpen()) {
@@ -97,6 +104,8 @@ export class EpochSender implements Sender {
   stop(): boolean {
     this.stopped = true;
     this.ageTimer?.cancel();
+    this.limitTimer?.cancel();
+    this.limitTimer = null;
     return this.busy;
   }
 
@@ -121,7 +130,20 @@ export class EpochSender implements Sender {
     return false;
   }
 
+  /** Nothing may be sent now; then it is looked at again. */
+  private isLimited(): boolean {
+    if (this.limitTimer !== null) return true;
+    const waitMs = this.limit?.waitMs ?? 0;
+    if (waitMs === 0) return false;
+    this.limitTimer = this.host.surroundings.clock.after(limitLookMs(waitMs), () => {
+      this.limitTimer = null;
+      this.pump();
+    });
+    return true;
+  }
+
   private write(epoch: Epoch): void {
+    this.limit?.take(epoch.bytes);
     this.writing = true;
     this.ageTimer?.cancel();
     this.releaseSlabs = epoch.holdSlabs();

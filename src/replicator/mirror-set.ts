@@ -7,24 +7,36 @@
  * - A mirror begins with every block marked, durably, before a write passes it by.
  */
 import { BlockferryError } from '../io/errors.ts';
-import { BLOCK_BYTES, MIRRORS_PER_VOLUME_MAX, MIRROR_DRAIN_MS_MAX } from '../io/limits.ts';
+import {
+  BLOCK_BYTES,
+  MIRRORS_PER_VOLUME_MAX,
+  MIRROR_DRAIN_MS_MAX,
+  VERIFY_RANGES_MAX,
+} from '../io/limits.ts';
 import { parseNbdUri } from '../nbd/uri.ts';
+import type { BlockSet } from '../volume/maps/block-set.ts';
 import type { MetadataRecord } from '../volume/log/records.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { Mirror } from './mirror.ts';
+import { rangesOf } from './peer-verify.ts';
 import { probeMirror } from './reach.ts';
-import type { MirrorMode, StallPolicy } from './status.ts';
+import type { MirrorMode, StallPolicy, VerifyReport } from './status.ts';
 
 export interface NewMirror {
   readonly uri: string;
   readonly mode: MirrorMode;
   readonly stallPolicy: StallPolicy;
+  /** Connections that carry the link to another node, 1 to LINK_LANES_MAX; 1 if not given. */
+  readonly lanes?: number;
+  /** It has most of the content already: what differs is found by comparing, and only that is sent. */
+  readonly seeded?: boolean;
 }
 
 const DRAIN_POLL_MS = 5;
 
 export class MirrorSet {
   readonly mirrors: Mirror[] = [];
+  private readonly verifying = new Set<Mirror>();
   private last: Promise<void> = Promise.resolve();
   private readonly host: MirrorHost;
   private readonly prepare: () => Promise<void>;
@@ -76,11 +88,12 @@ export class MirrorSet {
       await this.prepare();
       const { state } = volume.metadata;
       const id = state.nextMirrorId;
-      const { mode, stallPolicy } = wanted;
+      const { mode, stallPolicy, lanes = 1, seeded = false } = wanted;
       await this.record(
         [
           { kind: 'mirror-added', mirror: id, uri: uri.text, mode, stallPolicy },
-          { kind: 'mirror-bits-all', mirror: id, set: 'dirty' },
+          { kind: 'mirror-options', mirror: id, lanes, limit: null },
+          { kind: 'mirror-bits-all', mirror: id, set: seeded ? 'suspect' : 'dirty' },
         ],
         () => this.withdraw(id),
       );
@@ -89,7 +102,11 @@ export class MirrorSet {
       const mirror = new Mirror({ host: this.host, record, uri, fresh: true });
       this.mirrors.push(mirror);
       this.changed();
-      this.host.emit('mirror-added', mirror, `mode ${mode}; the initial copy begins`);
+      this.host.emit(
+        'mirror-added',
+        mirror,
+        seeded ? `mode ${mode}; it is compared` : `mode ${mode}; the initial copy begins`,
+      );
       mirror.start();
     });
   }
@@ -137,6 +154,60 @@ export class MirrorSet {
         mirror.blocks.recordAll(),
       );
       await mirror.resync();
+    });
+  }
+
+  /** Bytes a second at most from now on; null: no limit. @throws BlockferryError MIRROR_NOT_FOUND, METADATA_WRITE_FAILED */
+  limit(uri: string, bytesPerSecond: number | null): Promise<void> {
+    return this.inTurn(async () => {
+      const mirror = this.find(uri);
+      const record = this.host.volume.metadata.state.mirrors.get(mirror.id);
+      if (record === undefined) throw new Error('a mirror has a record');
+      const { lanes, limit: before } = record;
+      const options = (limit: number | null): MetadataRecord => ({
+        kind: 'mirror-options',
+        mirror: mirror.id,
+        lanes,
+        limit,
+      });
+      await this.record([options(bytesPerSecond)], () =>
+        this.host.volume.metadata.append(options(before)),
+      );
+      mirror.limit.set(bytesPerSecond);
+    });
+  }
+
+  /**
+   * Compares a mirror with the volume as both were at one moment; other commands go on meanwhile. `repair`: what differs is
+   * sent again. @throws BlockferryError MIRROR_NOT_FOUND, MIRROR_STATE, METADATA_WRITE_FAILED
+   */
+  async verify(uri: string, { repair }: { repair: boolean }): Promise<VerifyReport> {
+    const mirror = this.find(uri);
+    if (this.verifying.has(mirror)) {
+      throw new BlockferryError('MIRROR_STATE', `${mirror.uri.text} is being compared already`);
+    }
+    this.verifying.add(mirror);
+    try {
+      const { differing, bytesCompared } = await mirror.verify();
+      if (repair && differing.count > 0) await this.repair(mirror, differing);
+      const ranges = [...take(rangesOf(differing), VERIFY_RANGES_MAX)];
+      return {
+        bytes_compared: bytesCompared,
+        bytes_differing: differing.count * BLOCK_BYTES,
+        ranges,
+        repaired: repair && differing.count > 0,
+      };
+    } finally {
+      this.verifying.delete(mirror);
+    }
+  }
+
+  private repair(mirror: Mirror, differing: BlockSet): Promise<void> {
+    return this.inTurn(async () => {
+      mirror.blocks.dirty.addSet(differing);
+      mirror.blocks.recordAll();
+      await this.commit(() => {});
+      if (mirror.state !== 'paused') await mirror.repair();
     });
   }
 
@@ -245,5 +316,14 @@ export class MirrorSet {
     const turn = this.last.then(change);
     this.last = turn.catch(() => {});
     return turn;
+  }
+}
+
+function* take<Item>(items: Iterable<Item>, most: number): Generator<Item> {
+  let count = 0;
+  for (const item of items) {
+    if (count === most) return;
+    count += 1;
+    yield item;
   }
 }

@@ -14,15 +14,19 @@ import { BLOCK_BYTES } from '../io/limits.ts';
 import { nameOfErrno } from '../nbd/constants.ts';
 import type { NbdUri } from '../nbd/uri.ts';
 import type { MirrorRecord } from '../volume/log/metadata.ts';
+import type { BlockSet } from '../volume/maps/block-set.ts';
 import type { Contact, Sender, SenderHooks, Transfer } from './contact.ts';
 import { RunAborted, RunFailed } from './delta-run.ts';
 import { dirtyContextName } from './dirty-name.ts';
 import { MirrorBlocks } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { MirrorLink } from './mirror-link.ts';
+import { MirrorVerify } from './mirror-verify.ts';
+import { PeerContact } from './peer-contact.ts';
 import { etaSeconds, isInStep } from './policy.ts';
 import { step, type MirrorEvent } from './progress.ts';
 import { PartedWays, reachMirror } from './reach.ts';
+import { SendLimit } from './send-limit.ts';
 import type { Backlog, Follower } from './staging-queue.ts';
 import type { MirrorMode, MirrorRunningStatus, MirrorState, StallPolicy } from './status.ts';
 
@@ -61,6 +65,8 @@ export class Mirror {
   private comparedBytes = 0;
   private readonly link: MirrorLink;
   private readonly host: MirrorHost;
+  /** What may be sent to it. */
+  readonly limit: SendLimit;
 
   /** `fresh`: it was added just now and has nothing yet. */
   constructor(options: { host: MirrorHost; record: MirrorRecord; uri: NbdUri; fresh: boolean }) {
@@ -70,6 +76,7 @@ export class Mirror {
     this.uri = uri;
     this.mode = record.mode;
     this.stallPolicy = record.stallPolicy;
+    this.limit = new SendLimit(host.surroundings.clock, record.limit, null);
     this.blocks = new MirrorBlocks(host.volume.metadata, record, host.parked);
     this.state = record.paused ? 'paused' : 'connecting';
     const blocking = this.mode === 'sync' && this.stallPolicy === 'block';
@@ -200,6 +207,28 @@ export class Mirror {
     this.reconnect();
   }
 
+  /**
+   * Compares the volume with the mirror, both as they were at the end of one epoch, while all goes on. Throws MIRROR_STATE when
+   * the mirror is not in the stream, or is no blockferry node, and what freezing throws.
+   */
+  async verify(): Promise<{ differing: BlockSet; bytesCompared: number }> {
+    const { contact } = this.link;
+    if (this.state !== 'streaming' || !(contact instanceof PeerContact)) {
+      const why = this.state === 'streaming' ? 'is no blockferry node' : `is ${this.state}`;
+      const message = `${this.uri.text} ${why}: only a node that follows can be compared`;
+      throw new BlockferryError('MIRROR_STATE', message);
+    }
+    const verification = new MirrorVerify(contact);
+    const differing = await verification.run();
+    return { differing, bytesCompared: verification.bytesCompared };
+  }
+
+  /** Sends these blocks again. The caller recorded that they are marked. */
+  async repair(): Promise<void> {
+    await this.interrupt('sends again what was found different');
+    this.reconnect();
+  }
+
   /** Ends the contact for a moment, and marks what the mirror lacks. `reconnect` follows. */
   async interrupt(message: string): Promise<void> {
     this.transition({ kind: 'lost' }, message);
@@ -269,13 +298,14 @@ export class Mirror {
   }
 
   private async connect(): Promise<Contact> {
-    const { host, uri, blocks, id: mirrorId } = this;
+    const { host, uri, blocks, limit, id: mirrorId } = this;
     try {
       return await reachMirror({
         uri,
         host,
         mirrorId,
         blocks,
+        limit,
         arrived: (epoch) => {
           this.durableEpoch = epoch;
           this.consistent = true;

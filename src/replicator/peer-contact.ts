@@ -6,7 +6,6 @@
  *   to none.
  * - `onClosed` comes once, when the link needs no buffer any more.
  */
-import assert from 'node:assert';
 import { BlockferryError } from '../io/errors.ts';
 import type { Contact, RunHooks, Sender, SenderHooks, Transfer } from './contact.ts';
 import { FrameKind } from './link/link-types.ts';
@@ -16,7 +15,7 @@ import type { MirrorBlocks } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { PeerSender } from './peer-sender.ts';
 import { PeerTransfer } from './peer-transfer.ts';
-import type { RunLimiter } from './run-pace.ts';
+import type { SendLimit } from './send-limit.ts';
 import type { Follower } from './staging-queue.ts';
 
 /** Whoever waits for answers of the mirror to what it sent. */
@@ -25,6 +24,8 @@ export interface PeerTalk {
   frame(header: FrameHeader, payload: ReceivedPayload | null): void;
   /** The link takes more. */
   drained(): void;
+  /** No answers come any more. */
+  lost(): void;
 }
 
 export interface PeerContactOptions {
@@ -35,7 +36,7 @@ export interface PeerContactOptions {
   readonly mirrorId: number;
   /** What the mirror holds is of no use: everything is sent. */
   readonly full: boolean;
-  readonly limiter: RunLimiter | null;
+  readonly limit: SendLimit;
   /** The mirror holds this epoch, durably. */
   readonly arrived: (epoch: number) => void;
 }
@@ -49,7 +50,7 @@ export class PeerContact implements Contact, LinkHandler {
   readonly blocks: MirrorBlocks;
   readonly mirrorId: number;
   readonly full: boolean;
-  readonly limiter: RunLimiter | null;
+  readonly limit: SendLimit;
   readonly arrived: (epoch: number) => void;
   private talk: PeerTalk | null = null;
   private peerSender: PeerSender | null = null;
@@ -66,7 +67,7 @@ export class PeerContact implements Contact, LinkHandler {
     this.blocks = options.blocks;
     this.mirrorId = options.mirrorId;
     this.full = options.full;
-    this.limiter = options.limiter;
+    this.limit = options.limit;
     this.arrived = options.arrived;
     this.link.start(this);
   }
@@ -100,10 +101,15 @@ export class PeerContact implements Contact, LinkHandler {
     return new PeerTransfer(this, hooks);
   }
 
-  /** Answers are `talk`'s until it is taken away with null. */
-  converse(talk: PeerTalk | null): void {
-    assert(talk === null || this.talk === null, 'one conversation at a time');
+  /** Answers are `talk`'s from now on; who had them before is told that they are lost. */
+  converse(talk: PeerTalk): void {
+    this.talk?.lost();
     this.talk = talk;
+  }
+
+  /** `talk` waits for nothing any more. */
+  silence(talk: PeerTalk): void {
+    if (this.talk === talk) this.talk = null;
   }
 
   /** The number that the frames of the next run carry. */
@@ -114,10 +120,10 @@ export class PeerContact implements Contact, LinkHandler {
 
   sender(follower: Follower, hooks: SenderHooks): Sender {
     const after = follower.released;
-    const { link, host } = this;
+    const { link, host, limit } = this;
     const { generation } = host.volume.metadata.state;
     link.sendControl({ kind: 'stream-begin', generation, after });
-    const sender = new PeerSender({ host, link, after, ...hooks });
+    const sender = new PeerSender({ host, link, after, limit, ...hooks });
     this.peerSender = sender;
     return sender;
   }
@@ -155,6 +161,8 @@ export class PeerContact implements Contact, LinkHandler {
       const text = `${this.link.peer} cannot go on: ${message.message} (${message.code})`;
       return this.link.destroy(new BlockferryError('MIRROR_REFUSED', text));
     }
+    // A command that went to all mirrors is waited for by one at most.
+    if (message.kind === 'command-done' && this.talk === null) return;
     if (this.talk === null) return this.unexpected(`the message ${message.kind}`);
     this.talk.control(message);
   }
@@ -170,6 +178,7 @@ export class PeerContact implements Contact, LinkHandler {
 
   closed(error: BlockferryError): void {
     this.over = error;
+    this.talk?.lost();
     this.ended?.();
     this.tell();
   }

@@ -27,6 +27,7 @@ import { encodeCommand } from './link/messages.ts';
 import { encodeRanges, RANGE_BYTES } from './link/ranges.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { closesNow } from './policy.ts';
+import { limitLookMs, type SendLimit } from './send-limit.ts';
 import { SendWindow } from './send-window.ts';
 
 assert(STAGING_SLAB_BYTES <= LINK_FRAME_BYTES_MAX, 'the entries of a slab fit into one frame');
@@ -53,6 +54,9 @@ export class PeerSender {
   private idle = false;
   private turnPlanned = false;
   private ageTimer: Timer | null = null;
+  /** Until more may be sent. */
+  private limitTimer: Timer | null = null;
+  private readonly limit: SendLimit | null;
   private readonly cursor: EpochCursor;
   private readonly window: SendWindow;
   private readonly host: StreamHost;
@@ -75,7 +79,10 @@ export class PeerSender {
     onReadable?: () => void;
     /** Stopped, and every epoch that was sent whole has arrived. */
     onIdle: () => void;
+    /** Bytes a second; no limit if not given. */
+    limit?: SendLimit | null;
   }) {
+    this.limit = options.limit ?? null;
     this.host = options.host;
     this.link = options.link;
     this.held = options.after;
@@ -112,6 +119,8 @@ export class PeerSender {
     this.stopped = true;
     this.ageTimer?.cancel();
     this.ageTimer = null;
+    this.limitTimer?.cancel();
+    this.limitTimer = null;
     this.idle = this.held === this.closedEpoch;
     return !this.idle;
   }
@@ -172,7 +181,7 @@ export class PeerSender {
   private sendContent(epoch: Epoch): boolean {
     const { cursor, window, link } = this;
     while (!cursor.hasAllOf(epoch)) {
-      if (link.backlogBytes >= LINK_BACKLOG_BYTES_HIGH) return false;
+      if (link.backlogBytes >= LINK_BACKLOG_BYTES_HIGH || this.isLimited()) return false;
       const zeroes = epoch.zeroes.length - cursor.zeroes;
       if (zeroes > 0) {
         if (zeroes * RANGE_BYTES > window.room) return false;
@@ -221,6 +230,19 @@ export class PeerSender {
     this.frames += 1;
     this.window.took(bytes);
     this.bytesSent += bytes;
+    this.limit?.take(bytes);
+  }
+
+  /** Nothing may be sent now; then it is looked at again. */
+  private isLimited(): boolean {
+    if (this.limitTimer !== null) return true;
+    const waitMs = this.limit?.waitMs ?? 0;
+    if (waitMs === 0) return false;
+    this.limitTimer = this.host.surroundings.clock.after(limitLookMs(waitMs), () => {
+      this.limitTimer = null;
+      this.turn();
+    });
+    return true;
   }
 
   /** The open epoch was taken whole. Closes it if that is due, or sees to it that this is looked at again. */

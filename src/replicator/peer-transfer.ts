@@ -100,6 +100,10 @@ export class PeerTransfer implements Transfer, PeerTalk {
     this.current?.drained();
   }
 
+  lost(): void {
+    this.current?.abort();
+  }
+
   private get lackingBytes(): number {
     const { blocks } = this.contact;
     return blocks.dirtyBytes + blocks.suspectBytes;
@@ -156,7 +160,7 @@ export class PeerTransfer implements Transfer, PeerTalk {
       source: this.source(),
       blocks,
       examiner: host.examiner,
-      limiter: contact.limiter,
+      limiter: contact.limit,
       run: { number, run, generation, epoch, time, generations, full, resumed },
       hooks: { compared: () => this.recordMarks(), durable: () => {} },
     });
@@ -165,7 +169,7 @@ export class PeerTransfer implements Transfer, PeerTalk {
     try {
       await current.run();
     } finally {
-      contact.converse(null);
+      contact.silence(this);
       this.sent += current.bytesSent;
       this.compared += current.bytesCompared;
       this.current = null;

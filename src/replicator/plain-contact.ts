@@ -7,6 +7,7 @@ import { DeltaRun } from './delta-run.ts';
 import { EpochSender } from './epoch-sender.ts';
 import type { MirrorBlocks } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
+import type { SendLimit } from './send-limit.ts';
 import type { Follower } from './staging-queue.ts';
 
 export class PlainContact implements Contact {
@@ -17,11 +18,18 @@ export class PlainContact implements Contact {
   private readonly client: NbdClient;
   private readonly host: MirrorHost;
   private readonly blocks: MirrorBlocks;
+  private readonly limit: SendLimit;
 
-  constructor(client: NbdClient, host: MirrorHost, blocks: MirrorBlocks) {
-    this.client = client;
-    this.host = host;
-    this.blocks = blocks;
+  constructor(options: {
+    client: NbdClient;
+    host: MirrorHost;
+    blocks: MirrorBlocks;
+    limit: SendLimit;
+  }) {
+    this.client = options.client;
+    this.host = options.host;
+    this.blocks = options.blocks;
+    this.limit = options.limit;
   }
 
   get open(): boolean {
@@ -56,13 +64,14 @@ export class PlainContact implements Contact {
   }
 
   transfer(hooks: RunHooks): Transfer {
-    const { client, blocks, host } = this;
-    return new DeltaRun({ volume: host.volume, client, blocks, examiner: host.examiner, hooks });
+    const { client, blocks, host, limit } = this;
+    const { volume, examiner } = host;
+    return new DeltaRun({ volume, client, blocks, examiner, hooks, limit });
   }
 
   sender(follower: Follower, hooks: SenderHooks): Sender {
-    const { host, client } = this;
-    return new EpochSender({ host, client, after: follower.released, hooks });
+    const { host, client, limit } = this;
+    return new EpochSender({ host, client, after: follower.released, hooks, limit });
   }
 
   close(): Promise<void> {

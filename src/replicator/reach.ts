@@ -21,6 +21,7 @@ import type { MirrorHost } from './mirror-host.ts';
 import { unfitAsMirror } from './mirror-fitness.ts';
 import { PeerContact } from './peer-contact.ts';
 import { PlainContact } from './plain-contact.ts';
+import type { SendLimit } from './send-limit.ts';
 
 /** Both sides went their own way, or never had one: nothing is sent, an operator has to decide. */
 export class PartedWays extends BlockferryError {}
@@ -30,6 +31,7 @@ export interface MirrorToReach {
   readonly host: MirrorHost;
   readonly mirrorId: number;
   readonly blocks: MirrorBlocks;
+  readonly limit: SendLimit;
   /** The mirror holds this epoch, durably. */
   readonly arrived: (epoch: number) => void;
 }
@@ -44,7 +46,7 @@ export async function reachMirror(mirror: MirrorToReach): Promise<Contact> {
   const found = await connect(mirror, { lanes: record?.lanes ?? 1, peerOnly });
   if (found.kind === 'plain') {
     refuseUnfit(mirror, found.client);
-    return new PlainContact(found.client, host, blocks);
+    return new PlainContact({ client: found.client, host, blocks, limit: mirror.limit });
   }
   const { link, welcome } = found;
   try {
@@ -59,7 +61,7 @@ export async function reachMirror(mirror: MirrorToReach): Promise<Contact> {
       blocks,
       mirrorId,
       full,
-      limiter: null,
+      limit: mirror.limit,
       arrived,
     });
   } catch (thrown) {
@@ -157,7 +159,9 @@ const PARTED: { readonly [Kind in Decision['kind']]?: ErrorCode } = {
 /** Marks what the decision says beyond what is marked. */
 function markBy(decision: Decision, blocks: MirrorBlocks): { full: boolean } {
   if (decision.kind === 'compare') blocks.suspect.addAll();
-  if (decision.kind !== 'full') return { full: false };
+  // A seeded mirror has content that nobody recorded: it is compared as it is.
+  const seeded = blocks.dirty.count === 0 && blocks.suspect.count === blocks.suspect.blockCount;
+  if (decision.kind !== 'full' || seeded) return { full: false };
   blocks.suspect.clear();
   blocks.dirty.addAll();
   return { full: true };

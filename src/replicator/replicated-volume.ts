@@ -43,7 +43,13 @@ import { Piecewise, type PiecewiseHost } from './piecewise.ts';
 import { RegionGate } from './region-gate.ts';
 import { Stager } from './stager.ts';
 import { StagingQueue } from './staging-queue.ts';
-import type { EventSink, MirrorRecordStatus, MirrorStatus, Position } from './status.ts';
+import type {
+  EventSink,
+  MirrorRecordStatus,
+  MirrorStatus,
+  Position,
+  VerifyReport,
+} from './status.ts';
 import { SyncWaiters, type SyncLevel } from './sync-waiters.ts';
 
 export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost {
@@ -155,6 +161,16 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
 
   resyncMirror(uri: string): Promise<void> {
     return this.mirrorSet.resync(uri);
+  }
+
+  /** Bytes a second at most from now on; null: no limit. @throws BlockferryError MIRROR_NOT_FOUND, METADATA_WRITE_FAILED */
+  limitMirror(uri: string, bytesPerSecond: number | null): Promise<void> {
+    return this.mirrorSet.limit(uri, bytesPerSecond);
+  }
+
+  /** @throws BlockferryError MIRROR_NOT_FOUND, MIRROR_STATE, METADATA_WRITE_FAILED */
+  verifyMirror(uri: string, options: { repair: boolean }): Promise<VerifyReport> {
+    return this.mirrorSet.verify(uri, options);
   }
 
   /** Grows or shrinks the volume; what the mirrors have past the old end is brought in line. */

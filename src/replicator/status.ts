@@ -64,6 +64,17 @@ export interface MirrorStatus extends MirrorRecordStatus, MirrorRunningStatus {
   readonly position: Position | null;
 }
 
+/** What a comparison of a mirror with its volume found, both as they were at one moment. */
+export interface VerifyReport {
+  readonly bytes_compared: number;
+  /** Bytes of the blocks that differ. */
+  readonly bytes_differing: number;
+  /** The first VERIFY_RANGES_MAX runs of them, in bytes. */
+  readonly ranges: readonly { readonly offset: number; readonly length: number }[];
+  /** They are being sent again. */
+  readonly repaired: boolean;
+}
+
 /** Of a secondary. `waiting`: no link. `receiving`: a delta run is under way. `streaming`: every epoch follows. */
 export const SOURCE_STATES = ['waiting', 'receiving', 'streaming', 'failed'] as const;
 export type SourceState = (typeof SOURCE_STATES)[number];

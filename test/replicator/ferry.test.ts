@@ -4,7 +4,9 @@
  * its export and compared with what the host believes.
  */
 import { describe, expect, it } from 'vitest';
+import type { Volume } from '../../src/volume/volume.ts';
 import { testScope } from '../support/tools.ts';
+import { write } from '../volume/support/request.ts';
 import { seeded, stamped } from './support/host.ts';
 import { PeerMirror } from './support/peer-mirror.ts';
 import { MIB, Rig, type MirrorOptions } from './support/rig.ts';
@@ -85,4 +87,89 @@ describe('a mirror on another node', () => {
     await rig.inStep();
     expect(await mirror.differences(rig.expected)).toEqual([]);
   });
+
+  it('is compared without a false alarm while the host writes, and repaired where it differs', async () => {
+    const { rig, mirror } = await pair();
+    const writing = { on: true };
+    const random = seeded(9);
+    const load = (async () => {
+      for (let count = 0; writing.on; count += 1) {
+        const offset = Math.floor(random() * (SIZE / 4096 - 16)) * 4096;
+        await rig.write(offset, stamped(4096 * (1 + (count % 8)), count));
+      }
+    })();
+    const { uri } = rig.status();
+    for (let round = 0; round < 3; round += 1) {
+      expect(await rig.device.verifyMirror(uri, { repair: false })).toEqual({
+        bytes_compared: SIZE,
+        bytes_differing: 0,
+        ranges: [],
+        repaired: false,
+      });
+    }
+    writing.on = false;
+    await load;
+    await rig.inStep();
+    const { volume } = mirror.secondary;
+    await writeBehind(volume, 3 * 4096, Buffer.alloc(8192, 0x77));
+    const report = await rig.device.verifyMirror(uri, { repair: true });
+    expect(report).toMatchObject({
+      bytes_differing: 8192,
+      ranges: [{ offset: 3 * 4096, length: 8192 }],
+      repaired: true,
+    });
+    await rig.inStep();
+    expect(await mirror.differences(rig.expected)).toEqual([]);
+    expect(rig.volume.snapshots.hidden).toEqual([]);
+    expect(volume.snapshots.hidden).toEqual([]);
+  });
+
+  it('is not compared when it is away, or when it is any NBD server', async () => {
+    const { rig, mirror } = await pair();
+    mirror.leave();
+    const { uri } = rig.status();
+    await rig.until('the outage', ({ state }) => state === 'delta');
+    const verifying = rig.device.verifyMirror(uri, { repair: false });
+    await expect(verifying).rejects.toMatchObject({ code: 'MIRROR_STATE' });
+  });
+
+  it('that was seeded is compared, and gets what differs', async () => {
+    const scope = testScope();
+    const rig = await Rig.create(scope, { sizeBytes: SIZE });
+    const mirror = await PeerMirror.start(scope, { sizeBytes: SIZE });
+    const { volume } = mirror.secondary;
+    for (let at = 0; at < 8 * MIB; at += MIB) {
+      const bytes = stamped(MIB, at / MIB);
+      await rig.write(at, bytes);
+      await writeBehind(volume, at, bytes);
+    }
+    await rig.write(2 * MIB, stamped(4096, 99));
+    await rig.addPeer(mirror, { seeded: true });
+    await rig.inStep();
+    expect(await mirror.differences(rig.expected)).toEqual([]);
+    const { bytes_compared, delta_bytes_sent } = rig.status();
+    expect(bytes_compared).toBe(SIZE);
+    expect(delta_bytes_sent).toBeLessThan(64 * 1024);
+  });
+
+  it('gets no more in a second than its limit', async () => {
+    const { rig, mirror } = await pair({ lanes: 3 });
+    const { uri } = rig.status();
+    await rig.device.limitMirror(uri, 4 * MIB);
+    const begun = performance.now();
+    for (let count = 0; count < 8; count += 1)
+      await rig.write(count * MIB, stamped(MIB, 70 + count));
+    await rig.inStep();
+    const seconds = (performance.now() - begun) / 1000;
+    expect(seconds).toBeGreaterThan(1);
+    expect(await mirror.differences(rig.expected)).toEqual([]);
+    expect(rig.status()).toMatchObject({ limit: 4 * MIB, lanes: 3 });
+    await rig.device.limitMirror(uri, null);
+    expect(rig.status().limit).toBe(null);
+  });
 });
+
+/** Behind the back of the replicator. */
+function writeBehind(volume: Volume, offset: number, bytes: Buffer): Promise<void> {
+  return write(volume, offset, bytes).then((status) => expect(status).toBe(0));
+}

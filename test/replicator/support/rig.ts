@@ -33,6 +33,8 @@ export interface RigOptions {
 }
 
 export interface MirrorOptions {
+  readonly lanes?: number;
+  readonly seeded?: boolean;
   readonly mode?: 'async' | 'sync';
   readonly stallPolicy?: 'degrade' | 'block';
 }
@@ -143,7 +145,7 @@ export class Rig {
 
   addPeer(mirror: { readonly uri: string }, options: MirrorOptions = {}): Promise<void> {
     const { mode = 'async', stallPolicy = 'degrade' } = options;
-    return this.device.addMirror({ uri: mirror.uri, mode, stallPolicy });
+    return this.device.addMirror({ uri: mirror.uri, ...options, mode, stallPolicy });
   }
 
   // --- the host, and what it believes ---

@@ -1,0 +1,114 @@
+/**
+ * Compares a mirror on another node with the volume, both frozen at the end of one epoch, while the host and the stream go on.
+ *
+ * Invariants:
+ * - The twins are of one moment: the epoch that the command `freeze` ends is the end of what the local snapshot holds. So
+ *   what is found different is different.
+ * - Neither twin outlives the comparison; what a loss of the link leaves behind goes with the next one.
+ */
+import { BlockferryError } from '../io/errors.ts';
+import { RunAborted } from './delta-run.ts';
+import { frozenSource } from './frozen-source.ts';
+import type { FrameHeader, ReceivedPayload } from './link/link-types.ts';
+import type { ControlMessage } from './link/messages.ts';
+import type { PeerContact, PeerTalk } from './peer-contact.ts';
+import { PeerVerify } from './peer-verify.ts';
+import { randomId } from './random-id.ts';
+import type { BlockSet } from '../volume/maps/block-set.ts';
+
+/** Name of the hidden snapshot that a mirror is compared with. */
+export function verifySnapshotName(mirrorId: number): string {
+  return `.verify-${mirrorId}`;
+}
+
+export class MirrorVerify implements PeerTalk {
+  private readonly contact: PeerContact;
+  private comparison: PeerVerify | null = null;
+  /** The epoch that the mirror is asked to freeze at. */
+  private epoch = 0;
+  private answered: ((error: string | null) => void) | null = null;
+
+  constructor(contact: PeerContact) {
+    this.contact = contact;
+  }
+
+  get bytesCompared(): number {
+    return this.comparison?.bytesCompared ?? 0;
+  }
+
+  /** The blocks that differ. Throws MIRROR_STATE when the mirror leaves the stream, or does not freeze; and as `freeze`. */
+  async run(): Promise<BlockSet> {
+    const { contact } = this;
+    const { volume, queue, surroundings } = contact.host;
+    const name = verifySnapshotName(contact.mirrorId);
+    if (volume.snapshots.hidden.includes(name)) await volume.snapshots.discard(name);
+    const id = randomId(surroundings.random);
+    contact.converse(this);
+    try {
+      await volume.snapshots.freeze(name, () => {
+        this.epoch = queue.closeWithCommand({ kind: 'freeze', id });
+      });
+      contact.host.wakeSoon();
+      await this.frozenThere();
+      return await this.compare(name);
+    } catch (thrown) {
+      if (!(thrown instanceof RunAborted)) throw thrown;
+      throw new BlockferryError('MIRROR_STATE', `${contact.link.peer} left the stream`);
+    } finally {
+      contact.silence(this);
+      if (contact.open && queue.active) {
+        queue.closeWithCommand({ kind: 'thaw', id });
+        contact.host.wakeSoon();
+      }
+      if (volume.snapshots.hidden.includes(name)) await volume.snapshots.discard(name);
+    }
+  }
+
+  lost(): void {
+    this.comparison?.abort();
+    this.answered?.('it left the stream');
+  }
+
+  control(message: ControlMessage): void {
+    if (message.kind === 'command-done' && message.epoch === this.epoch) {
+      this.answered?.(message.error);
+    }
+  }
+
+  frame(header: FrameHeader, payload: ReceivedPayload | null): void {
+    if (this.comparison === null) payload?.release();
+    else this.comparison.frame(header, payload);
+  }
+
+  drained(): void {
+    this.comparison?.drained();
+  }
+
+  private async frozenThere(): Promise<void> {
+    const error = await new Promise<string | null>((resolve) => {
+      this.answered = resolve;
+      if (!this.contact.open) resolve('it left the stream');
+    });
+    this.answered = null;
+    if (error === null) return;
+    const message = `${this.contact.link.peer} could not freeze its content: ${error}`;
+    throw new BlockferryError('MIRROR_STATE', message);
+  }
+
+  private async compare(name: string): Promise<BlockSet> {
+    const { link, host, limit } = this.contact;
+    const device = host.volume.snapshots.device(name);
+    if (device === null) throw new BlockferryError('INTERNAL', 'a frozen content is gone');
+    const comparison = new PeerVerify({
+      link,
+      clock: host.surroundings.clock,
+      source: frozenSource(device),
+      examiner: host.examiner,
+      limiter: limit,
+      epoch: this.epoch,
+    });
+    this.comparison = comparison;
+    await comparison.run();
+    return comparison.differing;
+  }
+}

@@ -1,0 +1,42 @@
+/** What may be sent to a mirror, in bytes a second: its own limit, and that of the node, which all mirrors share. */
+import type { Clock } from '../io/clock.ts';
+import { TokenBucket } from './token-bucket.ts';
+
+/** A limit may be changed while somebody waits for it: it is asked again after so long, and not before a millisecond. */
+const LOOK_MS_MAX = 250;
+
+/** How long to wait before a limit is asked again that said `waitMs`. */
+export function limitLookMs(waitMs: number): number {
+  return Math.max(1, Math.min(LOOK_MS_MAX, waitMs));
+}
+
+export class SendLimit {
+  private readonly clock: Clock;
+  private readonly own: TokenBucket;
+  private readonly shared: TokenBucket | null;
+
+  /** `bytesPerSecond`: null for no limit of its own. */
+  constructor(clock: Clock, bytesPerSecond: number | null, shared: TokenBucket | null) {
+    this.clock = clock;
+    this.own = new TokenBucket(bytesPerSecond, clock.now());
+    this.shared = shared;
+  }
+
+  set(bytesPerSecond: number | null): void {
+    this.own.setRate(bytesPerSecond, this.clock.now());
+  }
+
+  /** Takes `bytes`, whether they are there or not; answers the milliseconds until the debt is paid: 0 is go. */
+  take(bytes: number): number {
+    const now = this.clock.now();
+    this.own.take(bytes, now);
+    this.shared?.take(bytes, now);
+    return this.waitMs;
+  }
+
+  /** Milliseconds until something may be sent. */
+  get waitMs(): number {
+    const now = this.clock.now();
+    return Math.max(this.own.waitMs(now), this.shared?.waitMs(now) ?? 0);
+  }
+}
