@@ -96,6 +96,8 @@ describe('a mirror on another node', () => {
       for (let count = 0; writing.on; count += 1) {
         const offset = Math.floor(random() * (SIZE / 4096 - 16)) * 4096;
         await rig.write(offset, stamped(4096 * (1 + (count % 8)), count));
+        // A write that is answered at once gives nobody else a turn.
+        await new Promise((resolve) => setImmediate(resolve));
       }
     })();
     const { uri } = rig.status();
