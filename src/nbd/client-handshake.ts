@@ -13,7 +13,8 @@
  *   accepted private option.
  * - Where TLS is wanted nothing but STARTTLS and ABORT is said before it, there is no way around it, and no byte that came in clear
  *   counts as said under it.
- * - A private option that is refused ends the handshake; only a server that does not know it is asked for the export.
+ * - A private option that is refused ends the handshake. Only a server that does not know it, or has nothing of that kind under
+ *   that name, is asked for the export, and only where the option is not required.
  */
 import assert from 'node:assert';
 import { BlockferryError, type ErrorCode } from '../io/errors.ts';

@@ -6,7 +6,8 @@
  * - One connection asks and is used, whatever the answer: a server that does not know the private option goes on with the
  *   export on it.
  * - A link is handed out with all of its lanes, or not at all: if one cannot be had, the others are closed.
- * - A refusal of a node is an error; it is never taken for a plain server instead.
+ * - A node that knows this one and refuses is an error, and so is any refusal where `peerOnly`; it is never taken for a plain
+ *   server instead.
  */
 import assert from 'node:assert';
 import type { Clock } from '../../io/clock.ts';
