@@ -5,7 +5,9 @@
  * It is asked after a kill, when the disk may be full, so a file is made before that, with one block in it, and kept: what
  * became of that block became of the others. A copy of the directory that lost the holes, or the zeroes, shows it too.
  */
-import type { Disk, DiskFile } from '../../io/disk.ts';
+import { Status } from '../../io/device.ts';
+import type { Disk } from '../../io/disk.ts';
+import { errnoOf } from '../../io/errors.ts';
 import { BLOCK_BYTES } from '../../io/limits.ts';
 import type { Spare } from './spare.ts';
 
@@ -14,7 +16,10 @@ export const PROBE_NAME = 'extents';
 /** Far enough for a hole on both sides, on any file system that has them. */
 const POSITION: number = 4 * 1024 * 1024;
 
-/** Whether extents can be believed. Makes the file when there is none; `spare` lends the block. */
+/**
+ * Whether extents can be believed. Makes the file when there is none; `spare` lends the block. Throws what the disk throws:
+ * on a wrong answer what was written would be given up.
+ */
 export function tellsBlocks(disk: Disk, directory: string, spare: Spare | null): boolean {
   if (!disk.knowsExtents) return false;
   const path = `${directory}/${PROBE_NAME}`;
@@ -27,52 +32,52 @@ export function tellsBlocks(disk: Disk, directory: string, spare: Spare | null):
   return looksRight(disk, path) === true;
 }
 
-/** Makes the file if there is none, or if it is not as it was made: a power cut may have left half of it. */
-export function keepProbe(disk: Disk, directory: string): void {
+/**
+ * Makes the file if there is none, or if it is not as it was made: a power cut may have left half of it. True when extents
+ * can be believed; else they may be later.
+ */
+export function keepProbe(disk: Disk, directory: string): boolean {
+  if (!disk.knowsExtents) return false;
   const path = `${directory}/${PROBE_NAME}`;
-  if (disk.knowsExtents && looksRight(disk, path) !== true) make(disk, path);
+  try {
+    return looksRight(disk, path) === true || (make(disk, path) && looksRight(disk, path) === true);
+  } catch {
+    return false;
+  }
 }
 
 /** Null when there is no such file. */
 function looksRight(disk: Disk, path: string): boolean | null {
   if (!disk.exists(path)) return null;
-  return withFile(disk, path, false, (file) => {
+  const file = disk.open(path, { create: false });
+  try {
     const extent = file.dataAfter(0);
     const end = POSITION + BLOCK_BYTES;
     if (extent === null || file.dataAfter(end) !== null) return false;
     return extent.start === POSITION && extent.end === end;
-  });
-}
-
-/** False, and no file is left, when there is no room for it. */
-function make(disk: Disk, path: string): boolean {
-  const made = withFile(disk, path, true, (file) => {
-    file.truncateNow(0);
-    file.truncateNow(2 * POSITION);
-    return file.writeNow(Buffer.alloc(BLOCK_BYTES), 0, BLOCK_BYTES, POSITION) >= 0;
-  });
-  if (made) return true;
-  try {
-    if (disk.exists(path)) disk.remove(path);
-  } catch {
-    // It does not look right, and is made again.
-  }
-  return false;
-}
-
-function withFile(
-  disk: Disk,
-  path: string,
-  create: boolean,
-  run: (file: DiskFile) => boolean,
-): boolean {
-  let file: DiskFile | null = null;
-  try {
-    file = disk.open(path, { create });
-    return run(file);
-  } catch {
-    return false;
   } finally {
-    file?.closeNow();
+    file.closeNow();
   }
+}
+
+/** False, and no file is left, when there is no room for it. Throws what else the disk throws. */
+function make(disk: Disk, path: string): boolean {
+  let errno = 0;
+  try {
+    const file = disk.open(path, { create: true });
+    try {
+      file.truncateNow(0);
+      file.truncateNow(2 * POSITION);
+      errno = -Math.min(0, file.writeNow(Buffer.alloc(BLOCK_BYTES), 0, BLOCK_BYTES, POSITION));
+    } finally {
+      file.closeNow();
+    }
+  } catch (thrown) {
+    errno = errnoOf(thrown);
+  }
+  if (errno === 0) return true;
+  // Else what is half made would tell of nothing.
+  if (disk.exists(path)) disk.remove(path);
+  if (errno === Status.ENOSPC) return false;
+  throw Object.assign(new Error(`${path} could not be made: errno ${errno}`), { errno: -errno });
 }

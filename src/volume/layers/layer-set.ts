@@ -19,6 +19,7 @@ import { writeError } from '../log/metadata.ts';
 import type { Metadata } from '../log/metadata.ts';
 import { layerPath, openLayerFile, removeStrayLayers } from '../recovery.ts';
 import type { Spare } from './spare.ts';
+import { isDistrusted } from '../volume-state.ts';
 import { View } from './view.ts';
 
 /** Layers of another volume, and the one of them that a clone's base layer lies on. */
@@ -53,7 +54,7 @@ export class LayerSet {
   /** Files on their way out. */
   private readonly removals = new Set<Promise<void>>();
   private closing = false;
-  private told: boolean | null = null;
+  private extentsTold = false;
   private readonly origin: LayerSet | null;
   /** Layers of clones: their chains go on through these. */
   private readonly clones = new Set<LayerSet>();
@@ -90,7 +91,7 @@ export class LayerSet {
       assert(top, 'a volume has a top layer');
       const set = new LayerSet(options, layers, top);
       if (metadata.unclean) set.recover();
-      if (top.parent !== null) keepProbe(disk, directory);
+      if (top.parent !== null) set.noteExtents();
       origin?.layers.clones.add(set);
       return set;
     } catch (thrown) {
@@ -106,10 +107,10 @@ export class LayerSet {
   /** Layers that are not sealed, the top last. */
   readonly unsealed = (): readonly Layer[] => this.open;
 
-  /** The extents of files are the blocks that were written (extents-probe.ts). Found out when it is first asked. */
+  /** The extents of files are the blocks that were written, as far as that is known (extents-probe.ts). */
   readonly tellsBlocks = (): boolean => {
-    this.told ??= tellsBlocks(this.disk, this.directory, this.spare);
-    return this.told;
+    this.noteExtents();
+    return this.extentsTold;
   };
 
   /** All layers. */
@@ -144,7 +145,7 @@ export class LayerSet {
    * Throws METADATA_WRITE_FAILED.
    */
   async prepare(): Promise<Layer> {
-    keepProbe(this.disk, this.directory);
+    this.noteExtents();
     const layer = this.create(this.top.map.blockCount * BLOCK_BYTES);
     const lengthSynced = await new Promise<number>((resolve) => layer.file.datasync(resolve));
     const linked = await new Promise<number>((resolve) =>
@@ -238,6 +239,11 @@ export class LayerSet {
     yield* this.views;
   }
 
+  /** Sees to it that the next process can tell, too. */
+  private noteExtents(): void {
+    this.extentsTold ||= keepProbe(this.disk, this.directory);
+  }
+
   private noteOpen(): void {
     const { top } = this;
     const others = [...this.layers.values()].filter((layer) => !layer.sealed && layer !== top);
@@ -257,12 +263,13 @@ export class LayerSet {
     // Where extents are not known, all of a layer would be called data, and hide what lies below it.
     const sameRun = state.boot !== '' && state.boot === this.disk.bootId;
     const above = this.top.parent !== null;
-    const killed = above && sameRun && this.tellsBlocks();
+    const killed = above && sameRun && tellsBlocks(this.disk, this.directory, this.spare);
     for (const layer of this.unsealed()) {
       if (layer.parent === null || killed) layer.recover(this.disk);
     }
     this.head.look(this.top);
-    if (!above || killed) return;
+    // A volume that opens as failed is read and never written.
+    if (!above || killed || isDistrusted(state, this.disk.bootId)) return;
     // Its file may hold blocks that the map does not know: nothing is written there any more.
     for (const layer of this.unsealed()) {
       if (layer.parent === null) continue;
