@@ -116,3 +116,120 @@ describe('when the sync fails', () => {
     expect(await new Promise((resolve) => volume.metadata.commit(resolve))).toBe(5);
   });
 });
+
+/** What a later process finds, in the same run of the system or in the next one. */
+async function failedVolume(which: 'data' | 'log'): Promise<{ disk: MemoryDisk; path: string }> {
+  const { disk, volume } = await newVolume(SIZE);
+  await write(volume, 0, Buffer.alloc(4096, 1));
+  expect(await flush(volume)).toBe(0);
+  await write(volume, 4096, Buffer.alloc(4096, 2));
+  const path = which === 'data' ? volume.layer.file.path : logPath(volume);
+  let failures = 0;
+  disk.failSync = (synced) => (synced === path && failures++ === 0 ? 5 : 0);
+  expect(await flush(volume)).toBe(5);
+  for (let turns = 0; turns < 5; turns += 1) await turn();
+  return { disk, path: logPath(volume) };
+}
+
+describe.each(['data', 'log'] as const)('after a failed sync of the %s file', (which) => {
+  test('another process in the same run of the system reads, and writes nothing', async () => {
+    const { disk } = await failedVolume(which);
+    const killed = disk.kill();
+    const { store, volume } = reopen(killed);
+    const reasons: string[] = [];
+    volume.onFailed = (reason) => reasons.push(reason);
+    expect(volume.failed).toBe(true);
+    expect(volume.failure).toMatch(/sync failed since the system was started.*restart the system/);
+    expect((await read(volume, 0, 4096))[0]).toBe(1);
+    expect((await read(volume, 4096, 4096))[0]).toBe(2);
+    expect(await write(volume, 0, Buffer.alloc(4096, 3))).toBe(5);
+    expect(await zero(volume, { offset: 0, length: 4096 })).toBe(5);
+    expect(await flush(volume)).toBe(5);
+    await expect(volume.resize(SIZE * 2)).rejects.toMatchObject({ code: 'VOLUME_FAILED' });
+    await turn();
+    expect(reasons).toEqual([volume.failure]);
+    await store.close();
+    // An orderly stop does not make it whole.
+    expect(reopen(killed.kill()).volume.failed).toBe(true);
+  });
+
+  test('a check says so, and mends nothing', async () => {
+    const { disk } = await failedVolume(which);
+    const { report } = await checkDirectory({
+      disk: disk.kill(),
+      path: '/data',
+      clock: new TestClock(),
+      random: systemRandom,
+      repair: true,
+    });
+    const findings = report.volumes.flatMap((volume) => volume.findings);
+    expect(findings.map(({ code }) => code)).toContain('sync-failed');
+    expect(findings.every(({ repair }) => repair === null)).toBe(true);
+  });
+
+  test('the next run of the system has it whole, with what was durable', async () => {
+    const { disk, path } = await failedVolume(which);
+    const { volume } = reopen(disk.crash(() => false));
+    expect(volume.failed).toBe(false);
+    expect((await read(volume, 0, 4096))[0]).toBe(1);
+    expect(await write(volume, 0, Buffer.alloc(4096, 4))).toBe(0);
+    expect(await flush(volume)).toBe(0);
+    expect(volume.metadata.state.failedBoot).toBe('');
+    expect(path).toBe(logPath(volume));
+  });
+});
+
+describe('a failed sync that is followed by another', () => {
+  test('of the log, is made known all the same when a new log can be written', async () => {
+    const { disk, volume } = await newVolume(SIZE);
+    await write(volume, 0, Buffer.alloc(4096, 1));
+    const { path } = volume.layer.file;
+    const log = logPath(volume);
+    disk.failSync = (synced) => (synced === path || synced === log ? 5 : 0);
+    expect(await flush(volume)).toBe(5);
+    for (let turns = 0; turns < 5; turns += 1) await turn();
+    disk.failSync = () => 0;
+    expect(reopen(disk.kill()).volume.failed).toBe(true);
+  });
+
+  test('of the new log, leaves the old one, and nothing else', async () => {
+    const { disk, store, volume } = await newVolume(SIZE);
+    await write(volume, 0, Buffer.alloc(4096, 1));
+    disk.failSync = (synced) => (synced.includes('metadata.log') ? 5 : 0);
+    expect(await flush(volume)).toBe(5);
+    await store.close();
+    disk.failSync = () => 0;
+    expect(disk.exists(`${logPath(volume)}.new`)).toBe(false);
+    // Nobody could say it: what can be read is believed.
+    expect(reopen(disk.kill()).volume.failed).toBe(false);
+  });
+
+  test('is not remembered where runs of the system cannot be told apart', async () => {
+    const { disk, volume } = await newVolume(SIZE, Object.assign(new MemoryDisk(), { bootId: '' }));
+    await write(volume, 0, Buffer.alloc(4096, 1));
+    disk.failSync = (synced) => (synced === volume.layer.file.path ? 5 : 0);
+    expect(await flush(volume)).toBe(5);
+    expect(volume.metadata.state.failedBoot).toBe('');
+    expect(reopen(disk.kill()).volume.failed).toBe(false);
+  });
+});
+
+test('a volume with snapshots opens as failed without a new layer', async () => {
+  const { disk, volume } = await newVolume(SIZE);
+  await write(volume, 0, Buffer.alloc(4096, 1));
+  await volume.snapshots.create('s');
+  await write(volume, 0, Buffer.alloc(4096, 2));
+  disk.failSync = (synced) => (synced === volume.layer.file.path ? 5 : 0);
+  expect(await flush(volume)).toBe(5);
+  for (let turns = 0; turns < 5; turns += 1) await turn();
+  disk.failSync = () => 0;
+  const killed = disk.kill();
+  killed.knowsExtents = false;
+  const before = killed.list(`/data/volumes/${volume.id}`);
+  const again = reopen(killed).volume;
+  expect(again.failed).toBe(true);
+  expect(killed.list(`/data/volumes/${volume.id}`)).toEqual(before);
+  const later = reopen(disk.crash(() => false)).volume;
+  expect(later.failed).toBe(false);
+  expect((await read(later, 0, 4096))[0]).toBe(1);
+});

@@ -83,6 +83,37 @@ describe('a process that is killed', () => {
     expectSame(await world.content(), world.model);
   });
 
+  test('loses no write after one that failed, where nothing can be taken away', async () => {
+    const world = await World.create();
+    world.disk.canPunch = false;
+    await failedWrite(world);
+    await world.put(40, 2, 5);
+    await world.clear(18, 5);
+    await world.kill();
+    expectSame(await world.content(), world.model);
+  });
+
+  test('loses no write on a full disk', async () => {
+    const world = await World.create();
+    world.disk.canPunch = false;
+    world.leave(2);
+    expect(await write(world.volume, OFFSET, Buffer.alloc(5 * BLOCK, 9))).toBe(28);
+    const before = await world.content();
+    await world.put(10, 2, 5);
+    before.head.fill(5, 10 * BLOCK, 12 * BLOCK);
+    await world.kill();
+    expectSame(await world.content(), before);
+  });
+
+  test('leaves every layer whole on a disk that calls data what lies around it', async () => {
+    const world = await World.create();
+    await world.put(18, 2, 5);
+    expect(await flush(world.volume)).toBe(0);
+    world.disk.extentPages = 4;
+    await world.kill();
+    expectSame(await world.content(), world.model);
+  });
+
   test('leaves every layer whole on a disk that calls all of a file data', async () => {
     const world = await World.create();
     await world.put(18, 2, 5);
@@ -90,7 +121,6 @@ describe('a process that is killed', () => {
     world.disk.tellsHoles = false;
     await world.kill();
     expectSame(await world.content(), world.model);
-    expect(world.disk.exists(`${world.directory}/hole.tmp`)).toBe(false);
   });
 });
 

@@ -5,7 +5,7 @@
  */
 import { describe, expect, test } from 'vitest';
 import { newVolume, reopen, turn } from './support/store.ts';
-import { flush, read, write } from './support/request.ts';
+import { answered, flush, read, requestOf, write } from './support/request.ts';
 
 const MIB = 2 ** 20;
 
@@ -49,5 +49,27 @@ describe('a volume whose layers merge', () => {
     expect(disk.list(path).filter((name) => name.endsWith('.data'))).toHaveLength(2);
     const next = reopen(disk.kill());
     expect((await read(next.volume, 0, 16 * MIB)).equals(before)).toBe(true);
+  });
+
+  test('writes nothing over the layer of a snapshot whose end is not durable', async () => {
+    const { disk, volume } = await newVolume(16 * MIB);
+    const { snapshots } = volume;
+    await write(volume, 0, Buffer.alloc(4 * MIB, 1));
+    await snapshots.create('lower');
+    await write(volume, 0, Buffer.alloc(MIB, 2));
+    await snapshots.create('upper');
+    // A look for what may merge is due: the record of what follows is on its way by then.
+    disk.holding = true;
+    const deleted = snapshots.delete('lower');
+    for (let count = 0; count < 50; count += 1) await turn();
+    const touched = disk.held.filter(({ path }) => path.endsWith('.data'));
+    expect(touched.map(({ kind, path }) => `${kind} ${path}`)).toEqual([]);
+    // It never gets there.
+    const next = reopen(disk.crash(() => false));
+    const device = next.volume.snapshots.device('lower');
+    const request = requestOf({ offset: 0, length: MIB });
+    expect(await answered(request, (each) => device?.read(each) ?? 1)).toBe(0);
+    expect(request.bytes.equals(Buffer.alloc(MIB, 1))).toBe(true);
+    void deleted;
   });
 });

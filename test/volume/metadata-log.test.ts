@@ -353,3 +353,33 @@ describe('commits', () => {
     expect(disk.syncs.get(LOG)).toBe(2);
   });
 });
+
+describe('records that a full disk refused', () => {
+  test('go into the log together with what takes them back', async () => {
+    const { disk } = await written();
+    const metadata = Metadata.open(options(disk));
+    disk.pagesMax = 0;
+    metadata.append({ kind: 'mirror-removed', mirror: 1 });
+    // More than the last page has room for.
+    metadata.append({ kind: 'regions-hot', regions: Array.from({ length: 2000 }, () => 6) });
+    const refused = commit(metadata).then((status) => {
+      disk.pagesMax = Number.POSITIVE_INFINITY;
+      metadata.append({
+        kind: 'mirror-added',
+        mirror: 1,
+        uri: 'x',
+        mode: 'async',
+        stallPolicy: 'block',
+      });
+      return status;
+    });
+    // Somebody else waits meanwhile, whose batch has room.
+    metadata.append({ kind: 'regions-hot', regions: [7] });
+    const other = commit(metadata);
+    expect(await refused).toBe(28);
+    expect(await other).toBe(0);
+    const after = Metadata.open(options(disk.crash(() => false)));
+    expect(after.state.mirrors.get(1)?.uri).toBe('x');
+    expect(after.state.hot.has(7)).toBe(true);
+  });
+});

@@ -108,4 +108,34 @@ describe('on a disk that is full to the last byte', () => {
     await volume.snapshots.delete('first');
     await store.close();
   });
+
+  test('a volume opens after a power cut, with a fresh top', async () => {
+    const { disk, volume } = await fullDisk();
+    const layers = volume.metadata.state.layers.size;
+    const left = disk.crash(() => true);
+    left.pagesMax = left.pagesUsed();
+    const open = left.open.bind(left);
+    const made: string[] = [];
+    // A new file needs a page.
+    left.open = (path, options) => {
+      if (options.exclusive === true) {
+        if (left.pagesUsed() >= left.pagesMax) throw noSpace(path);
+        made.push(path);
+      }
+      return open(path, options);
+    };
+    const store = openStore(left);
+    expect(store.damaged).toEqual([]);
+    expect(made).toHaveLength(1);
+    const found = store.find('v')!;
+    expect(found.metadata.state.layers.size).toBe(layers + 1);
+    expect((await read(found, 0, BLOCK))[0]).toBe(2);
+    left.pagesMax = Number.POSITIVE_INFINITY;
+    await store.close();
+    expect(sizeOf(left)).toBe(SPARE_BYTES);
+  });
 });
+
+function noSpace(path: string): Error {
+  return Object.assign(new Error(`ENOSPC: ${path}`), { code: 'ENOSPC', errno: -28 });
+}

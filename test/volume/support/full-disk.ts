@@ -170,9 +170,9 @@ export class World {
     await this.settled();
     this.clock.kill();
     const { pagesMax } = this.disk;
-    const { tellsHoles, canPunch } = this.disk;
+    const { tellsHoles, canPunch, extentPages } = this.disk;
     this.disk = this.disk.kill();
-    Object.assign(this.disk, { pagesMax, tellsHoles, canPunch });
+    Object.assign(this.disk, { pagesMax, tellsHoles, canPunch, extentPages });
     this.reopen();
   }
 

@@ -89,6 +89,8 @@ export class MemoryDisk implements Disk {
   canPunch = true;
   /** False: of a file, all is data. */
   tellsHoles = true;
+  /** Pages that are called data together, when one of them is. */
+  extentPages = 1;
   failTruncate = false;
   canProvision = true;
   canReadAhead = true;
@@ -406,15 +408,17 @@ class MemoryFile implements DiskFile {
   dataAfter(position: number): { start: number; end: number } | null {
     const { size } = this.content;
     if (!this.disk.tellsHoles) return position < size ? { start: position, end: size } : null;
-    const pages = [...this.content.pages.keys()].toSorted((one, other) => one - other);
-    const first = pages.find((page) => (page + 1) * PAGE > position);
+    const grain = this.disk.extentPages * PAGE;
+    const grains = new Set(
+      [...this.content.pages.keys()].map((page) => Math.floor((page * PAGE) / grain)),
+    );
+    const first = [...grains]
+      .toSorted((one, other) => one - other)
+      .find((each) => (each + 1) * grain > position);
     if (first === undefined) return null;
     let end = first;
-    while (this.content.pages.has(end)) end += 1;
-    return {
-      start: Math.max(position, first * PAGE),
-      end: Math.min(end * PAGE, this.content.size),
-    };
+    while (grains.has(end)) end += 1;
+    return { start: Math.max(position, first * grain), end: Math.min(end * grain, size) };
   }
 
   truncateNow(sizeBytes: number): void {
