@@ -20,8 +20,14 @@ export class ControlClient {
   }
 
   /** The JSON answer. Rejects with BlockferryError: CONTROL_UNREACHABLE or what the node refused. */
-  async call<T>(method: Method, path: string, body?: unknown): Promise<T> {
-    const response = await this.open(method, path, body, CONTROL_REPLY_MS_MAX);
+  async call<T>(
+    method: Method,
+    path: string,
+    body?: unknown,
+    /** 0: as long as it takes. */
+    timeoutMs: number = CONTROL_REPLY_MS_MAX,
+  ): Promise<T> {
+    const response = await this.open(method, path, body, timeoutMs);
     const text = await this.readAll(response);
     if ((response.statusCode ?? 0) >= 400) throw this.refusal(response, text);
     try {

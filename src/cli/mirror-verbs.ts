@@ -1,14 +1,30 @@
 /** `blockferry mirror ...` */
-import { Option, type Command } from 'commander';
+import { InvalidArgumentError, Option, type Command } from 'commander';
 import { MIRROR_ACTIONS, type MirrorAction, type VolumeStatus } from '../control/status.ts';
+import { LINK_LANES_MAX } from '../io/limits.ts';
+import type { VerifyReport } from '../replicator/status.ts';
 import { volumePath } from './client.ts';
-import { clientOf, print, printJson, wantsColour, type SharedOptions } from './context.ts';
+import {
+  EXIT_FAILED,
+  clientOf,
+  print,
+  printJson,
+  wantsColour,
+  type SharedOptions,
+} from './context.ts';
+import { renderVerify } from './render-mirrors.ts';
 import { renderVolume } from './render.ts';
 import { leaf } from './verb.ts';
 
 interface AddOptions extends SharedOptions {
   readonly mode: string;
   readonly onStall: string;
+  readonly lanes: number;
+  readonly seeded?: boolean;
+}
+
+interface VerifyOptions extends SharedOptions {
+  readonly repair?: boolean;
 }
 
 const EXPLAINED: Readonly<Record<MirrorAction, { summary: string; more: string }>> = {
@@ -33,7 +49,7 @@ const EXPLAINED: Readonly<Record<MirrorAction, { summary: string; more: string }
 export function addMirrorVerbs(program: Command): void {
   const mirror = program
     .command('mirror')
-    .summary('add, remove, pause, resume and resync mirrors')
+    .summary('add, remove, pause, resume, resync, limit and verify mirrors')
     .description('Mirrors: remote copies of a volume, on another node or any NBD server.');
 
   leaf(mirror, 'add <volume> <uri>', 'keep a copy of a volume at an NBD export')
@@ -50,6 +66,12 @@ export function addMirrorVerbs(program: Command): void {
         .choices(['degrade', 'block'])
         .default('degrade'),
     )
+    .addOption(
+      new Option('--lanes <n>', 'connections that carry the link to a blockferry node')
+        .argParser(parseLanes)
+        .default(1),
+    )
+    .option('--seeded', 'it holds a copy already: compare, and send only what differs')
     .addHelpText(
       'after',
       `
@@ -70,10 +92,37 @@ should not write to it while it is a mirror.
         change(action, volume, uri, options),
       );
   }
+
+  leaf(mirror, 'limit <volume> <uri> <rate>', 'bound what is sent to a mirror')
+    .addHelpText(
+      'after',
+      `
+RATE is bytes a second with an optional K, M or G (powers of 1024), or none. It holds at once, and
+over restarts.
+
+  blockferry mirror limit demo nbd://host2:10809/demo 50M`,
+    )
+    .action(limit);
+
+  leaf(mirror, 'verify <volume> [uri]', 'compare a mirror on another node with its volume')
+    .option('--repair', 'send again what differs')
+    .addHelpText(
+      'after',
+      `
+Both are compared as of one moment, while the volume is in use and the mirror follows. Exit code 1:
+they differ. URI may be left out when the volume has one mirror.`,
+    )
+    .action(verify);
 }
 
 async function add(volume: string, uri: string, options: AddOptions): Promise<void> {
-  const body = { uri, mode: options.mode, stall_policy: options.onStall };
+  const body = {
+    uri,
+    mode: options.mode,
+    stall_policy: options.onStall,
+    lanes: options.lanes,
+    seeded: options.seeded ?? false,
+  };
   const path = `${volumePath(volume)}/mirrors`;
   show(await clientOf(options).call<VolumeStatus>('POST', path, body), options);
 }
@@ -87,6 +136,36 @@ async function change(
   const path = `${volumePath(volume)}/mirrors/${action}`;
   const body = uri === undefined ? {} : { uri };
   show(await clientOf(options).call<VolumeStatus>('POST', path, body), options);
+}
+
+function parseLanes(text: string): number {
+  const lanes = /^\d{1,3}$/.test(text) ? Number(text) : 0;
+  if (lanes >= 1 && lanes <= LINK_LANES_MAX) return lanes;
+  throw new InvalidArgumentError(`It must be 1 to ${LINK_LANES_MAX}.`);
+}
+
+async function limit(
+  volume: string,
+  uri: string,
+  rate: string,
+  options: SharedOptions,
+): Promise<void> {
+  const body = { uri, limit: rate === 'none' ? null : rate };
+  const path = `${volumePath(volume)}/mirrors/limit`;
+  show(await clientOf(options).call<VolumeStatus>('POST', path, body), options);
+}
+
+async function verify(
+  volume: string,
+  uri: string | undefined,
+  options: VerifyOptions,
+): Promise<void> {
+  const body = { ...(uri === undefined ? {} : { uri }), repair: options.repair ?? false };
+  const path = `${volumePath(volume)}/mirrors/verify`;
+  const report = await clientOf(options).call<VerifyReport>('POST', path, body, 0);
+  if (options.json) printJson(report);
+  else print(renderVerify(report));
+  if (report.bytes_differing > 0) process.exitCode = EXIT_FAILED;
 }
 
 function show(status: VolumeStatus, options: SharedOptions): void {

@@ -1,5 +1,11 @@
 /** Mirrors, and the source of a secondary, as a person reads them. Pure. */
-import type { MirrorState, MirrorStatus, SourceState, SourceStatus } from '../replicator/status.ts';
+import type {
+  MirrorState,
+  MirrorStatus,
+  SourceState,
+  SourceStatus,
+  VerifyReport,
+} from '../replicator/status.ts';
 import { formatBytes, formatSeconds, formatTable, oneLine, paint, type Tone } from './format.ts';
 
 const TONES: Record<MirrorState, Tone> = {
@@ -80,4 +86,13 @@ export function renderSource(source: SourceStatus, colour: boolean): string {
   let text = `${paint(line, SOURCE_TONES[source.state], colour)}\n`;
   if (source.last_error !== null) text += `    last error: ${oneLine(source.last_error)}\n`;
   return text;
+}
+
+/** One line, and one for each run of blocks that differ. */
+export function renderVerify(report: VerifyReport): string {
+  const { bytes_compared: compared, bytes_differing: differing, ranges } = report;
+  const found = differing === 0 ? 'no difference' : `${formatBytes(differing)} differ`;
+  const then = report.repaired ? '; they are sent again' : '';
+  const runs = ranges.map(({ offset, length }) => `  ${length} bytes from byte ${offset} on\n`);
+  return `${formatBytes(compared)} compared, ${found}${then}\n${runs.join('')}`;
 }

@@ -1,6 +1,7 @@
 /** What the routes of the control API check requests with. */
 import { z } from 'zod';
 import { BlockferryError } from '../io/errors.ts';
+import { parseBytes } from '../volume/names.ts';
 
 /** A parameter of a query that is on or off. */
 export const FLAG = z
@@ -22,4 +23,13 @@ export function check<T>(what: 'body' | 'query', schema: z.ZodType<T>, value: un
   const issue = result.error.issues[0];
   const where = [what, ...(issue?.path ?? [])].join('.');
   throw new BlockferryError('REQUEST_INVALID', `${where}: ${issue?.message ?? 'not usable'}`);
+}
+
+/** A number of bytes as people write it; null stays null. Throws RANGE_INVALID. */
+export function bytesOf(key: string, text: string | null): number | null {
+  if (text === null) return null;
+  const bytes = parseBytes(text);
+  if (bytes !== null && Number.isSafeInteger(bytes)) return bytes;
+  const shown = JSON.stringify(text.slice(0, 64));
+  throw new BlockferryError('RANGE_INVALID', `the ${key} ${shown} is not a number of bytes`);
 }

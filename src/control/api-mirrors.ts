@@ -1,7 +1,9 @@
 /** The control API's routes for mirrors (docs/reference/control-api.md). */
 import type { FastifyInstance } from 'fastify';
 import { z } from 'zod';
-import { check, type VolumeRoute } from './api-checks.ts';
+import { BlockferryError } from '../io/errors.ts';
+import { LINK_LANES_MAX } from '../io/limits.ts';
+import { bytesOf, check, type VolumeRoute } from './api-checks.ts';
 import type { MirrorCommands } from './mirrors.ts';
 import { MIRROR_ACTIONS } from './status.ts';
 
@@ -9,15 +11,32 @@ const ADD_BODY = z.strictObject({
   uri: z.string(),
   mode: z.enum(['async', 'sync']).default('async'),
   stall_policy: z.enum(['degrade', 'block']).default('degrade'),
+  lanes: z.int().min(1).max(LINK_LANES_MAX).default(1),
+  seeded: z.boolean().default(false),
 });
 const MIRROR_BODY = z.strictObject({ uri: z.string().optional() });
+const LIMIT_BODY = z.strictObject({ uri: z.string(), limit: z.string().nullable() });
+const VERIFY_BODY = z.strictObject({
+  uri: z.string().optional(),
+  repair: z.boolean().default(false),
+});
 
 export function addMirrorRoutes(app: FastifyInstance, mirrors: MirrorCommands): void {
   app.post<VolumeRoute>('/v1/volumes/:name/mirrors', (request, reply) => {
     const body = check('body', ADD_BODY, request.body);
     reply.code(201);
-    const { uri, mode, stall_policy: stallPolicy } = body;
-    return mirrors.add(request.params.name, { uri, mode, stallPolicy });
+    const { stall_policy: stallPolicy, ...more } = body;
+    return mirrors.add(request.params.name, { ...more, stallPolicy });
+  });
+  app.post<VolumeRoute>('/v1/volumes/:name/mirrors/limit', (request) => {
+    const { uri, limit } = check('body', LIMIT_BODY, request.body);
+    const bytes = bytesOf('limit', limit);
+    if (bytes === 0) throw new BlockferryError('REQUEST_INVALID', 'body.limit: pause it instead');
+    return mirrors.limit(request.params.name, uri, bytes);
+  });
+  app.post<VolumeRoute>('/v1/volumes/:name/mirrors/verify', (request) => {
+    const { uri, repair } = check('body', VERIFY_BODY, request.body ?? {});
+    return mirrors.verify(request.params.name, uri ?? null, { repair });
   });
   for (const action of MIRROR_ACTIONS) {
     app.post<VolumeRoute>(`/v1/volumes/:name/mirrors/${action}`, (request) => {

@@ -2,8 +2,7 @@
 import type { FastifyInstance } from 'fastify';
 import { z } from 'zod';
 import { BlockferryError } from '../io/errors.ts';
-import { parseBytes } from '../volume/names.ts';
-import { check, FLAG, NO_BODY, NO_QUERY, type VolumeRoute } from './api-checks.ts';
+import { bytesOf, check, FLAG, NO_BODY, NO_QUERY, type VolumeRoute } from './api-checks.ts';
 import type { MergeCommands } from './merges.ts';
 import type { SnapshotCommands } from './snapshots.ts';
 import type { VolumeCommands } from './volumes.ts';
@@ -126,13 +125,4 @@ function addMergeRoutes(app: FastifyInstance, merges: MergeCommands): void {
     if (bytes === 0) throw new BlockferryError('REQUEST_INVALID', 'body.limit: pause it instead');
     return merges.limit(request.params.name, bytes);
   });
-}
-
-/** A number of bytes as people write it; null stays null. */
-function bytesOf(key: string, text: string | null): number | null {
-  if (text === null) return null;
-  const bytes = parseBytes(text);
-  if (bytes !== null && Number.isSafeInteger(bytes)) return bytes;
-  const shown = JSON.stringify(text.slice(0, 64));
-  throw new BlockferryError('RANGE_INVALID', `the ${key} ${shown} is not a number of bytes`);
 }

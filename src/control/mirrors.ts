@@ -9,6 +9,7 @@ import type { Address } from '../io/network.ts';
 import { parseNbdUri, type NbdUri } from '../nbd/uri.ts';
 import type { NewMirror } from '../replicator/mirror-set.ts';
 import type { ReplicatedVolume } from '../replicator/replicated-volume.ts';
+import type { VerifyReport } from '../replicator/status.ts';
 import type { CommandRoom } from './command-room.ts';
 import type { MirrorAction, VolumeStatus } from './status.ts';
 
@@ -46,6 +47,31 @@ export class MirrorCommands {
       await device.addMirror(mirror);
       return this.show(volume);
     });
+  }
+
+  /**
+   * Bytes a second that are sent to a mirror at most; null: no limit. In force at once.
+   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_SECONDARY, MIRROR_NOT_FOUND
+   */
+  limit(volume: string, uri: string, bytesPerSecond: number | null): Promise<VolumeStatus> {
+    return this.room.command(volume, async () => {
+      await this.primary(volume).limitMirror(uri, bytesPerSecond);
+      return this.show(volume);
+    });
+  }
+
+  /**
+   * Compares a mirror with its volume. Takes as long as reading both; other commands go on meanwhile.
+   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_SECONDARY, MIRROR_NOT_FOUND, MIRROR_STATE
+   */
+  async verify(
+    volume: string,
+    uri: string | null,
+    options: { repair: boolean },
+  ): Promise<VerifyReport> {
+    if (this.room.stopping) throw new BlockferryError('SHUTTING_DOWN', 'the node is stopping');
+    const device = this.primary(volume);
+    return await device.verifyMirror(uri ?? onlyMirror(volume, device), options);
   }
 
   /**

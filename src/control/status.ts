@@ -40,7 +40,7 @@ export interface VolumeStatus {
   readonly access: VolumeAccess;
   /** How its reads and writes went since the node started. */
   readonly io: IoCounts;
-  /** Why the volume refuses writes, or null. It says so until the node is restarted. */
+  /** Why the volume refuses writes, or null. It says so until the system is restarted. */
   readonly failure: string | null;
   /** How many there are. */
   readonly snapshots: number;

@@ -251,7 +251,7 @@ export class VolumeCommands {
 
   private attach(volume: Volume): HostedVolume {
     volume.onFailed = (reason) => {
-      const message = `volume ${volume.name} refuses writes until the node is restarted: ${reason}`;
+      const message = `volume ${volume.name} refuses writes until the system is restarted: ${reason}`;
       this.room.tell('volume-failed', volume.name, message);
     };
     const device = this.host(volume);

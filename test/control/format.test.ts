@@ -1,7 +1,7 @@
 /** What people read: sizes, times, aligned columns, one line whatever the text holds. Pure. */
 import { describe, expect, test } from 'vitest';
 import { formatBytes, formatSeconds, formatTable, oneLine } from '../../src/cli/format.ts';
-import { renderMirrors, renderSource } from '../../src/cli/render-mirrors.ts';
+import { renderMirrors, renderSource, renderVerify } from '../../src/cli/render-mirrors.ts';
 import { renderEvent, renderStatus } from '../../src/cli/render.ts';
 import type { NodeStatus } from '../../src/control/status.ts';
 
@@ -172,6 +172,17 @@ damaged volume ${'f'.repeat(32)}: record 7 at byte 4096 is corrupt
       '  mirror of node alpha: failed, as of 2026-01-02T03:04:05.000Z, lag 2.0 s, ' +
         'epochs 9 received, 8 durable, 7 readable, 0 B in the journal, 0 B received\n' +
         '    last error: the disk\\u000ais full\n',
+    );
+  });
+
+  test('a comparison tells how much differs, and where', () => {
+    const same = { bytes_compared: 2 ** 30, bytes_differing: 0, ranges: [], repaired: false };
+    expect(renderVerify(same)).toBe('1.0 GiB compared, no difference\n');
+    const ranges = [{ offset: 2 ** 40, length: 8192 }];
+    const differing = { ...same, bytes_differing: 8192, ranges, repaired: true };
+    expect(renderVerify(differing)).toBe(
+      '1.0 GiB compared, 8.0 KiB differ; they are sent again\n' +
+        '  8192 bytes from byte 1099511627776 on\n',
     );
   });
 

@@ -8,6 +8,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { NodeStatus, VolumeStatus } from '../../src/control/status.ts';
+import type { VerifyReport } from '../../src/replicator/status.ts';
 import { run } from '../support/process.ts';
 import type { Scope } from '../support/scope.ts';
 import { requireTools, testScope } from '../support/tools.ts';
@@ -148,6 +149,35 @@ describe('a secondary', () => {
     expect(await create('beta')).toBe('MIRROR_SELF');
     expect(await codeOf(showOf(beta, 'new'))).toBe('VOLUME_NOT_FOUND');
     expect(await create('gamma')).toBe('accepted');
+  });
+
+  test('is added over several lanes, limited, and compared', async () => {
+    const nodes = await pair(testScope());
+    const { alpha, beta } = nodes;
+    const uri = beta.uri('copy');
+    const post = <T>(action: string, body: object): Promise<T> =>
+      alpha.client.call<T>('POST', `/v1/volumes/demo/mirrors${action}`, body);
+    for (const lanes of [0, 17, 1.5]) {
+      expect(await codeOf(post('', { uri, lanes }))).toBe('REQUEST_INVALID');
+    }
+    await post('', { uri, lanes: 3, seeded: true });
+    await waitUntil('the mirror to stream', async () => {
+      return (await showOf(alpha, 'demo')).mirrors[0]?.state === 'streaming';
+    });
+    expect((await showOf(alpha, 'demo')).mirrors[0]).toMatchObject({ lanes: 3, limit: null });
+    const limited = await post<VolumeStatus>('/limit', { uri, limit: '50M' });
+    expect(limited.mirrors[0]?.limit).toBe(50 * 2 ** 20);
+    expect((await post<VolumeStatus>('/limit', { uri, limit: null })).mirrors[0]?.limit).toBeNull();
+    expect(await codeOf(post('/limit', { uri, limit: '0' }))).toBe('REQUEST_INVALID');
+    expect(await codeOf(post('/limit', { uri, limit: 'fast' }))).toBe('RANGE_INVALID');
+    const elsewhere = 'nbd://127.0.0.1:1/copy';
+    expect(await codeOf(post('/limit', { uri: elsewhere, limit: '1M' }))).toBe('MIRROR_NOT_FOUND');
+    expect(await post<VerifyReport>('/verify', {})).toEqual({
+      bytes_compared: SIZE,
+      bytes_differing: 0,
+      ranges: [],
+      repaired: false,
+    });
   });
 
   test('is still one after a restart of its node', async () => {
