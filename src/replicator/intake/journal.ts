@@ -235,7 +235,11 @@ export class Journal {
     errno: number,
   ): void {
     this.writing = false;
-    if (errno === 0) {
+    if (this.failure !== null) {
+      // A sync failed meanwhile: what was written now is not durable either.
+      this.queued = [...batch, ...this.queued];
+      this.giveBack(0);
+    } else if (errno === 0) {
       file.written = end;
       for (const epoch of batch) {
         file.lastEpoch = epoch.epoch;
