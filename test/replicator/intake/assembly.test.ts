@@ -139,15 +139,16 @@ const all =
     }
   };
 
+function wrong(what: string, put: (assembly: EpochAssembly) => void): void {
+  test(what, () => {
+    const assembly = begun();
+    expect(() => put(assembly)).toThrow(expect.objectContaining({ code: 'LINK_PROTOCOL' }));
+    assembly.drop();
+    expect(unreleased).toBe(0);
+  });
+}
+
 describe('the link ends for', () => {
-  const wrong = (what: string, put: (assembly: EpochAssembly) => void): void => {
-    test(what, () => {
-      const assembly = begun();
-      expect(() => put(assembly)).toThrow(expect.objectContaining({ code: 'LINK_PROTOCOL' }));
-      assembly.drop();
-      expect(unreleased).toBe(0);
-    });
-  };
   wrong('a frame that came before', all(data(11, 0), data(11, 0)));
   wrong('a frame that came early before', all(data(11, 4), data(11, 4)));
   wrong('a frame past the close', all(close(11, 2), data(11, 2)));

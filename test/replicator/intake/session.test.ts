@@ -3,6 +3,8 @@
  * its link played by the test, one message at a time.
  */
 import { beforeEach, describe, expect, test } from 'vitest';
+import type { TlsPeer } from '../../../src/io/network.ts';
+import type { Verdict } from '../../../src/replicator/intake/secondary.ts';
 import { FrameKind } from '../../../src/replicator/link/link-types.ts';
 import { encodeCommand, type Hello } from '../../../src/replicator/link/messages.ts';
 import { COMPARE_TWIN, COMPARE_ZERO } from '../../../src/replicator/run-frames.ts';
@@ -39,16 +41,13 @@ async function ended(): Promise<string> {
 
 const X509 = (identity: string) => ({ kind: 'x509', identity }) as const;
 
-describe('a mirror welcomes', () => {
-  const verdict = (
-    change: Partial<Hello>,
-    tls: Parameters<typeof world.mirror.judge>[1] = null,
-  ) => {
-    const given = world.mirror!.judge({ ...world.hello(), ...change }, tls);
-    world.mirror!.unexpected();
-    return given;
-  };
+function verdict(change: Partial<Hello>, tls: TlsPeer | null = null): Verdict {
+  const given = world.mirror!.judge({ ...world.hello(), ...change }, tls);
+  world.mirror!.unexpected();
+  return given;
+}
 
+describe('a mirror welcomes', () => {
   test('the node that it is bound to, by name and by what TLS proved', () => {
     expect(verdict({}).kind).toBe('welcome');
     expect(verdict({}, X509('CN=one,O=x')).kind).toBe('welcome');
