@@ -108,7 +108,7 @@ export class MirrorBlocks {
   }
 
   private recordAcknowledged(): void {
-    if (this.unrecorded === null) return;
+    if (this.unrecorded === null || !this.metadata.state.mirrors.has(this.mirrorId)) return;
     this.metadata.append({
       kind: 'mirror-acknowledged',
       mirror: this.mirrorId,

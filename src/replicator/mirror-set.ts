@@ -18,6 +18,8 @@ import type { BlockSet } from '../volume/maps/block-set.ts';
 import type { MetadataRecord } from '../volume/log/records.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { Mirror } from './mirror.ts';
+import { verifySnapshotName } from './mirror-verify.ts';
+import { ferrySnapshotName } from './peer-transfer.ts';
 import { rangesOf } from './peer-verify.ts';
 import { probeMirror } from './reach.ts';
 import type { MirrorMode, StallPolicy, VerifyReport } from './status.ts';
@@ -114,12 +116,19 @@ export class MirrorSet {
   remove(uri: string): Promise<void> {
     return this.inTurn(async () => {
       const mirror = this.find(uri);
-      await this.record([{ kind: 'mirror-removed', mirror: mirror.id }], () =>
-        this.restore(mirror),
-      );
+      const running = mirror.state !== 'paused';
+      await mirror.interrupt('is being removed');
+      try {
+        await this.record([{ kind: 'mirror-removed', mirror: mirror.id }], () =>
+          this.restore(mirror),
+        );
+      } catch (thrown) {
+        if (running) mirror.reconnect();
+        throw thrown;
+      }
       this.mirrors.splice(this.mirrors.indexOf(mirror), 1);
       this.changed();
-      await mirror.halt();
+      await this.discardFrozen();
       this.host.emit('mirror-removed', mirror, 'by the operator; its data stays as it is');
     });
   }
@@ -259,6 +268,22 @@ export class MirrorSet {
     }
   }
 
+  /** Contents that were frozen for mirrors that are no more, or for comparisons that ended with the process. */
+  async discardFrozen(): Promise<void> {
+    const { snapshots } = this.host.volume;
+    const kept = new Set(
+      this.mirrors.flatMap((mirror) => [
+        ferrySnapshotName(mirror.id),
+        ...(this.verifying.has(mirror) ? [verifySnapshotName(mirror.id)] : []),
+      ]),
+    );
+    for (const name of snapshots.hidden) {
+      if (!isFrozenForMirror(name) || kept.has(name)) continue;
+      // What a full disk keeps from being deleted goes the next time.
+      await snapshots.discard(name).catch(() => {});
+    }
+  }
+
   private find(text: string): Mirror {
     const uri = parseNbdUri(text);
     const mirror = this.mirrors.find((candidate) => candidate.uri.text === uri.text);
@@ -326,4 +351,8 @@ function* take<Item>(items: Iterable<Item>, most: number): Generator<Item> {
     count += 1;
     yield item;
   }
+}
+
+function isFrozenForMirror(snapshot: string): boolean {
+  return snapshot.startsWith('.ferry-') || snapshot.startsWith('.verify-');
 }

@@ -26,7 +26,9 @@ export class MirrorVerify implements PeerTalk {
   private comparison: PeerVerify | null = null;
   /** The epoch that the mirror is asked to freeze at. */
   private epoch = 0;
-  private answered: ((error: string | null) => void) | null = null;
+  /** What the mirror said to that; it may say so before the local content is frozen durably. */
+  private outcome: { readonly error: string | null } | null = null;
+  private answered: (() => void) | null = null;
 
   constructor(contact: PeerContact) {
     this.contact = contact;
@@ -66,12 +68,12 @@ export class MirrorVerify implements PeerTalk {
 
   lost(): void {
     this.comparison?.abort();
-    this.answered?.('it left the stream');
+    this.settle('it left the stream');
   }
 
   control(message: ControlMessage): void {
     if (message.kind === 'command-done' && message.epoch === this.epoch) {
-      this.answered?.(message.error);
+      this.settle(message.error);
     }
   }
 
@@ -84,12 +86,18 @@ export class MirrorVerify implements PeerTalk {
     this.comparison?.drained();
   }
 
+  private settle(error: string | null): void {
+    this.outcome ??= { error };
+    this.answered?.();
+  }
+
   private async frozenThere(): Promise<void> {
-    const error = await new Promise<string | null>((resolve) => {
-      this.answered = resolve;
-      if (!this.contact.open) resolve('it left the stream');
-    });
-    this.answered = null;
+    if (this.outcome === null) {
+      await new Promise<void>((resolve) => {
+        this.answered = resolve;
+      });
+    }
+    const error = this.outcome?.error ?? null;
     if (error === null) return;
     const message = `${this.contact.link.peer} could not freeze its content: ${error}`;
     throw new BlockferryError('MIRROR_STATE', message);

@@ -47,6 +47,8 @@ export class Mirror {
   private follower: Follower | null = null;
   private sender: Sender | null = null;
   private run: Transfer | null = null;
+  /** Settled when nothing of the last run is on its way. */
+  private lastRun: Promise<void> = Promise.resolve();
   private started = false;
   /** The epoch that ends the delta run: the last one that was staged while it was sending. */
   private catchUpTo: number | null = null;
@@ -246,6 +248,7 @@ export class Mirror {
     const sender = this.sender;
     sender?.stop();
     await this.link.stop();
+    await this.lastRun;
     sender?.connectionOver();
     if (this.sender === sender) this.sender = null;
     this.blocks.takeBack();
@@ -351,10 +354,20 @@ export class Mirror {
         }),
     });
     this.run = run;
-    run.run().then(
-      () => this.runEnded(run, contact),
-      (thrown: unknown) => this.runFailed(run, thrown),
-    );
+    // One at a time also when the last one was stopped: it may still have to let go of what it froze.
+    this.lastRun = this.runAfter(this.lastRun, run, contact);
+  }
+
+  private async runAfter(last: Promise<void>, run: Transfer, contact: Contact): Promise<void> {
+    await last;
+    try {
+      if (this.run !== run) return;
+      await run.run();
+    } catch (thrown) {
+      this.runFailed(run, thrown);
+      return;
+    }
+    this.runEnded(run, contact);
   }
 
   private runEnded(run: Transfer, contact: Contact): void {
@@ -422,6 +435,10 @@ export class Mirror {
 
   private runFailed(run: Transfer, thrown: unknown): void {
     if (this.run !== run || thrown instanceof RunAborted) return;
+    if (thrown instanceof BlockferryError) {
+      this.link.fail(thrown);
+      return;
+    }
     if (!(thrown instanceof RunFailed)) throw thrown;
     const code = thrown.local ? 'VOLUME_FAILED' : 'MIRROR_REFUSED';
     const message = `delta run to ${this.uri.text}: ${thrown.message} (${nameOfErrno(thrown.errno)})`;

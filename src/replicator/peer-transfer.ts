@@ -132,12 +132,16 @@ export class PeerTransfer implements Transfer, PeerTalk {
     let epoch = 0;
     try {
       if (volume.snapshots.hidden.includes(this.snapshotName)) await this.forget();
+      this.check();
       const frozen = await volume.snapshots.freeze(this.snapshotName, () => {
+        // Whoever stopped the run has put its marks back already.
+        if (this.aborted) return;
         if (isFinalSweep(this.lackingBytes)) this.hooks.beginStaging();
         else queue.seal();
         epoch = queue.openNumber - 1;
         blocks.beginRun();
       });
+      this.check();
       const { generation } = volume.metadata.state;
       const { createdAt: time, id: snapshot } = frozen;
       const record: MirrorRunRecord = { run, snapshot, generation, epoch, time };

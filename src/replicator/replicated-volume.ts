@@ -139,6 +139,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
     this.mirrored = this.volume.metadata.state.mirrors.size > 0;
     this.mirrorSet.load();
     this.mirrorsChanged();
+    void this.mirrorSet.discardFrozen();
     for (const mirror of this.mirrors) mirror.start();
   }
 
