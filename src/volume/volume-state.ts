@@ -2,6 +2,7 @@
  * The state of a volume as its metadata log tells it, and what every fold of a record asks of it.
  */
 import { BLOCK_BYTES, VOLUME_BYTES_MAX } from '../io/limits.ts';
+import type { Place } from './containers.ts';
 import type { BlockSet } from './maps/block-set.ts';
 import type { Generation } from './log/records.ts';
 import type { LayerMap } from './maps/layer-map.ts';
@@ -14,6 +15,8 @@ export interface LayerRecord {
   readonly sealed: boolean;
   /** A sealed layer keeps the size that it had: it may be smaller or larger than the volume. */
   readonly map: LayerMap;
+  /** Of a base layer: the container that holds its data; null: a file in the volume's directory. */
+  readonly place: Place | null;
 }
 
 export interface SnapshotRecord {

@@ -167,7 +167,7 @@ describe('the check of a state', () => {
 });
 
 function layer(map: LayerMap): LayerRecord {
-  return { id: 1, parent: 0, sealed: true, map };
+  return { id: 1, parent: 0, sealed: true, map, place: null };
 }
 
 describe('the check of a map', () => {

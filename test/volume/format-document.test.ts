@@ -234,6 +234,12 @@ const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
     limit: fc.option(u64, { nil: null }),
   }),
   fc.record({ kind: fc.constant('sync-failed' as const), boot: id }),
+  fc.record({
+    kind: fc.constant('layer-placed' as const),
+    layer: u32,
+    container: fc.constantFrom('device' as const, 'nbd' as const),
+    location: fc.string(),
+  }),
 );
 
 const codes = Object.values(LAYOUTS).map(({ code }) => code);

@@ -65,11 +65,16 @@ function expectSound(state: VolumeState): void {
   expect(names.size).toBe(state.snapshots.size);
 }
 
+function placed(of: number): MetadataRecord {
+  return { kind: 'layer-placed', layer: of, container: 'device', location: '/dev/x' };
+}
+
 const layer = fc.integer({ min: 0, max: 9 });
 const size = fc.oneof(fc.integer({ min: -1, max: 5000 }), fc.constant(0.5));
 const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
   { weight: 3, arbitrary: fc.record({ kind: fc.constant('layer-created'), layer, parent: layer }) },
   { weight: 3, arbitrary: fc.record({ kind: fc.constant('layer-sealed'), layer }) },
+  { weight: 1, arbitrary: layer.map(placed) },
   {
     weight: 3,
     arbitrary: fc.record({ kind: fc.constant('layers-merged'), from: layer, into: layer }),
@@ -248,6 +253,14 @@ describe('the fold refuses', () => {
     ['a snapshot of nothing', [snapshot(1, 4)], 'unknown'],
     ['an id twice', [snapshot(1, 1), snapshot(1, 2, 'other')], 'exists already'],
     ['the end of no snapshot', [{ kind: 'snapshot-removed', id: hex(1) }], 'unknown'],
+    ['a container of nothing', [placed(9)], 'unknown'],
+    ['a container above others', [placed(2)], 'no base layer'],
+    ['two containers', [placed(1), placed(1)], 'already'],
+    [
+      'a merge out of a container',
+      [placed(1), { kind: 'layers-merged', from: 1, into: 2 }],
+      'stays in its container',
+    ],
     ['a layer of no size', [{ kind: 'layer-resized', layer: 1, sizeBytes: 0 }], 'out of range'],
     ['a size of no layer', [{ kind: 'layer-resized', layer: 4, sizeBytes: SIZE }], 'unknown'],
     [

@@ -92,6 +92,10 @@ function childCounts(state: VolumeState): Map<number, number> {
 
 function cheaperWay(upper: LayerRecord, lower: LayerRecord): MergePair {
   const down = upper.map.data.count;
+  if (lower.place !== null) {
+    // What lies in a container stays there.
+    return { from: upper.id, into: lower.id, direction: 'down', bytes: down * BLOCK_BYTES };
+  }
   const up = missingBlocks(lower.map, upper.map, down);
   return up <= down
     ? { from: lower.id, into: upper.id, direction: 'up', bytes: up * BLOCK_BYTES }

@@ -54,6 +54,7 @@ export function foldRecord(folded: VolumeState, record: MetadataRecord): void {
       return;
     case 'cloned':
     case 'layer-created':
+    case 'layer-placed':
     case 'layer-resized':
     case 'layer-sealed':
     case 'layers-merged':

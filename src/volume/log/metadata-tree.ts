@@ -4,17 +4,19 @@
  * Invariants:
  * - Parents stand before their children, one layer is the base, and the top is the one that was made last.
  * - A snapshot's layer exists and is sealed. The top layer is neither merged nor removed.
+ * - The base layer alone may lie in a container, and then it stays the base layer.
  * - A layer that goes is one that nobody sees the loss of: nobody looks through it, or another holds what it held.
  */
 import { BLOCK_BYTES } from '../../io/limits.ts';
 import { LayerMap } from '../maps/layer-map.ts';
 import type { MetadataRecord } from './records.ts';
-import { check, checkSize, layerOf } from '../volume-state.ts';
+import { check, checkSize, hasBelow, layerOf } from '../volume-state.ts';
 import type { LayerRecord, MutableState, Writable } from '../volume-state.ts';
 
 type TreeKind =
   | 'cloned'
   | 'layer-created'
+  | 'layer-placed'
   | 'layer-resized'
   | 'layer-sealed'
   | 'layers-merged'
@@ -38,6 +40,14 @@ export function foldTreeRecord(
     case 'layer-created':
       createLayer(state, record.layer, record.parent);
       return;
+    case 'layer-placed': {
+      const { layer, container, location } = record;
+      const placed = layerOf(state, layer);
+      check(!hasBelow(state, placed), `layer ${layer} is no base layer`);
+      check(placed.place === null, `layer ${layer} lies in a container already`);
+      placed.place = { kind: container, location };
+      return;
+    }
     case 'layer-resized':
       checkSize(record.sizeBytes);
       layerOf(state, record.layer).map.resize(record.sizeBytes / BLOCK_BYTES);
@@ -72,7 +82,7 @@ function createLayer(state: MutableState, layer: number, parent: number): void {
   check((parent === 0) === (state.layers.size === 0), 'one layer is the base layer');
   if (parent !== 0) layerOf(state, parent);
   const map = new LayerMap(state.sizeBytes / BLOCK_BYTES);
-  state.layers.set(layer, { id: layer, parent, sealed: false, map });
+  state.layers.set(layer, { id: layer, parent, sealed: false, map, place: null });
   state.topLayer = layer;
   state.nextLayer = layer + 1;
 }
@@ -82,6 +92,7 @@ function mergeLayers(state: MutableState, from: number, into: number): void {
   const gone = layerOf(state, from);
   const kept = layerOf(state, into);
   check(gone.sealed && kept.sealed, 'only sealed layers are merged');
+  check(gone.place === null, `layer ${from} stays in its container`);
   check(from !== state.topLayer && into !== state.topLayer, 'the top layer is not merged');
   const children = childrenOf(state, from);
   if (kept.parent === from) {
@@ -101,7 +112,7 @@ function mergeLayers(state: MutableState, from: number, into: number): void {
 }
 
 function removeLayer(state: MutableState, layer: number): void {
-  layerOf(state, layer);
+  check(layerOf(state, layer).place === null, `layer ${layer} stays in its container`);
   check(layer !== state.topLayer, 'the top layer is not removed');
   check(!isNamed(state, layer), `layer ${layer} is a snapshot`);
   check(childrenOf(state, layer).length === 0, `layer ${layer} carries others`);

@@ -173,6 +173,7 @@ export const LAYOUTS: Readonly<Record<RecordKind, Layout>> = {
   'mirror-run-over': { code: 38, fields: [['mirror', 'u32']] },
   'mirror-options': { code: 39, fields: null },
   'sync-failed': { code: 40, fields: [['boot', 'id']] },
+  'layer-placed': { code: 41, fields: null },
 };
 
 const ID_BYTES = 16;

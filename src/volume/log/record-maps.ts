@@ -4,12 +4,14 @@
  */
 import assert from 'node:assert';
 import { GENERATIONS_MAX } from '../../io/limits.ts';
+import { CONTAINER_KINDS } from '../containers.ts';
 import { refuseUnless } from './payload-refused.ts';
 import type {
   Booted,
   Cloned,
   Generation,
   HistorySet,
+  LayerPlaced,
   MetadataRecord,
   MirrorAdded,
   MirrorOptions,
@@ -52,6 +54,7 @@ const READERS: Partial<Record<RecordKind, (map: FieldMap) => MetadataRecord>> = 
     volume: identifier(map, 'volume'),
     snapshot: identifier(map, 'snapshot'),
   }),
+  'layer-placed': placedOf,
   'mirror-added': mirrorOf,
   'history-set': (map): HistorySet => ({
     kind: 'history-set',
@@ -128,6 +131,14 @@ function flag(map: FieldMap, name: string): boolean {
   const value = map[name];
   refuseUnless(typeof value === 'boolean', `the field ${name} is not true or false`);
   return value;
+}
+
+function placedOf(map: FieldMap): LayerPlaced {
+  const named = text(map, 'container');
+  const container = CONTAINER_KINDS.find((kind) => kind === named);
+  refuseUnless(container !== undefined, 'a layer lies in a container of an unknown kind');
+  const layer = integer(map, 'layer');
+  return { kind: 'layer-placed', layer, container, location: text(map, 'location') };
 }
 
 function mirrorOf(map: FieldMap): MirrorAdded {

@@ -1,4 +1,5 @@
 /** The records of the metadata log. Their bytes are in record-codec.ts and docs/internals/metadata-log.md. */
+import type { ContainerKind } from '../containers.ts';
 import type { RegionState } from '../maps/block-set.ts';
 import type { BlockState } from '../maps/layer-map.ts';
 
@@ -25,6 +26,14 @@ export interface LayerCreated {
   readonly layer: number;
   /** The layer below; 0 for the base layer. It becomes the one that takes writes. */
   readonly parent: number;
+}
+/** The data of the base layer is not in a file of the volume's directory. Follows `layer-created`. */
+export interface LayerPlaced {
+  readonly kind: 'layer-placed';
+  readonly layer: number;
+  readonly container: ContainerKind;
+  /** An absolute path, or an NBD URI in its canonical form. */
+  readonly location: string;
 }
 /** The layer has another size than the volume: it was sealed before the volume was resized. */
 export interface LayerResized {
@@ -315,6 +324,7 @@ export type MetadataRecord =
   | MirrorRun
   | MirrorRunOver
   | MirrorOptions
-  | SyncFailed;
+  | SyncFailed
+  | LayerPlaced;
 
 export type RecordKind = MetadataRecord['kind'];

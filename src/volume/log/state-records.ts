@@ -61,9 +61,13 @@ function* recordsOfMirror(record: MirrorRecord): Generator<MetadataRecord> {
 
 /** Layers as they came: each after the one below it, and last the one that takes writes. */
 function* recordsOfLayers(state: VolumeState): Generator<MetadataRecord> {
-  for (const { id, parent, map, sealed } of state.layers.values()) {
+  for (const { id, parent, map, sealed, place } of state.layers.values()) {
     const sizeBytes = map.blockCount * BLOCK_BYTES;
     yield { kind: 'layer-created', layer: id, parent };
+    if (place !== null) {
+      const { kind: container, location } = place;
+      yield { kind: 'layer-placed', layer: id, container, location };
+    }
     if (sizeBytes !== state.sizeBytes) yield { kind: 'layer-resized', layer: id, sizeBytes };
     yield* recordsOfMap(id, map, null);
     if (sealed) yield { kind: 'layer-sealed', layer: id };

@@ -70,7 +70,7 @@ export function stateOf(plans: readonly LayerPlan[]): VolumeState {
       if (first < end) map.set(first, end - first, state);
     }
     const parent = index === 0 ? 0 : Math.min(index, 1 + Math.floor(plan.under * index));
-    layers.set(id, { id, parent, sealed: !top, map });
+    layers.set(id, { id, parent, sealed: !top, map, place: null });
     if (top) return;
     plan.names.forEach((shorter, number) => {
       const name = `s${id}-${number}`;
