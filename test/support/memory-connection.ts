@@ -237,8 +237,7 @@ export class MemoryConnection implements Connection {
 
   private deliverBytes(handler: ConnectionHandler, piece: Buffer): void {
     const target = this.leaving ? shared : (this.landing ?? shared);
-    const length = piece.copy(target);
-    if (length < piece.length) this.incoming.arrived.unshift(piece.subarray(length));
+    const length = this.fill(target, piece);
     this.incoming.inFlightBytes -= length;
     if (!this.leaving) {
       handler.received(target, length);
@@ -246,6 +245,24 @@ export class MemoryConnection implements Connection {
     }
     if (target === shared) shared.fill(0xee, 0, length);
     this.incoming.onRoom();
+  }
+
+  /** A read takes what arrived, of several pieces too; now and then less than there is room for. */
+  private fill(target: Buffer, first: Buffer): number {
+    const { arrived } = this.incoming;
+    const most = Math.min(target.length, Math.max(first.length, this.network.pickPiece()));
+    let at = 0;
+    let next: Piece | undefined = first;
+    while (typeof next === 'object') {
+      const count = next.copy(target, at, 0, Math.min(next.length, most - at));
+      at += count;
+      if (count < next.length) {
+        arrived.unshift(next.subarray(count));
+        return at;
+      }
+      next = typeof arrived[0] === 'object' ? arrived.shift() : undefined;
+    }
+    return at;
   }
 
   private closeWhenDone(): void {

@@ -16,6 +16,7 @@ import {
   decodeFrame,
   FRAME_HEADER_BYTES,
   newHeaderMemory,
+  nextSequence,
   type HeaderMemory,
 } from './frame.ts';
 import type { LinkSide } from './frame-kinds.ts';
@@ -132,7 +133,7 @@ export class FrameReader {
     const due = this.sequence;
     const { sequence } = this.decoded;
     if (sequence !== due) return `frame ${sequence} of a lane where ${due} was due`;
-    this.sequence = (due + 1) >>> 0;
+    this.sequence = nextSequence(due);
     return null;
   }
 

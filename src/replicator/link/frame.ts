@@ -62,6 +62,11 @@ export function laneSeed(token: string, lane: number, sender: LinkSide): number 
   return crc32(`${token} ${lane} ${sender}`);
 }
 
+/** The number of the frame behind frame `sequence` of a lane. */
+export function nextSequence(sequence: number): number {
+  return (sequence + 1) % U32;
+}
+
 /** A header as it came; reused for the next one. */
 export class DecodedFrame {
   kind: FrameKind = 1;

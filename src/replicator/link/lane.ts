@@ -10,7 +10,13 @@
 import assert from 'node:assert';
 import { crc32 } from 'node:zlib';
 import type { Connection, ConnectionHandler } from '../../io/network.ts';
-import { type DecodedFrame, encodeFrame, FRAME_HEADER_BYTES, laneSeed } from './frame.ts';
+import {
+  type DecodedFrame,
+  encodeFrame,
+  FRAME_HEADER_BYTES,
+  laneSeed,
+  nextSequence,
+} from './frame.ts';
 import type { LinkSide } from './frame-kinds.ts';
 import { FrameReader, type FrameSink } from './frame-reader.ts';
 import type { FrameHeader } from './link-types.ts';
@@ -105,7 +111,7 @@ export class Lane implements ConnectionHandler, FrameSink, FrameOwner {
     const frame = this.frames.take();
     const { sequence } = this;
     encodeFrame(frame.header, header, { payloadBytes, payloadChecksum, sequence }, this.seed);
-    this.sequence = (sequence + 1) >>> 0;
+    this.sequence = nextSequence(sequence);
     frame.owner = this;
     frame.sent = sent;
     frame.parts = 1 + payload.length;
@@ -169,14 +175,13 @@ export class Lane implements ConnectionHandler, FrameSink, FrameOwner {
   // --- ConnectionHandler ---
 
   received(buffer: Buffer, length: number): void {
-    if (this.leaving) return;
     this.heard = true;
     this.reader.received(buffer, length);
     this.owner.laneReceived(this, length);
   }
 
   landing(): Buffer | null {
-    return this.leaving ? null : this.reader.landing();
+    return this.reader.landing();
   }
 
   drained(): void {}

@@ -13,6 +13,7 @@ import {
   FRAME_HEADER_BYTES,
   laneSeed,
   newHeaderMemory,
+  nextSequence,
 } from '../../../src/replicator/link/frame.ts';
 import {
   KIND_RULES,
@@ -150,6 +151,12 @@ describe('a frame header', () => {
         expect(typeof decode(Buffer.from(bytes))).toBe('string');
       }),
     );
+  });
+
+  test('is numbered, and behind the last number comes the first', () => {
+    expect([0, 1, 0x7fff_ffff, 0xffff_fffe, 0xffff_ffff].map(nextSequence)).toEqual([
+      1, 2, 0x8000_0000, 0xffff_ffff, 0,
+    ]);
   });
 
   test('of another link, another lane or the own side is refused', () => {

@@ -133,10 +133,14 @@ describe('frames', () => {
     const pair = new Pair({ lanes: 0 });
     const wire = pair.network.wire();
     pair.mirror.start(pair.atMirror);
-    pair.mirror.addLane(0, wire.acceptor, Buffer.alloc(LINK_EARLY_BYTES_MAX + 1));
+    const beats = Array.from({ length: LINK_EARLY_BYTES_MAX / 64 + 1 }, (_, sequence) =>
+      wireFrame({ kind: 7, sequence }),
+    );
+    pair.mirror.addLane(0, wire.acceptor, Buffer.concat(beats));
     await pair.settle();
     expect(pair.atMirror.events.length).toBe(1);
     expect(pair.atMirror.ends[0]).toContain('LINK_PROTOCOL');
+    expect(pair.atMirror.ends[0]).toContain('bytes behind the handshake of lane 0');
   });
 
   test('of a lane that is added later count like all others', async () => {
@@ -218,6 +222,24 @@ describe('back pressure', () => {
     expect(pair.atMirror.frames.length).toBe(next);
     expect(sent).toBe(next);
     expect(pair.mirror.heldBytes).toBe(0);
+  });
+
+  test('a lane that is added while there is no room is not read either', async () => {
+    const pair = new Pair({ windowBytes: 1 << 20 }).start();
+    pair.atMirror.keeps = true;
+    pair.atMirror.onFrame = () => {
+      const full = pair.mirror.heldBytes >= LINK_RECEIVED_BYTES_HIGH;
+      if (full && pair.mirror.laneCount === 1) pair.addLane(1);
+    };
+    for (let index = 0; pair.mirror.laneCount === 1; index += 1) {
+      sendData(pair.primary, index, 7);
+      if (index % 100 === 0) await pair.settle();
+      if (index > 6000) throw new Error('it is never full');
+    }
+    await pair.settle();
+    expect(pair.network.wires.map(({ acceptor }) => acceptor.paused)).toEqual([true, true]);
+    for (const payload of pair.atMirror.kept.splice(0)) payload.release();
+    expect(pair.network.wires.map(({ acceptor }) => acceptor.paused)).toEqual([false, false]);
   });
 
   test('a sender is told when its backlog is low again, and each part of it counts', async () => {

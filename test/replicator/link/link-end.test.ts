@@ -214,6 +214,28 @@ describe('a link that is ended', () => {
     expectEnds(pair.atPrimary, 'a test cut it');
   });
 
+  test('is told when the last sender was, and all memory is free', async () => {
+    const bare = new Pair({ lanes: 0 }).start();
+    await bare.settle();
+    const order: string[] = [];
+    bare.atPrimary.onClosed = () => order.push('closed');
+    bare.primary.destroy(stop());
+    bare.primary.send(header(4), [], () => order.push('sent'));
+    await bare.settle();
+    expect(order).toEqual(['sent', 'closed']);
+    const pair = new Pair({ lanes: 3, windowBytes: 300_000 }).start();
+    let heldAtEnd = -1;
+    pair.atMirror.onClosed = () => (heldAtEnd = pair.mirror.heldBytes);
+    for (let index = 0; index < 3; index += 1) sendData(pair.primary, index, 200);
+    for (const wire of pair.network.wires) wire.stall('to-connector');
+    await pair.settle();
+    for (const wire of pair.network.wires) wire.stall('to-listener');
+    sendData(pair.primary, 3, 200);
+    pair.mirror.destroy(stop());
+    await pair.settle();
+    expect(heldAtEnd).toBe(0);
+  });
+
   test('inside a call of its handler delivers nothing more', async () => {
     const pair = new Pair({ lanes: 2 }).start();
     pair.atMirror.onFrame = ({ index }) => {

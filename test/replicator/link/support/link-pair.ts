@@ -27,6 +27,7 @@ export class Hearer implements LinkHandler {
   readonly kept: ReceivedPayload[] = [];
   keeps = false;
   onFrame: (header: FrameHeader) => void = () => {};
+  onClosed: () => void = () => {};
 
   frame(header: FrameHeader, payload: ReceivedPayload | null): void {
     this.events.push('frame');
@@ -52,6 +53,7 @@ export class Hearer implements LinkHandler {
   }
 
   closed(error: BlockferryError): void {
+    this.onClosed();
     this.events.push(`closed ${error.code}: ${error.message}`);
   }
 
