@@ -156,7 +156,7 @@ export const ERROR_CATALOGUE = {
   USAGE: entry('usage', 400, 'see blockferry help'),
   VOLUME_BUSY: entry('operator', 409, 'detach its clients first'),
   VOLUME_EXISTS: entry('operator', 409, 'choose another name'),
-  VOLUME_FAILED: entry('environment', 500, 'check the disk, then restart the node'),
+  VOLUME_FAILED: entry('environment', 500, 'check the disk, then restart the system'),
   VOLUME_HAS_CLONES: entry('operator', 409, 'delete the clones first'),
   VOLUME_HAS_MIRRORS: entry(
     'operator',

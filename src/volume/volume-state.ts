@@ -126,6 +126,11 @@ export function hasBelow(state: VolumeState, layer: LayerRecord): boolean {
   return layer.parent !== 0 || state.origin !== null;
 }
 
+/** A sync failed in this run of the system, which is called `boot`: the page cache may hold what the disk does not. */
+export function isDistrusted(state: VolumeState, boot: string): boolean {
+  return boot !== '' && state.failedBoot === boot;
+}
+
 /** A record that cannot follow the ones before it. */
 export class RecordRefused extends Error {}
 

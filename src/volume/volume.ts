@@ -38,6 +38,10 @@ import type { ResizeHost } from './resize.ts';
 import { Snapshots } from './snapshots/snapshots.ts';
 import type { SnapshotHost } from './snapshots/snapshots.ts';
 import type { Spare } from './layers/spare.ts';
+import { isDistrusted } from './volume-state.ts';
+
+const FAILED_BEFORE =
+  'a sync failed since the system was started, and what is read may not be on the disk; check the disk and restart the system';
 
 export interface VolumeOptions {
   readonly disk: Disk;
@@ -70,6 +74,8 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
   private readonly readAhead: ReadAhead;
   private readonly idle = new IdleWaiters();
   private failureReason: string | null = null;
+  /** As `Disk.bootId`. */
+  private readonly bootId: string;
   private closing = false;
   /** Operations on the layers and the size, one after another: the last of them. */
   private operations: Promise<unknown> = Promise.resolve();
@@ -98,7 +104,12 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     this.allocation = new AllocationContext(head);
     this.merger = new Merger(this, clock);
     this.snapshots = new Snapshots(this, this.merger);
-    metadata.onFailed = (reason) => this.fail(reason);
+    metadata.onFailed = (reason, unsynced) => {
+      this.fail(reason);
+      if (unsynced) this.recordFailure();
+    };
+    this.bootId = bootId;
+    if (isDistrusted(metadata.state, bootId)) this.fail(FAILED_BEFORE);
   }
 
   /** Opens the volume in a directory. Throws METADATA_CORRUPT, DATA_DIR_FORMAT_NEWER, or what the disk throws. */
@@ -107,7 +118,10 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     const { clock } = options;
     try {
       const volume = new Volume(options, metadata);
-      clock.soon(() => volume.tidyUp());
+      clock.soon(() => {
+        if (volume.failureReason !== null) volume.tellFailed(volume.failureReason);
+        volume.tidyUp();
+      });
       return volume;
     } catch (thrown) {
       metadata.close();
@@ -248,11 +262,18 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
 
   syncFailed(errno: number): void {
     this.fail(`the data file could not be synced (errno ${errno})`);
+    this.recordFailure();
+  }
+
+  /** The next process, if the system goes on, finds in the page cache what may not be on the disk. */
+  private recordFailure(): void {
+    if (this.bootId !== '') this.metadata.recordFailure(this.bootId);
   }
 
   /** Something that its content rests on failed, for good (I10): nothing is written or flushed any more. */
   giveUp(reason: string): void {
     this.fail(reason);
+    this.recordFailure();
   }
 
   refuseIfFailed(): void {
@@ -267,10 +288,14 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     if (this.failed) return;
     this.failureReason = reason;
     if (!this.closing) this.changes.refuse(Status.EIO);
+    this.tellFailed(reason);
+    this.changes.refuseWaiting(Status.EIO);
+  }
+
+  private tellFailed(reason: string): void {
     const { onFailed } = this;
     this.onFailed = null;
     onFailed?.(reason);
-    this.changes.refuseWaiting(Status.EIO);
   }
 
   // ---- resizing and closing

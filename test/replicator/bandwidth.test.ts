@@ -41,6 +41,11 @@ class TimerClock implements Clock {
     return this.alarms.length;
   }
 
+  /** Time passes, and the loop of events is busy. */
+  block(ms: number): void {
+    this.time += ms;
+  }
+
   advance(ms: number): void {
     const end = this.time + ms;
     for (;;) {
@@ -231,6 +236,18 @@ describe('senders', () => {
     expect(sender.take(MIB)).toBe(true);
   });
 
+  test('do not go before those who wait, also when a timer is late', () => {
+    const clock = new TimerClock();
+    const limit = new Bandwidth(clock, MIB);
+    const first = limit.sender(() => {});
+    while (first.take(MIB));
+    const other = limit.sender(() => {});
+    clock.block(100 * SECOND);
+    expect(other.take(1)).toBe(false);
+    clock.advance(1);
+    expect(other.take(1)).toBe(true);
+  });
+
   test('are called once for a refusal, and not at all when they gave up', () => {
     const clock = new TimerClock();
     const limit = new Bandwidth(clock, MIB);
@@ -251,8 +268,8 @@ describe('senders', () => {
     const rates = fc.option(fc.integer({ min: 8192, max: 4 * MIB }), { nil: null });
     fc.assert(
       fc.property(
-        fc.integer({ min: 65_536, max: 8 * MIB }),
-        fc.array(fc.record({ rate: rates, piece: fc.integer({ min: 512, max: MIB }) }), {
+        fc.integer({ min: MIB / 4, max: 8 * MIB }),
+        fc.array(fc.record({ rate: rates, piece: fc.integer({ min: 512, max: MIB / 4 }) }), {
           minLength: 1,
           maxLength: 5,
         }),
@@ -275,7 +292,7 @@ describe('senders', () => {
           for (const [index, { sent }] of all.entries()) {
             const { rate, piece } = shares[index]!;
             const fair = Math.min(rate ?? nodeRate, nodeRate / shares.length) * seconds;
-            expect(sent).toBeGreaterThan(fair * 0.95 - slack);
+            expect(sent).toBeGreaterThan(fair * 0.9 - slack);
             if (rate !== null) expect(sent).toBeLessThan(rate * seconds * 1.01 + slack + piece);
           }
         },

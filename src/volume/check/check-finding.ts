@@ -34,6 +34,7 @@ export const FINDINGS = {
   'log-incomplete': 'fault',
   'log-torn': 'info',
   'log-leftover': 'info',
+  'sync-failed': 'fault',
   // The tree of layers.
   'layer-parent-unknown': 'fault',
   'layer-base-wrong': 'fault',

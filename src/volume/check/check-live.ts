@@ -52,7 +52,7 @@ export async function checkLiveVolume({ disk, volume, gone }: LiveCheck): Promis
   const directory = path.slice(0, path.lastIndexOf('/'));
   const findings: Finding[] = [];
   if (volume.failed) {
-    const what = `it refuses writes until the node is restarted: ${volume.failure ?? ''}`;
+    const what = `it refuses writes: ${volume.failure ?? ''}`;
     findings.push(finding('volume-failed', atFile(directory), what));
   }
   findings.push(...(await checkLiveLog(disk, volume, `${directory}/${LOG_NAME}`, tools)));

@@ -14,6 +14,7 @@ import type { CheckedLog } from './check-log.ts';
 import { checkState } from './check-tree.ts';
 import { LOG_NAME } from '../log/metadata.ts';
 import type { VolumeState } from '../log/metadata-state.ts';
+import { isDistrusted } from '../volume-state.ts';
 
 export interface VolumeLog extends CheckedLog {
   readonly directory: string;
@@ -57,6 +58,11 @@ export async function checkVolume(
       findings.push(
         ...(await checkFiles({ disk, directory, state, tools, merging: mergingLayers(state) })),
       );
+    if (isDistrusted(state, disk.bootId)) {
+      const what =
+        'a sync failed since the system was started: what is read may not be on the disk';
+      findings.push(finding('sync-failed', atFile(path), what));
+    }
   }
   return withoutRisk(findings);
 }

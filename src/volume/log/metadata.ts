@@ -51,6 +51,7 @@ export const LOG_NAME = 'metadata.log';
 /** A compaction on its way; removed at open. */
 export const NEW_LOG_NAME = 'metadata.log.new';
 
+const SYNC_FAILED = 'the metadata log could not be synced';
 const EDQUOT = 122;
 const EFBIG = 27;
 
@@ -64,8 +65,8 @@ export class Metadata {
   readonly state: VolumeState;
   /** The log had no clean mark when it was opened. */
   readonly unclean: boolean;
-  /** Called once, when the log failed for good. */
-  onFailed: ((reason: string) => void) | null = null;
+  /** Called once, when the log failed for good; `unsynced`: because a sync did. */
+  onFailed: ((reason: string, unsynced: boolean) => void) | null = null;
 
   private readonly options: MetadataOptions;
   private readonly compactBytes: number;
@@ -85,6 +86,8 @@ export class Metadata {
   private waiting: CommitCallback[] = [];
   private served: CommitCallback[] = [];
   private busy = false;
+  /** A last log is being written: the one that says that this one failed. */
+  private marking = false;
   /** A batch was refused, and the next does not begin in this turn. */
   private resting = false;
   /** Someone who waits gives space back when this is durable. */
@@ -161,7 +164,7 @@ export class Metadata {
 
   /** A commit is on its way. */
   get committing(): boolean {
-    return this.busy || this.waiting.length > 0;
+    return this.busy || this.marking || this.waiting.length > 0;
   }
 
   /** Folds the record at once and buffers its bytes for the next commit. */
@@ -192,6 +195,35 @@ export class Metadata {
       this.waiting.push(callback);
       if (!this.busy && !this.resting) this.start();
     }
+  }
+
+  /**
+   * Makes it known to the next process that a sync failed in the run `boot` of the system: with a commit, or, when the log
+   * itself failed, once and without a promise, in a new one. What that holds was appended: none of it is untrue.
+   */
+  recordFailure(boot: string): void {
+    if (this.closed) return;
+    const record = { kind: 'sync-failed', boot } as const;
+    if (this.errno === 0) {
+      if (this.state.failedBoot === boot) return;
+      this.append(record);
+      this.commit(() => {});
+    } else {
+      foldRecord(this.state, record);
+      this.writeLast();
+    }
+  }
+
+  private writeLast(): void {
+    this.removeLeftover();
+    this.marking = true;
+    const { path, log } = this.newLog();
+    writeNewLog(this.options, path, log, (errno, file) => {
+      this.marking = false;
+      file?.closeNow();
+      if (errno === 0) this.putInPlace();
+      else this.removeLeftover();
+    });
   }
 
   /** Closes the file. Nothing may be on its way. */
@@ -226,7 +258,7 @@ export class Metadata {
       }
       file.datasync((synced) => {
         if (synced < 0) {
-          this.fail(-synced, 'the metadata log could not be synced');
+          this.fail(-synced, SYNC_FAILED);
           return;
         }
         this.length += content.length;
@@ -255,7 +287,7 @@ export class Metadata {
     this.keepBatch();
     // Else a power cut may leave what was refused, without what took it back.
     this.file.datasync((synced) => {
-      if (synced < 0) this.fail(-synced, 'the metadata log could not be synced');
+      if (synced < 0) this.fail(-synced, SYNC_FAILED);
       else this.finish(errno);
     });
   }
@@ -305,7 +337,7 @@ export class Metadata {
     const reason = `${what} (errno ${errno})`;
     const onFailed = this.onFailed;
     this.onFailed = null;
-    onFailed?.(reason);
+    onFailed?.(reason, what === SYNC_FAILED);
     const orphans = this.waiting;
     this.waiting = [];
     this.finish(Status.EIO);
@@ -314,22 +346,19 @@ export class Metadata {
 
   /** Writes the state into a new file in place of the log, when that is due. */
   private replace(): void {
-    const buffer = new RecordBuffer(64 * 1024);
-    for (const record of recordsOf(this.state)) buffer.append(record);
+    const buffer = this.stateBuffer();
     if (!this.mustReplace && this.length + this.batch.length <= 2 * buffer.length) {
       this.compactAt = Math.max(this.compactBytes, 2 * buffer.length);
       this.appendBatch();
       return;
     }
-    const path = `${this.options.directory}/${NEW_LOG_NAME}`;
-    const identity = newIdentity(this.state.id, this.options.random);
-    const firstSequence = this.nextSequence;
+    const { path, log } = this.newLog(buffer);
     const hadToReplace = this.mustReplace;
     this.mustReplace = false;
-    writeNewLog(this.options, path, { identity, firstSequence, buffer }, (errno, file) => {
+    writeNewLog(this.options, path, log, (errno, file) => {
       if (errno === 0) {
         assert(file, 'a written log has a file');
-        this.adopt(file, identity, buffer);
+        this.adopt(file, log);
       } else {
         file?.closeNow();
         this.replaceFailed(errno, hadToReplace);
@@ -337,14 +366,25 @@ export class Metadata {
     });
   }
 
-  private adopt(file: DiskFile, identity: LogIdentity, buffer: RecordBuffer): void {
-    const { disk, directory } = this.options;
-    try {
-      disk.rename(`${directory}/${NEW_LOG_NAME}`, `${directory}/${LOG_NAME}`);
-      disk.syncDirectory(directory);
-    } catch (thrown) {
+  /** The state as records. */
+  private stateBuffer(): RecordBuffer {
+    const buffer = new RecordBuffer(64 * 1024);
+    for (const record of recordsOf(this.state)) buffer.append(record);
+    return buffer;
+  }
+
+  /** A log that takes the place of this one. */
+  private newLog(buffer = this.stateBuffer()): { path: string; log: NewLog } {
+    const identity = newIdentity(this.state.id, this.options.random);
+    const path = `${this.options.directory}/${NEW_LOG_NAME}`;
+    return { path, log: { identity, firstSequence: this.nextSequence, buffer } };
+  }
+
+  private adopt(file: DiskFile, { identity, buffer }: NewLog): void {
+    const errno = this.putInPlace();
+    if (errno !== 0) {
       file.closeNow();
-      this.fail(errnoOf(thrown), 'the compacted metadata log could not be put in place');
+      this.fail(errno, 'the compacted metadata log could not be put in place');
       return;
     }
     this.file.closeNow();
@@ -354,6 +394,18 @@ export class Metadata {
     this.nextSequence += buffer.records;
     this.compactAt = Math.max(this.compactBytes, 2 * this.length);
     this.batchDone();
+  }
+
+  /** 0, or what the disk answered. */
+  private putInPlace(): number {
+    const { disk, directory } = this.options;
+    try {
+      disk.rename(`${directory}/${NEW_LOG_NAME}`, `${directory}/${LOG_NAME}`);
+      disk.syncDirectory(directory);
+      return 0;
+    } catch (thrown) {
+      return errnoOf(thrown);
+    }
   }
 
   private removeLeftover(): void {
