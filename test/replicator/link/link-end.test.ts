@@ -205,6 +205,7 @@ describe('a link that is ended', () => {
     expect(pair.atPrimary.ends).toEqual([]);
     await pair.settle();
     expect(events.filter((event) => event === 'sent').length).toBe(10);
+    expect(pair.primary.bytesSent).toBe(0);
     expect(events).toContain('late');
     expectEnds(pair.atPrimary, 'a test cut it');
     sendData(pair.primary, 11, 2, () => events.push('after'));
@@ -223,14 +224,12 @@ describe('a link that is ended', () => {
     bare.primary.send(header(4), [], () => order.push('sent'));
     await bare.settle();
     expect(order).toEqual(['sent', 'closed']);
-    const pair = new Pair({ lanes: 3, windowBytes: 300_000 }).start();
+    const pair = new Pair({ lanes: 3, windowBytes: 300_000, delayMs: [10, 10] }).start();
     let heldAtEnd = -1;
     pair.atMirror.onClosed = () => (heldAtEnd = pair.mirror.heldBytes);
     for (let index = 0; index < 3; index += 1) sendData(pair.primary, index, 200);
-    for (const wire of pair.network.wires) wire.stall('to-connector');
-    await pair.settle();
-    for (const wire of pair.network.wires) wire.stall('to-listener');
-    sendData(pair.primary, 3, 200);
+    await pair.run(15);
+    expect(pair.mirror.heldBytes).toBeGreaterThan(3 * 200 * 4096);
     pair.mirror.destroy(stop());
     await pair.settle();
     expect(heldAtEnd).toBe(0);
