@@ -311,6 +311,7 @@ export class Changes {
    */
   private recordAndZero(operation: Operation): void {
     operation.recorded = true;
+    operation.recordedBefore = this.recordedState(operation.pieceStart);
     this.recordZero(operation);
     this.metadata.commit((status) => {
       if (status === Status.OK) return this.zeroFile(operation);
@@ -380,11 +381,13 @@ export class Changes {
     if (piece !== 'write') this.unlocked(operation);
     if (piece !== 'write' && result === -Status.ENOTSUP) {
       // Until this is known it is the first thing that is tried for a request, also for one beside another.
-      if (operation.recorded) this.recordAgain(operation);
+      const { recorded } = operation;
+      if (recorded) this.recordAgain(operation);
       operation.recorded = false;
       const untouched = this.canZero[piece] !== 'yes' && operation.position === operation.offset;
       this.canZero[piece] = 'no';
       if (request?.fastZero === true && untouched) {
+        if (recorded) this.takeBackRecord(operation);
         this.finish(operation, Status.ENOTSUP);
         return;
       }
@@ -432,6 +435,24 @@ export class Changes {
     this.metadata.append({ kind: 'allocated', layer, first, count, state: BlockState.ZERO });
   }
 
+  /** The log has to say again what it said of the one block of a piece, before the answer: nothing was to be changed. */
+  private takeBackRecord(operation: Operation): void {
+    const { pieceStart, recordedBefore } = operation;
+    // A flush may have told it meanwhile.
+    if (this.recordedState(pieceStart) !== BlockState.ZERO) return;
+    const layer = this.view.top.id;
+    const first = pieceStart / BLOCK_BYTES;
+    this.metadata.append({ kind: 'allocated', layer, first, count: 1, state: recordedBefore });
+    operation.holed = true;
+  }
+
+  /** What the log says of the block at a byte of the top layer. */
+  private recordedState(offset: number): BlockState {
+    const record = this.metadata.state.layers.get(this.view.top.id);
+    assert(record, 'the top is in the log');
+    return record.map.stateOf(offset / BLOCK_BYTES);
+  }
+
   /** What the log was told of a piece did not come true: the next flush tells it what is. */
   private recordAgain({ pieceStart, pieceEnd }: Operation): void {
     const first = pieceStart / BLOCK_BYTES;
@@ -443,7 +464,7 @@ export class Changes {
     assert(request, 'an operation has its request');
     if (operation.holed) {
       operation.holed = false;
-      this.metadata.commit((committed) => this.finish(operation, status || committed));
+      this.metadata.commit((committed) => this.finish(operation, committed || status));
       return;
     }
     this.queue.leave(operation);

@@ -11,6 +11,7 @@ import assert from 'node:assert';
 import type { DeviceRequest } from '../io/device.ts';
 import type { DiskCallback } from '../io/disk.ts';
 import { BLOCK_BYTES } from '../io/limits.ts';
+import { BlockState } from './maps/layer-map.ts';
 
 /** One change. Pooled: the owner gets it from `take` and gives it back with `leave`. */
 export class Operation {
@@ -26,6 +27,8 @@ export class Operation {
   holed = false;
   /** Zeroes: the log was told of the piece on its way. */
   recorded = false;
+  /** Zeroes: what the log said of the first block of that piece before. */
+  recordedBefore: BlockState = BlockState.ABSENT;
   /** Zeroes: how far they are written, and where the piece on its way begins and ends. */
   position = 0;
   pieceStart = 0;
