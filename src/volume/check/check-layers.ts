@@ -14,12 +14,17 @@ import { overlapsOf } from './check-tree.ts';
 import { LOG_NAME, NEW_LOG_NAME } from '../log/metadata.ts';
 import { hasBelow } from '../log/metadata-state.ts';
 import type { LayerRecord, VolumeState } from '../log/metadata-state.ts';
-import { PROBE_NAME } from '../layers/extents-probe.ts';
+import { NEW_PROBE_NAME, PROBE_NAME } from '../layers/extents-probe.ts';
 import { JOURNAL_NAMES } from '../names.ts';
 import { layerPath } from '../recovery.ts';
 
 /** What a volume may have beside its layers. */
-const OTHER_NAMES: ReadonlySet<string> = new Set([LOG_NAME, PROBE_NAME, ...JOURNAL_NAMES]);
+const OTHER_NAMES: ReadonlySet<string> = new Set([
+  LOG_NAME,
+  PROBE_NAME,
+  NEW_PROBE_NAME,
+  ...JOURNAL_NAMES,
+]);
 
 export interface CheckedDirectory {
   readonly disk: Disk;

@@ -13,6 +13,8 @@ import type { Spare } from './spare.ts';
 
 /** The file in the directory of a volume. */
 export const PROBE_NAME = 'extents';
+/** The same on its way: it takes its name when it is whole. */
+export const NEW_PROBE_NAME = 'extents.new';
 /** Far enough for a hole on both sides, on any file system that has them. */
 const POSITION: number = 4 * 1024 * 1024;
 
@@ -25,8 +27,8 @@ export function tellsBlocks(disk: Disk, directory: string, spare: Spare | null):
   const path = `${directory}/${PROBE_NAME}`;
   const told = looksRight(disk, path);
   if (told !== null) return told;
-  if (!make(disk, path) && spare?.release() === true) {
-    make(disk, path);
+  if (!make(disk, directory) && spare?.release() === true) {
+    make(disk, directory);
     spare.refill();
   }
   return looksRight(disk, path) === true;
@@ -40,7 +42,9 @@ export function keepProbe(disk: Disk, directory: string): boolean {
   if (!disk.knowsExtents) return false;
   const path = `${directory}/${PROBE_NAME}`;
   try {
-    return looksRight(disk, path) === true || (make(disk, path) && looksRight(disk, path) === true);
+    return (
+      looksRight(disk, path) === true || (make(disk, directory) && looksRight(disk, path) === true)
+    );
   } catch {
     return false;
   }
@@ -60,8 +64,9 @@ function looksRight(disk: Disk, path: string): boolean | null {
   }
 }
 
-/** False, and no file is left, when there is no room for it. Throws what else the disk throws. */
-function make(disk: Disk, path: string): boolean {
+/** False when there is no room for it. Throws what else the disk throws. */
+function make(disk: Disk, directory: string): boolean {
+  const path = `${directory}/${NEW_PROBE_NAME}`;
   let errno = 0;
   try {
     const file = disk.open(path, { create: true });
@@ -72,11 +77,11 @@ function make(disk: Disk, path: string): boolean {
     } finally {
       file.closeNow();
     }
+    if (errno === 0) disk.rename(path, `${directory}/${PROBE_NAME}`);
   } catch (thrown) {
     errno = errnoOf(thrown);
   }
   if (errno === 0) return true;
-  // Else what is half made would tell of nothing.
   if (disk.exists(path)) disk.remove(path);
   if (errno === Status.ENOSPC) return false;
   throw Object.assign(new Error(`${path} could not be made: errno ${errno}`), { errno: -errno });
