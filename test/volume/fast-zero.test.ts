@@ -6,9 +6,9 @@
 import { describe, expect, test } from 'vitest';
 import type { Volume } from '../../src/volume/volume.ts';
 import type { MemoryDisk } from './support/memory-disk.ts';
-import { answered, read, requestOf, write, zero } from './support/request.ts';
+import { answered, flush, read, requestOf, write, zero } from './support/request.ts';
 import type { Range } from './support/request.ts';
-import { newVolume } from './support/store.ts';
+import { newVolume, reopen } from './support/store.ts';
 
 const ENOTSUP = 95;
 const SIZE = 8 * 2 ** 20;
@@ -100,5 +100,17 @@ describe('a zeroing that must be fast', () => {
     const both = [0, 65536].map((offset) => fastZero(volume, { offset, length: 8192 }));
     expect(await Promise.all(both)).toEqual([ENOTSUP, ENOTSUP]);
     expect((await read(volume, 65536, 8192)).every((byte) => byte === 7)).toBe(true);
+  });
+});
+
+describe('a zeroing that is refused above other layers', () => {
+  test('leaves in the log what was durable', async () => {
+    const { disk, volume } = await filled({ punch: false, provision: true });
+    await volume.snapshots.create('below');
+    await write(volume, 0, Buffer.alloc(4096, 8));
+    expect(await flush(volume)).toBe(0);
+    expect(await fastZero(volume, { offset: 0, length: 4096 })).toBe(ENOTSUP);
+    const { volume: next } = reopen(disk.crash(() => false));
+    expect(await read(next, 0, 4096)).toEqual(Buffer.alloc(4096, 8));
   });
 });
