@@ -225,8 +225,13 @@ export class Epoch {
 
   /** Every range that the epoch changes: what becomes delta bits when a mirror leaves the stream. */
   eachRange(visit: (offset: number, length: number) => void): void {
-    assert(!this.released);
     for (const zero of this.zeroes) visit(zero.offset, zero.length);
+    this.eachPayload(visit);
+  }
+
+  /** Every range that it has a payload for. */
+  eachPayload(visit: (offset: number, length: number) => void): void {
+    assert(!this.released);
     for (let index = 0; index < this.entryCount; index += 1) {
       const offset = this.offsets[index];
       const length = this.lengths[index];

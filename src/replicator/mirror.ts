@@ -10,7 +10,7 @@
  */
 import assert from 'node:assert';
 import { BlockferryError } from '../io/errors.ts';
-import { BLOCK_BYTES } from '../io/limits.ts';
+import { BLOCK_BYTES, STREAM_PAUSE_MS_MIN } from '../io/limits.ts';
 import { nameOfErrno } from '../nbd/constants.ts';
 import type { NbdUri } from '../nbd/uri.ts';
 import type { MirrorRecord } from '../volume/log/metadata.ts';
@@ -22,16 +22,15 @@ import { MirrorBlocks } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { MirrorLink } from './mirror-link.ts';
 import { MirrorVerify } from './mirror-verify.ts';
+import { MirrorWatch } from './mirror-watch.ts';
 import { PeerContact } from './peer-contact.ts';
 import { etaSeconds, isInStep } from './policy.ts';
 import { step, type MirrorEvent } from './progress.ts';
 import { PartedWays, reachMirror } from './reach.ts';
 import { SendLimit } from './send-limit.ts';
 import type { Backlog, Follower } from './staging-queue.ts';
+import type { Trigger } from './triggers.ts';
 import type { MirrorMode, MirrorRunningStatus, MirrorState, StallPolicy } from './status.ts';
-
-/** Pause before a mirror that was outrun is tried again. */
-const OUTRUN_PAUSE_MS = 500;
 
 export class Mirror {
   readonly id: number;
@@ -53,6 +52,9 @@ export class Mirror {
   /** The epoch that ends the delta run: the last one that was staged while it was sending. */
   private catchUpTo: number | null = null;
   private runSummary = '';
+  private readonly watch: MirrorWatch;
+  /** Before a mirror that had to leave the stream is tried again. */
+  private pauseMs: number = STREAM_PAUSE_MS_MIN;
   private durableEpoch: number | null = null;
   private behindSince: number;
   /** Synchronous replies wait for this mirror. */
@@ -78,6 +80,7 @@ export class Mirror {
     this.uri = uri;
     this.mode = record.mode;
     this.stallPolicy = record.stallPolicy;
+    this.watch = new MirrorWatch(host.surroundings.clock, host.queue);
     this.limit = new SendLimit(host.surroundings.clock, record.limit, null);
     this.blocks = new MirrorBlocks(host.volume.metadata, record, host.parked);
     this.state = record.paused ? 'paused' : 'connecting';
@@ -155,8 +158,15 @@ export class Mirror {
     queue.release(follower, sender.held);
   }
 
+  /** Leaves the stream if that is better for all: see triggers.ts. Called now and then. */
+  look(): void {
+    if (this.follower === null || this.run !== null) return;
+    const fired = this.watch.look(this.follower, this.lackingSince(this.follower));
+    if (fired !== null) this.outrun(fired.message, fired.trigger);
+  }
+
   /** The mirror cannot keep up: what is staged for it becomes marks, and a delta run follows later. */
-  outrun(message: string): void {
+  outrun(message: string, trigger: Trigger = 'fill'): void {
     if (!this.inStream) return;
     this.lastError = message;
     if (this.run !== null) {
@@ -166,6 +176,7 @@ export class Mirror {
       this.host.progressed(this);
       return;
     }
+    this.pauseMs = this.watch.left(trigger);
     this.leaveStream({ kind: 'outrun' }, message);
   }
 
@@ -399,6 +410,7 @@ export class Mirror {
     this.lastError = null;
     this.durableEpoch = durable;
     this.link.settled();
+    this.watch.entered();
     this.transition({ kind: 'shipped' }, `in step with the volume (${this.runSummary})`);
   }
 
@@ -456,6 +468,7 @@ export class Mirror {
   private lost(error: BlockferryError): void {
     const news = this.lastError !== error.message;
     this.lastError = error.message;
+    this.watch.left('link');
     this.sender?.connectionOver();
     this.sender = null;
     this.stopRun();
@@ -480,7 +493,7 @@ export class Mirror {
 
   private retryLater(contact: Contact): void {
     this.sender = null;
-    this.host.surroundings.clock.after(OUTRUN_PAUSE_MS, () => {
+    this.host.surroundings.clock.after(this.pauseMs, () => {
       if (this.state !== 'delta' || this.link.contact !== contact || this.run !== null) return;
       this.beginRun(contact, 'catching up');
     });

@@ -472,6 +472,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
     this.gate.tick(now);
     this.checkDeadline(now);
     this.checkReserve();
+    for (const mirror of this.mirrors) mirror.look();
     this.tickTimer = this.clock.after(REPLICATOR_TICK_MS, () => this.tick());
   }
 

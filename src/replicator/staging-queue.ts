@@ -158,6 +158,11 @@ export class StagingQueue {
     this.trim();
   }
 
+  /** Payload bytes that were ever staged. */
+  get totalBytes(): number {
+    return this.appendedBytes;
+  }
+
   /** Bytes that are still staged for one follower. */
   stagedBytesOf(follower: Follower): number {
     return this.appendedBytes - this.cumulativeAt(follower.released);

@@ -66,4 +66,23 @@ describe('a mirror that is outrun', () => {
     await rig.equal(mirror);
     expect(rig.kinds()).not.toContain('mirror-delta');
   });
+
+  it('leaves the stream while the queue is far from full when a delta run sends less', async () => {
+    const rig = await Rig.create(testScope(), {});
+    const mirror = await rig.mirrored();
+    mirror.device.stall();
+    // Each flush ends an epoch, so the same blocks are staged again and again.
+    for (let round = 0; round < 70; round += 1) {
+      await rig.write(0, stamped(MIB, round));
+      void rig.flush();
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    expect(rig.status()).toMatchObject({ state: 'streaming' });
+    await rig.until('the redundancy to be seen', ({ state }) => state === 'delta');
+    expect(rig.status()).toMatchObject({ staged_bytes: 0, dirty_bytes: MIB });
+    expect(rig.status().last_error).toContain('a delta run sends less');
+    mirror.device.resume();
+    await rig.equal(mirror);
+    expect(rig.status().delta_bytes_sent).toBeLessThanOrEqual(2 * MIB);
+  });
 });
