@@ -171,6 +171,9 @@ describe('generations', () => {
     expect(folded({ kind: 'generation-numbered', generation: 1 }).generations).toEqual(
       first.generations,
     );
+    const known = folded({ kind: 'history-set', generations: [G1] }, open(G2));
+    foldRecord(known, { kind: 'generation-numbered', generation: 2 });
+    expect(known.generations).toEqual([G1, G2]);
     const numbered = { kind: 'generation-numbered', generation: 2 } as const;
     expect(() => folded({ kind: 'generation-numbered', generation: 3 }, numbered)).toThrow('back');
     expect(folded(numbered).generations).toEqual(folded(numbered).generations);
@@ -267,6 +270,8 @@ describe('a secondary', () => {
   test('may be set back by a run, and by nothing else', () => {
     const back: MetadataRecord = { ...RUN, generation: 1, epoch: 2 };
     expect(folded(BOUND, HISTORY, at(30), back, closed(true)).position?.epoch).toBe(2);
+    // Its commit may name the position beforehand.
+    expect(folded(BOUND, HISTORY, at(30), back, at(2), closed(true)).position?.epoch).toBe(2);
   });
 
   test('has one run at a time, whose cursor goes forward inside the volume', () => {
