@@ -197,7 +197,9 @@ export class SnapshotSteps {
       () => model.endHead(pending, true),
       (error) => {
         this.operations.mayThrow(error, step.kind);
-        model.endHead(pending, volume.failed ? null : false);
+        // Where nothing at all could be written any more, not even taking it back, it stands.
+        const open = volume.failed || machine.disk.wasFull;
+        model.endHead(pending, open ? null : false);
       },
     );
     if (step.turns < 0) await machine.until(step.kind, () => !this.operations.running.has(own));

@@ -142,11 +142,13 @@ export class LayerSet {
 
   /**
    * Makes the file of the next layer; `push` puts it in place. Durable but for its content when it resolves.
-   * Throws METADATA_WRITE_FAILED.
+   * `needed`: also with the space that is kept back. Throws METADATA_WRITE_FAILED.
    */
-  async prepare(): Promise<Layer> {
+  async prepare(needed = false): Promise<Layer> {
     this.noteExtents();
-    const layer = this.create(this.top.map.blockCount * BLOCK_BYTES);
+    const sizeBytes = this.top.map.blockCount * BLOCK_BYTES;
+    const make = (): Layer => this.create(sizeBytes);
+    const layer = needed ? this.withSpare(make) : make();
     const lengthSynced = await new Promise<number>((resolve) => layer.file.datasync(resolve));
     const linked = await new Promise<number>((resolve) =>
       this.disk.syncDirectoryLater(this.directory, resolve),
@@ -277,21 +279,28 @@ export class LayerSet {
       layer.file.datasyncNow();
       this.seal(layer);
     }
-    this.push(this.freshLayer(), this.top);
+    // Without it nothing can be opened.
+    this.push(
+      this.withSpare(() => this.createNow()),
+      this.top,
+    );
   }
 
-  /** The file of the next layer, durably. On a full disk it takes what is kept back, for without it nothing can be opened. */
-  private freshLayer(): Layer {
+  /** On a full disk this takes what is kept back: it is for what must not fail. */
+  private withSpare(make: () => Layer): Layer {
     try {
-      return this.createNow();
+      return make();
     } catch (thrown) {
       if (this.spare?.release() !== true) throw thrown;
-      const layer = this.createNow();
-      this.spare.refill();
-      return layer;
+      try {
+        return make();
+      } finally {
+        this.spare.refill();
+      }
     }
   }
 
+  /** The file of the next layer, durably. */
   private createNow(): Layer {
     const layer = this.create(this.top.map.blockCount * BLOCK_BYTES);
     try {

@@ -473,7 +473,7 @@ export class Snapshots implements VolumeSnapshots {
   /** The log could not take `top`. It has no word for that, but a yet newer top over the old one is the same. */
   private async takeBack(top: Layer): Promise<void> {
     const { layers, changes } = this.host;
-    const again = await layers.prepare().catch(() => null);
+    const again = await layers.prepare(true).catch(() => null);
     // Not even an empty file can be made: then what was announced holds.
     if (again === null) layers.show(top);
     else layers.push(again, layers.top);
