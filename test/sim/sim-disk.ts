@@ -51,6 +51,9 @@ export interface Injected {
 
 export type Ending = 'kill' | 'cut';
 
+/** What a disk needs of the process that uses it. */
+export type DiskThreads = Pick<Scheduler, 'submit' | 'abandon' | 'lose'>;
+
 export class SimDisk implements Disk {
   readonly bootId: string;
   readonly knowsExtents: boolean;
@@ -62,12 +65,12 @@ export class SimDisk implements Disk {
   /** Something failed for want of space. */
   wasFull = false;
   readonly traits: DiskTraits;
-  private readonly scheduler: Scheduler;
+  private readonly scheduler: DiskThreads;
   private readonly dice: Dice;
   private readonly locked = new Set<string>();
   private ending: { how: Ending; calls: number } | null = null;
 
-  constructor(platter: Platter, traits: DiskTraits, scheduler: Scheduler, dice: Dice) {
+  constructor(platter: Platter, traits: DiskTraits, scheduler: DiskThreads, dice: Dice) {
     this.platter = platter;
     this.traits = traits;
     this.scheduler = scheduler;

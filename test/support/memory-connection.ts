@@ -147,7 +147,6 @@ export class MemoryConnection implements Connection {
     if (this.leaving || this.gone) return;
     this.leaving = true;
     this.paused = false;
-    this.corks = 0;
     this.network.clock.soon(() => this.pump());
     this.deliverSoon();
   }

@@ -97,6 +97,11 @@ export class MemoryNetwork implements Network, Medium {
     return Promise.resolve(wire.connector);
   }
 
+  /** The process that listened there is gone. */
+  forget(address: Address): void {
+    this.listeners.delete(formatAddress(address));
+  }
+
   /** A connection without a listener. */
   wire(name = 'memory'): MemoryWire {
     const wire = new MemoryWire(this, name);

@@ -1,0 +1,137 @@
+/** What must hold at any moment (docs/internals: I3, I5, I6, and what synchronous hosts were promised). */
+import { Dice } from '../../../scripts/fuzz/dice.ts';
+import type { LinkPosition } from '../../../src/replicator/link/messages.ts';
+import type { Mirror } from '../../../src/replicator/mirror.ts';
+import type { StagingQueue } from '../../../src/replicator/staging-queue.ts';
+import { Wrong, wrongUnless } from '../failure.ts';
+import { Platter } from '../platter.ts';
+import type { MirrorNode } from './mirror-node.ts';
+import { BLOCK, differences, type Oracle } from './oracle.ts';
+import type { PrimaryNode } from './primary-node.ts';
+import { openedOn, type Found } from './probe.ts';
+
+const PROBE_STREAM = 900_000_000;
+
+export class Checks {
+  private readonly seed: number;
+  private readonly oracle: Oracle;
+  private readonly primary: PrimaryNode;
+  private probes = 0;
+
+  constructor(seed: number, oracle: Oracle, primary: PrimaryNode) {
+    this.seed = seed;
+    this.oracle = oracle;
+    this.primary = primary;
+  }
+
+  // ---- I3
+
+  /** What the mirror would be if it ended now in that way. */
+  async probe(node: MirrorNode, how: 'kill' | 'cut'): Promise<void> {
+    this.probes += 1;
+    const dice = new Dice(this.seed, PROBE_STREAM + this.probes);
+    const platter = node.disk?.platter ?? node.platter;
+    const copy = how === 'cut' ? platter.afterPowerCut(dice) : wholeCopy(platter, dice);
+    const { traits, journalFileBytes } = node.surroundings;
+    let found: Found;
+    try {
+      found = await openedOn(copy, { traits, journalFileBytes, dice });
+    } catch (thrown) {
+      if (thrown instanceof Wrong)
+        throw new Wrong(`${node.name} after a ${how}: ${thrown.message}`);
+      throw thrown;
+    }
+    this.mustBeBoundary(node, found, `after a ${how}`);
+  }
+
+  mustBeBoundary(node: MirrorNode, { position, bytes }: Found, when: string): void {
+    const { claimed, promised, name } = node;
+    const shown = shownPosition(position);
+    const held = position?.epoch ?? 0;
+    wrongUnless(
+      held >= (claimed?.epoch ?? 0),
+      `${name} ${when} holds ${shown}, and acknowledged ${shownPosition(claimed)} as durable`,
+    );
+    const boundary = this.oracle.of(position);
+    wrongUnless(boundary !== null, `${name} ${when} holds ${shown}, which never ended`);
+    wrongUnless(
+      position === null || boundary.generation === position.generation,
+      `${name} ${when} holds ${shown}, which was of generation ${boundary.generation}`,
+    );
+    const wrong = differences(boundary.content, bytes);
+    wrongUnless(
+      wrong.length === 0,
+      `${name} ${when} is not what the primary was at ${shown}: blocks ${wrong.join(' ')}`,
+    );
+    wrongUnless(
+      boundary.change >= promised,
+      `${name} ${when} holds ${shown}, to change ${boundary.change}: a flush promised ${promised}`,
+    );
+  }
+
+  /** A read that began and ended while the mirror's readable epoch was between two. */
+  mustBeOneOf(
+    node: MirrorNode,
+    bytes: Buffer,
+    first: LinkPosition | null,
+    last: LinkPosition | null,
+  ): void {
+    const candidates = this.oracle.between(first?.epoch ?? 0, last?.epoch ?? 0);
+    const initial = first === null ? this.oracle.of(null) : null;
+    if (initial !== null) candidates.push(initial);
+    let closest: number[] = [];
+    for (const { content } of candidates) {
+      const wrong = differences(content, bytes);
+      if (wrong.length === 0) return;
+      if (closest.length === 0 || wrong.length < closest.length) closest = wrong;
+    }
+    throw new Wrong(
+      `a read of ${node.name} between ${shownPosition(first)} and ${shownPosition(last)} is of no ` +
+        `moment of the primary: blocks ${closest.join(' ')}`,
+    );
+  }
+
+  // ---- I5, I6
+
+  /** What the mirror may lack is marked or staged. */
+  cover(node: MirrorNode): void {
+    const mirror = this.primary.mirrorOf(node.name);
+    if (mirror === null || node.setBack) return;
+    const { queue } = this.primary.device!;
+    const held = this.oracle.of(node.claimed);
+    wrongUnless(held !== null, `${node.name} claims ${shownPosition(node.claimed)}`);
+    const { now } = this.oracle;
+    let staged: Set<number> | null = null;
+    for (let block = 0; block < now.length; block += 1) {
+      const [here, there] = [now[block] ?? null, held.content[block] ?? null];
+      if (here === there || here === null || there === null || here.equals(there)) continue;
+      if (mirror.blocks.marked(block)) continue;
+      staged ??= stagedBlocks(mirror, queue);
+      wrongUnless(
+        staged.has(block),
+        `block ${block} differs from ${node.name} at ${shownPosition(node.claimed)}, and is neither marked nor staged`,
+      );
+    }
+  }
+}
+
+function stagedBlocks(mirror: Mirror, queue: StagingQueue): Set<number> {
+  const blocks = new Set<number>();
+  const { follower } = mirror as unknown as { follower: { released: number } | null };
+  if (follower === null) return blocks;
+  for (let number = follower.released + 1; number <= queue.openNumber; number += 1) {
+    queue.epochOrOpen(number)?.eachRange((offset, length) => {
+      for (let at = 0; at < length; at += BLOCK) blocks.add((offset + at) / BLOCK);
+    });
+  }
+  return blocks;
+}
+
+/** As the page cache has it. */
+function wholeCopy(platter: Platter, dice: Dice): Platter {
+  return new Platter(dice, platter.root.afterPowerCut(dice, { per: 'sector', percent: 100 }));
+}
+
+export function shownPosition(position: LinkPosition | null): string {
+  return position === null ? 'nothing' : `epoch ${position.epoch}`;
+}

@@ -1,0 +1,135 @@
+/** A machine of the simulation: its disk stays, its process comes and goes. */
+import { Dice } from '../../../scripts/fuzz/dice.ts';
+import type { Disk } from '../../../src/io/disk.ts';
+import type { Random } from '../../../src/io/random.ts';
+import { VolumeStore } from '../../../src/volume/store.ts';
+import { Wrong } from '../failure.ts';
+import { Platter } from '../platter.ts';
+import { SimDisk, type DiskTraits, type Ending } from '../sim-disk.ts';
+import type { Lines } from './lines.ts';
+import { Process, type World } from './world.ts';
+
+export interface Surroundings {
+  readonly seed: number;
+  readonly world: World;
+  readonly lines: Lines;
+  readonly traits: DiskTraits;
+  readonly blocks: number;
+  readonly journalFileBytes: number;
+  readonly note: (line: string) => void;
+  readonly wrapDisk: (disk: SimDisk, node: string) => Disk;
+}
+
+export interface Begun {
+  readonly process: Process;
+  readonly disk: Disk;
+  readonly random: Random;
+}
+
+/** Tells the dice of nodes apart. */
+const STREAMS_PER_NODE = 1_000_000;
+
+export abstract class Node {
+  readonly name: string;
+  readonly surroundings: Surroundings;
+  platter: Platter;
+  process: Process | null = null;
+  disk: SimDisk | null = null;
+  store: VolumeStore | null = null;
+  /** Counts processes. */
+  lives = 0;
+  /** An orderly stop is under way. */
+  closing = false;
+  /** Since when it is down, in milliseconds of the world. */
+  downSince = 0;
+  lastEnding: Ending = 'kill';
+  /** Told of each end of a process, before it is forgotten. */
+  onEnd: (process: Process) => void = () => {};
+  private readonly index: number;
+
+  constructor(name: string, index: number, surroundings: Surroundings) {
+    this.name = name;
+    this.index = index;
+    this.surroundings = surroundings;
+    this.platter = new Platter(this.dice(0));
+  }
+
+  get running(): boolean {
+    return this.process !== null;
+  }
+
+  /** Something went wrong with its disk in this life. */
+  get troubled(): boolean {
+    const { disk } = this;
+    return (
+      disk !== null &&
+      (disk.injected.length > 0 || disk.wasFull || disk.platter.pagesMax < Infinity)
+    );
+  }
+
+  protected dice(stream: number): Dice {
+    return new Dice(this.surroundings.seed, (this.index + 1) * STREAMS_PER_NODE + stream);
+  }
+
+  protected random(): Random {
+    const dice = this.dice(300_000 + this.lives);
+    return {
+      fraction: () => dice.u32() / 2 ** 32,
+      // What is kept back on the disk need not be rolled: only ids and the like are.
+      bytes: (count) => (count > 4096 ? Buffer.alloc(count, 0xa5) : dice.bytes(count)),
+    };
+  }
+
+  /** Starts a process on what the last one left. */
+  protected begin(): Begun {
+    const { world, traits } = this.surroundings;
+    this.lives += 1;
+    this.closing = false;
+    // Somebody made room.
+    this.platter.pagesMax = Infinity;
+    const process = new Process(world);
+    const disk = new SimDisk(this.platter, traits, process, this.dice(100_000 + this.lives));
+    this.process = process;
+    this.disk = disk;
+    const random = this.random();
+    this.surroundings.lines.back(this.name);
+    this.note(`starts, life ${this.lives}`);
+    const wrapped = this.surroundings.wrapDisk(disk, this.name);
+    this.store = VolumeStore.open({ disk: wrapped, clock: process, random, path: '/data' });
+    const [damaged] = this.store.damaged;
+    if (damaged !== undefined) throw new Wrong(`${this.name} does not open: ${damaged.reason}`);
+    return { process, disk: wrapped, random };
+  }
+
+  /** Ends the process now. */
+  end(how: Ending): void {
+    this.disk?.endNow(how);
+    this.noticeEnd();
+  }
+
+  /** Whether the process ended since this was asked last. */
+  noticeEnd(): boolean {
+    const { disk, process, surroundings } = this;
+    if (disk === null || process === null || disk.ended === null) return false;
+    this.lastEnding = disk.ended;
+    this.platter = disk.platter;
+    this.note(disk.ended === 'cut' ? 'loses power' : 'is killed');
+    process.abandon();
+    this.onEnd(process);
+    if (disk.ended === 'cut') surroundings.lines.lostPower(this.name);
+    else surroundings.lines.killed(this.name);
+    this.process = null;
+    this.disk = null;
+    this.store = null;
+    this.closing = false;
+    this.downSince = surroundings.world.time;
+    this.ended();
+    return true;
+  }
+
+  protected abstract ended(): void;
+
+  note(line: string): void {
+    this.surroundings.note(`${this.name} ${line}`);
+  }
+}

@@ -1,0 +1,171 @@
+/**
+ * What the primary's volume was, change by change: the content at the end of every epoch, and what its host was promised.
+ *
+ * A content is an array of blocks that are never written to again; null is a block of which nobody knows what it holds.
+ */
+import type { LinkPosition } from '../../../src/replicator/link/messages.ts';
+
+export const BLOCK = 4096;
+const ZEROES = Buffer.alloc(BLOCK);
+
+export type Content = readonly (Buffer | null)[];
+
+/** The end of an epoch. */
+export interface Boundary {
+  readonly generation: number;
+  readonly epoch: number;
+  /** The number of the last change in it. */
+  readonly change: number;
+  readonly content: Content;
+}
+
+interface Pending {
+  readonly first: number;
+  readonly end: number;
+}
+
+export class Oracle {
+  readonly blockCount: number;
+  /** What the volume holds: every change that it completed. */
+  readonly now: (Buffer | null)[];
+  /** Changes are counted. */
+  change = 0;
+  /** Of a request the change that it was. */
+  readonly changeOf = new WeakMap<object, number>();
+  private readonly boundaries = new Map<number, Boundary>();
+  /** Handed to the volume and not completed. */
+  private readonly pending = new Set<Pending>();
+  /** The last change that is durable at the primary, and of each block the last one at all. */
+  private durable = 0;
+  private readonly lastOf: number[];
+
+  constructor(blockCount: number) {
+    this.blockCount = blockCount;
+    this.now = Array.from({ length: blockCount }, () => ZEROES);
+    this.lastOf = Array.from({ length: blockCount }, () => 0);
+  }
+
+  // ---- changes
+
+  began(offset: number, length: number): Pending {
+    const pending = {
+      first: Math.floor(offset / BLOCK),
+      end: Math.ceil((offset + length) / BLOCK),
+    };
+    this.pending.add(pending);
+    return pending;
+  }
+
+  ended(pending: Pending): void {
+    this.pending.delete(pending);
+  }
+
+  /** `bytes` null: zeroes. */
+  changed(offset: number, length: number, bytes: Buffer | null): void {
+    // What was zeroes already needs no epoch.
+    if (bytes === null && this.isZero(offset, length)) return;
+    this.change += 1;
+    for (let done = 0; done < length;) {
+      const block = Math.floor((offset + done) / BLOCK);
+      const within = offset + done - block * BLOCK;
+      const part = Math.min(BLOCK - within, length - done);
+      const before = this.now[block];
+      this.lastOf[block] = this.change;
+      if (before !== null || part === BLOCK) {
+        const after = Buffer.from(before ?? ZEROES);
+        if (bytes === null) after.fill(0, within, within + part);
+        else bytes.copy(after, within, done, done + part);
+        this.now[block] = after;
+      }
+      done += part;
+    }
+  }
+
+  private isZero(offset: number, length: number): boolean {
+    const end = Math.ceil((offset + length) / BLOCK);
+    return this.now
+      .slice(Math.floor(offset / BLOCK), end)
+      .every((bytes) => bytes === ZEROES || bytes?.equals(ZEROES) === true);
+  }
+
+  /** A change failed halfway: the blocks are as they are. */
+  failed(offset: number, length: number, contentOf: (block: number) => Buffer | null): void {
+    this.change += 1;
+    const end = Math.ceil((offset + length) / BLOCK);
+    for (let block = Math.floor(offset / BLOCK); block < end; block += 1) {
+      this.now[block] = contentOf(block);
+      this.lastOf[block] = this.change;
+    }
+  }
+
+  // ---- boundaries
+
+  /** Null: this number was used for another content. */
+  closed(epoch: number, generation: number): Boundary | null {
+    const boundary = { generation, epoch, change: this.change, content: this.now.slice() };
+    if (this.boundaries.has(epoch)) return null;
+    this.boundaries.set(epoch, boundary);
+    return boundary;
+  }
+
+  at(epoch: number): Boundary | null {
+    return this.boundaries.get(epoch) ?? null;
+  }
+
+  /** What a copy holds that is at a position. */
+  of(position: LinkPosition | null): Boundary | null {
+    if (position !== null) return this.at(position.epoch);
+    const content = this.now.map(() => ZEROES);
+    return { generation: 0, epoch: 0, change: 0, content };
+  }
+
+  /** Boundaries from one epoch to another. */
+  between(first: number, last: number): Boundary[] {
+    const found: Boundary[] = [];
+    for (const boundary of this.boundaries.values()) {
+      if (boundary.epoch >= first && boundary.epoch <= last) found.push(boundary);
+    }
+    return found;
+  }
+
+  // ---- what the host was promised
+
+  flushed(change: number): void {
+    this.durable = Math.max(this.durable, change);
+  }
+
+  /** A process took up what the last one left: says which blocks are not what they must be, and takes the rest as it is. */
+  reopened(content: Buffer, how: 'kill' | 'cut'): number[] {
+    const wrong: number[] = [];
+    const open = new Set<number>();
+    for (const { first, end } of this.pending) for (let at = first; at < end; at += 1) open.add(at);
+    this.pending.clear();
+    this.change += 1;
+    for (let block = 0; block < this.blockCount; block += 1) {
+      const found = content.subarray(block * BLOCK, (block + 1) * BLOCK);
+      const expected = this.now[block] ?? null;
+      if (expected?.equals(found) === true) continue;
+      const mayDiffer =
+        expected === null ||
+        open.has(block) ||
+        (how === 'cut' && this.lastOf[block]! > this.durable);
+      if (!mayDiffer) wrong.push(block);
+      this.now[block] = Buffer.from(found);
+      this.lastOf[block] = this.change;
+    }
+    // Whether what it left is durable is not known after a kill.
+    if (how === 'cut') this.durable = this.change;
+    return wrong;
+  }
+}
+
+/** Blocks in which bytes are not the content, at most eight. */
+export function differences(content: Content, bytes: Buffer): number[] {
+  const found: number[] = [];
+  for (let block = 0; block < content.length && found.length < 8; block += 1) {
+    const expected = content[block] ?? null;
+    if (expected === null) continue;
+    if (!expected.equals(bytes.subarray(block * BLOCK, (block + 1) * BLOCK))) found.push(block);
+  }
+  return found;
+}

@@ -1,0 +1,67 @@
+/** What a mirror would be if it ended now: a copy of its disk is opened by the code itself, and read. */
+import type { Dice } from '../../../scripts/fuzz/dice.ts';
+import { SecondaryVolume } from '../../../src/replicator/intake/secondary.ts';
+import type { LinkPosition } from '../../../src/replicator/link/messages.ts';
+import { VolumeStore } from '../../../src/volume/store.ts';
+import { inlineExaminer } from '../../../src/workers/examiner.ts';
+import { requestOf, answered } from '../../volume/support/request.ts';
+import { Wrong, wrongUnless } from '../failure.ts';
+import type { Platter } from '../platter.ts';
+import { SimDisk, type DiskTraits } from '../sim-disk.ts';
+import { settled } from '../scheduler.ts';
+import { VOLUME } from './mirror-node.ts';
+import { Process, World } from './world.ts';
+
+const STEPS_MAX = 20_000;
+
+export interface Found {
+  readonly position: LinkPosition | null;
+  readonly bytes: Buffer;
+}
+
+/** Opens what is on `platter` as the node of a mirror does, and says what it serves. */
+export async function openedOn(
+  platter: Platter,
+  { traits, journalFileBytes, dice }: { traits: DiskTraits; journalFileBytes: number; dice: Dice },
+): Promise<Found> {
+  const world = new World(dice);
+  const process = new Process(world);
+  platter.pagesMax = Infinity;
+  const disk = new SimDisk(platter, traits, process, dice);
+  const random = { fraction: () => 0, bytes: (count: number) => Buffer.alloc(count, 0xa5) };
+  const store = VolumeStore.open({ disk, clock: process, random, path: '/data' });
+  const [damaged] = store.damaged;
+  if (damaged !== undefined) throw new Wrong(`a copy of it does not open: ${damaged.reason}`);
+  const volume = store.find(VOLUME)!;
+  const errors: string[] = [];
+  const secondary = new SecondaryVolume({
+    volume,
+    disk,
+    clock: process,
+    random,
+    examiner: inlineExaminer,
+    events: {
+      emit: ({ kind, message }) => {
+        if (kind === 'source-failed') errors.push(message);
+      },
+    },
+    node: 'copy',
+    journalFileBytes,
+  });
+  secondary.start();
+  const request = requestOf({ offset: 0, length: volume.sizeBytes });
+  let status: number | null = null;
+  void answered(request, (asked) => secondary.read(asked)).then((result) => (status = result));
+  await settled();
+  for (let count = 0; status === null; count += 1) {
+    wrongUnless(count < STEPS_MAX && world.step(), 'a copy of it never answers a read');
+    await settled();
+  }
+  wrongUnless(status === 0, `a copy of it cannot be read: ${status} ${errors.join(' ')}`);
+  const held = secondary.intake.durable;
+  process.abandon();
+  return {
+    position: held === null ? null : { generation: held.generation, epoch: held.epoch },
+    bytes: request.bytes,
+  };
+}
