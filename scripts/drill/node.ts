@@ -6,7 +6,7 @@ import { existsSync, mkdirSync, readFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { Child, Hopeless, run, until } from './process.ts';
+import { Child, Hopeless, run, type RunResult, until } from './process.ts';
 import { nbdUri } from './sockets.ts';
 
 const START_MS_MAX = 15_000;
@@ -15,6 +15,8 @@ const ANSWER_MS_MAX = 5_000;
 /** The parts of `status --json` that a drill looks at (design: operator's contract). */
 export interface SeenMirror {
   readonly uri: string;
+  readonly kind: string;
+  readonly lanes: number;
   readonly mode: string;
   readonly state: string;
   readonly consistent: boolean;
@@ -26,10 +28,22 @@ export interface SeenMirror {
   readonly delta_bytes_sent: number;
   readonly bytes_compared: number;
   readonly last_error: string | null;
+  /** What it holds durably, as far as that is known. */
+  readonly position: { readonly generation: number; readonly epoch: number } | null;
+}
+
+/** What a volume that is a mirror of another node's says of that. */
+export interface SeenSource {
+  readonly state: string;
+  readonly durable_epoch: number;
+  readonly applied_epoch: number;
+  readonly bytes_received: number;
+  readonly last_error: string | null;
 }
 
 export interface SeenVolume {
   readonly name: string;
+  readonly source: SeenSource | null;
   readonly size_bytes: number;
   readonly allocated_bytes: number;
   readonly connections: number;
@@ -57,17 +71,23 @@ export function blockferryBin(): string {
 export class DrilledNode {
   readonly name: string;
   readonly dataDirectory: string;
-  /** Where NBD clients connect, as `unix:PATH`. */
+  /** Where NBD clients connect, as `unix:PATH` or `HOST:PORT`. */
   readonly nbdAddress: string;
   readonly controlPath: string;
   private readonly logPath: string;
   private child: Child | null = null;
 
   /** `dataDirectory` is DIRECTORY/NAME unless given; sockets and the log lie in `directory`. */
-  constructor(options: { name: string; directory: string; dataDirectory?: string }) {
+  constructor(options: {
+    name: string;
+    directory: string;
+    dataDirectory?: string;
+    nbdAddress?: string;
+  }) {
     this.name = options.name;
     this.dataDirectory = options.dataDirectory ?? join(options.directory, options.name);
-    this.nbdAddress = `unix:${join(options.directory, `${options.name}.nbd`)}`;
+    this.nbdAddress =
+      options.nbdAddress ?? `unix:${join(options.directory, `${options.name}.nbd`)}`;
     this.controlPath = join(options.directory, `${options.name}.control`);
     this.logPath = join(options.directory, `${options.name}.log`);
     mkdirSync(this.dataDirectory, { recursive: true });
@@ -130,10 +150,15 @@ export class DrilledNode {
 
   /** Runs `blockferry ARGS` against this node. Throws with its line when it fails. */
   async command(...args: readonly string[]): Promise<string> {
-    const result = await run(process.execPath, [blockferryBin(), ...args], {
+    return (await this.attempt(args, [0])).stdout;
+  }
+
+  /** The same, for what may be refused: the exit codes are 0 and 1, unless said otherwise. */
+  async attempt(args: readonly string[], accept: readonly number[] = [0, 1]): Promise<RunResult> {
+    return await run(process.execPath, [blockferryBin(), ...args], {
+      accept,
       env: { BLOCKFERRY_CONTROL: `unix:${this.controlPath}` },
     });
-    return result.stdout;
   }
 
   async status(): Promise<SeenNode> {
