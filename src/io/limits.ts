@@ -262,8 +262,9 @@ export const LINKS_HALF_OPEN_MAX = 64;
 export const LINK_MESSAGE_DEPTH_MAX = 4;
 /** Link: ranges of one frame. More end the link. */
 export const LINK_RANGES_MAX = 4096;
-/** Link: blocks that one frame of digests, or its answer, is about. More end the link. */
+/** Link: blocks that one frame of digests is about, and that one answer is: as many as a range of zeroes has. More end the link. */
 export const LINK_DIGEST_BLOCKS_MAX = 4096;
+export const LINK_ANSWER_BLOCKS_MAX: number = ZERO_PART_BYTES / BLOCK_BYTES;
 /**
  * Link: memory of payloads that came and are in use. From here on the link is not read, down there it is again. What
  * the connections had in hand still comes: 6 MiB a lane. The lower one holds all that may be unacknowledged.

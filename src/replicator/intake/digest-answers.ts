@@ -7,6 +7,7 @@
  * - At most COMPARE_QUESTIONS_MAX wait; one more, or one larger than its bound, is LINK_PROTOCOL. At most
  *   INTAKE_QUESTIONS_AT_ONCE are in work, each with one buffer.
  */
+import assert from 'node:assert';
 import { DeviceRequest, PENDING, Status } from '../../io/device.ts';
 import type { BlockDevice, Completer, Extent } from '../../io/device.ts';
 import { BlockferryError } from '../../io/errors.ts';
@@ -16,6 +17,7 @@ import {
   COMPARE_QUESTION_BYTES_MAX,
   COMPARE_ZERO_BYTES_MAX,
   INTAKE_QUESTIONS_AT_ONCE,
+  LINK_ANSWER_BLOCKS_MAX,
 } from '../../io/limits.ts';
 import { NBD_STATE } from '../../nbd/constants.ts';
 import type { Examiner } from '../../workers/examiner.ts';
@@ -23,6 +25,9 @@ import { DIGEST_BYTES, bitmapBytes, everyBlock } from '../../workers/kernels.ts'
 import { FrameKind } from '../link/link-types.ts';
 import type { FrameHeader, Link, ReceivedPayload } from '../link/link-types.ts';
 import { COMPARE_TWIN, COMPARE_ZERO } from '../run-frames.ts';
+
+const BLOCKS_ASKED_MAX = Math.max(COMPARE_QUESTION_BYTES_MAX, COMPARE_ZERO_BYTES_MAX) / BLOCK_BYTES;
+assert(BLOCKS_ASKED_MAX <= LINK_ANSWER_BLOCKS_MAX, 'every question can be answered');
 
 interface Question {
   readonly header: FrameHeader;

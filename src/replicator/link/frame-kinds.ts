@@ -7,6 +7,7 @@
  */
 import {
   BLOCK_BYTES,
+  LINK_ANSWER_BLOCKS_MAX,
   LINK_DIGEST_BLOCKS_MAX,
   LINK_FRAME_BYTES_MAX,
   LINK_MESSAGE_BYTES_MAX,
@@ -39,7 +40,7 @@ const ENTRIES = { least: WRITE_HEADER_BYTES + BLOCK_BYTES, most: LINK_FRAME_BYTE
 const RANGES = { least: RANGE_BYTES, most: LINK_RANGES_MAX * RANGE_BYTES, unit: RANGE_BYTES };
 const MESSAGE = { least: 1, most: LINK_MESSAGE_BYTES_MAX, unit: 1 };
 const QUESTION = { least: 0, most: LINK_DIGEST_BLOCKS_MAX * DIGEST_BYTES, unit: DIGEST_BYTES };
-const ANSWER = { least: 0, most: LINK_DIGEST_BLOCKS_MAX / 8, unit: 1 };
+const ANSWER = { least: 0, most: LINK_ANSWER_BLOCKS_MAX / 8, unit: 1 };
 const COMPARE_FLAGS = COMPARE_ZERO | COMPARE_TWIN;
 
 const PRIMARY = { sender: 'primary', flags: 0, lengthOfPayload: false } as const;
