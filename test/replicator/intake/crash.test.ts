@@ -8,7 +8,7 @@ import { describe, expect, test } from 'vitest';
 import { MirrorWorld } from './support/mirror-world.ts';
 
 /** More with INTAKE_SEEDS. */
-const SEEDS = Number(process.env['INTAKE_SEEDS'] ?? 12);
+const SEEDS = Number(process.env['INTAKE_SEEDS'] ?? 24);
 const EPOCHS = 200;
 
 async function history(seed: number): Promise<MirrorWorld> {
@@ -54,7 +54,10 @@ async function life(world: MirrorWorld): Promise<void> {
       });
     }
     const run = openRun.get(world)!;
-    if (!(await world.run(welcome, run))) return;
+    const abort = dice.chance(25);
+    // Often in the middle of it: then the run may still be open, or be over.
+    if (abort && dice.chance(70)) world.disk.endAfter(dice.pick(['kill', 'cut']), dice.below(150));
+    if (!(await world.run(welcome, { ...run, abort }))) return;
     welcome = { ...welcome, position: { generation: 1, epoch: run.epoch }, run: null };
   }
   await stream(world, welcome.position!.epoch);

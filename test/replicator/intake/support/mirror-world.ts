@@ -271,7 +271,7 @@ export class MirrorWorld {
   /** One whole run from what the mirror holds to the last epoch. False: it was interrupted. */
   async run(
     welcome: Welcome,
-    options: { id?: string; full?: boolean; epoch?: number } = {},
+    options: { id?: string; full?: boolean; epoch?: number; abort?: boolean } = {},
   ): Promise<boolean> {
     const link = this.link!;
     const epoch = options.epoch ?? this.model.last;
@@ -314,6 +314,13 @@ export class MirrorWorld {
       }
       if (this.dice.chance(30)) this.readInBackground();
       if (!this.connected) return false;
+    }
+    if (options.abort === true) {
+      link.control({ kind: 'run-mark', run: id, cursor: this.model.sizeBytes, frames: index });
+      link.control({ kind: 'run-abort', run: id });
+      const { delta } = this.mirror!;
+      await this.heard('the end of the run', () => delta.open === null && delta.settled);
+      return false;
     }
     link.control({ kind: 'run-commit', run: id, frames: index });
     const committed = await this.heard('run-committed', () =>
