@@ -107,6 +107,11 @@ export class MirrorBlocks {
     this.unrecorded = position;
   }
 
+  /** What the mirror is known to hold durably, in the log or not yet; null: nothing. */
+  get acknowledged(): CopyPosition | null {
+    return this.unrecorded ?? this.metadata.state.mirrors.get(this.mirrorId)?.acknowledged ?? null;
+  }
+
   private recordAcknowledged(): void {
     if (this.unrecorded === null || !this.metadata.state.mirrors.has(this.mirrorId)) return;
     this.metadata.append({

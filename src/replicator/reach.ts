@@ -50,8 +50,7 @@ export async function reachMirror(mirror: MirrorToReach): Promise<Contact> {
   }
   const { link, welcome } = found;
   try {
-    const acknowledged = record?.acknowledged ?? null;
-    const { full } = markBy(judge(host, welcome, acknowledged), blocks);
+    const { full } = markBy(judge(host, welcome, blocks.acknowledged), blocks);
     await recordPeer(mirror, welcome);
     const { arrived } = mirror;
     return new PeerContact({
@@ -158,9 +157,9 @@ const PARTED: { readonly [Kind in Decision['kind']]?: ErrorCode } = {
 
 /** Marks what the decision says beyond what is marked. */
 function markBy(decision: Decision, blocks: MirrorBlocks): { full: boolean } {
-  if (decision.kind === 'compare') blocks.suspect.addAll();
-  // A seeded mirror has content that nobody recorded: it is compared as it is.
-  const seeded = blocks.dirty.count === 0 && blocks.suspect.count === blocks.suspect.blockCount;
+  // A seeded mirror has content that nobody recorded: it is compared as it is, all of it again when it was not finished.
+  const seeded = blocks.acknowledged === null && blocks.dirty.count < blocks.dirty.blockCount;
+  if (decision.kind === 'compare' || (decision.kind === 'full' && seeded)) blocks.suspect.addAll();
   if (decision.kind !== 'full' || seeded) return { full: false };
   blocks.suspect.clear();
   blocks.dirty.addAll();

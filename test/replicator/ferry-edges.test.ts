@@ -3,7 +3,10 @@
  * back. Method: as in ferry.test.ts, the real replicator and a real secondary in one process; the mirror is read through its
  * export.
  */
+import { rmSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { nodeDisk } from '../../src/io/node-disk.ts';
+import { copyExactly } from '../support/copy-exactly.ts';
 import { testScope } from '../support/tools.ts';
 import { write } from '../volume/support/request.ts';
 import { stamped } from './support/host.ts';
@@ -26,5 +29,53 @@ describe('a mirror that is compared', () => {
     await rig.inStep();
     expect(await mirror.differences(rig.expected)).toEqual([]);
     expect(rig.status().delta_bytes_sent).toBeLessThan(64 * 1024);
+  });
+});
+
+describe('a mirror that was seeded', () => {
+  it('is compared all the same when the host wrote before it was reached, or the link was lost meanwhile', async () => {
+    const scope = testScope();
+    const rig = await Rig.create(scope, { sizeBytes: 48 * MIB });
+    const mirror = await PeerMirror.start(scope, { sizeBytes: 48 * MIB });
+    const { volume } = mirror.secondary;
+    for (let at = 0; at < 40 * MIB; at += MIB) {
+      const bytes = stamped(MIB, at / MIB);
+      await rig.write(at, bytes);
+      expect(await write(volume, at, bytes)).toBe(0);
+    }
+    await rig.addPeer(mirror, { seeded: true });
+    await rig.write(3 * MIB, stamped(4096, 90));
+    await rig.until('an answer', ({ bytes_compared }) => bytes_compared > 0);
+    mirror.cut();
+    await rig.inStep();
+    expect(await mirror.differences(rig.expected)).toEqual([]);
+    expect(rig.kinds()).not.toContain('mirror-diverged');
+    expect(rig.status().delta_bytes_sent).toBeLessThan(2 * MIB);
+  });
+});
+
+describe('a mirror that was set back', () => {
+  it('is compared, also when what it held is in no log yet', async () => {
+    const scope = testScope();
+    const path = `${scope.tempDir('bf-edges-')}/mirror`;
+    const backup = `${scope.tempDir('bf-edges-')}/backup`;
+    const rig = await Rig.create(scope, { sizeBytes: 16 * MIB });
+    const mirror = await PeerMirror.start(scope, { sizeBytes: 16 * MIB, disk: nodeDisk, path });
+    await rig.addPeer(mirror);
+    await rig.inStep();
+    copyExactly(path, backup);
+    for (let count = 0; count < 5; count += 1) {
+      await rig.write(count * 8192, stamped(4096, 20 + count));
+      await rig.flush();
+    }
+    await rig.inStep();
+    expect(await mirror.differences(rig.expected)).toEqual([]);
+    await mirror.stop();
+    rmSync(path, { recursive: true });
+    copyExactly(backup, path);
+    rmSync(`${path}/lock`);
+    await mirror.restart();
+    await rig.inStep();
+    expect(await mirror.differences(rig.expected)).toEqual([]);
   });
 });
