@@ -6,7 +6,7 @@ import type { StagingQueue } from '../../../src/replicator/staging-queue.ts';
 import { Wrong, wrongUnless } from '../failure.ts';
 import { Platter } from '../platter.ts';
 import type { MirrorNode } from './mirror-node.ts';
-import { BLOCK, differences, type Oracle } from './oracle.ts';
+import { BLOCK, differences, originsOf, type Oracle } from './oracle.ts';
 import type { PrimaryNode } from './primary-node.ts';
 import { openedOn, type Found } from './probe.ts';
 
@@ -61,7 +61,7 @@ export class Checks {
     const wrong = differences(boundary.content, bytes);
     wrongUnless(
       wrong.length === 0,
-      `${name} ${when} is not what the primary was at ${shown}: blocks ${wrong.join(' ')}`,
+      `${name} ${when} is not what the primary was at ${shown}: ${originsOf(this.oracle, wrong, bytes)}`,
     );
     wrongUnless(
       boundary.change >= promised,
@@ -87,7 +87,7 @@ export class Checks {
     }
     throw new Wrong(
       `a read of ${node.name} between ${shownPosition(first)} and ${shownPosition(last)} is of no ` +
-        `moment of the primary: blocks ${closest.join(' ')}`,
+        `moment of the primary: ${originsOf(this.oracle, closest, bytes)}`,
     );
   }
 

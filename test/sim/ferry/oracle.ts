@@ -35,6 +35,8 @@ export class Oracle {
   private readonly boundaries = new Map<number, Boundary>();
   /** Handed to the volume and not completed. */
   private readonly pending = new Set<Pending>();
+  /** The blocks that the last change changed, as they were before it. */
+  private before = new Map<number, Buffer | null>();
   /** The last change that is durable at the primary, and of each block the last one at all. */
   private durable = 0;
   private readonly lastOf: number[];
@@ -60,17 +62,17 @@ export class Oracle {
     this.pending.delete(pending);
   }
 
-  /** `bytes` null: zeroes. */
-  changed(offset: number, length: number, bytes: Buffer | null): void {
+  /** `bytes` null: zeroes. Returns the number of the change since which that is there. */
+  changed(offset: number, length: number, bytes: Buffer | null): number {
     // What was zeroes already needs no epoch.
-    if (bytes === null && this.isZero(offset, length)) return;
-    this.change += 1;
+    if (bytes === null && this.isZero(offset, length)) return this.lastChangeIn(offset, length);
+    this.begin();
     for (let done = 0; done < length;) {
       const block = Math.floor((offset + done) / BLOCK);
       const within = offset + done - block * BLOCK;
       const part = Math.min(BLOCK - within, length - done);
-      const before = this.now[block];
-      this.lastOf[block] = this.change;
+      const before = this.now[block] ?? null;
+      this.touch(block);
       if (before !== null || part === BLOCK) {
         const after = Buffer.from(before ?? ZEROES);
         if (bytes === null) after.fill(0, within, within + part);
@@ -79,6 +81,12 @@ export class Oracle {
       }
       done += part;
     }
+    return this.change;
+  }
+
+  private lastChangeIn(offset: number, length: number): number {
+    const end = Math.ceil((offset + length) / BLOCK);
+    return Math.max(...this.lastOf.slice(Math.floor(offset / BLOCK), end));
   }
 
   private isZero(offset: number, length: number): boolean {
@@ -90,20 +98,36 @@ export class Oracle {
 
   /** A change failed halfway: the blocks are as they are. */
   failed(offset: number, length: number, contentOf: (block: number) => Buffer | null): void {
-    this.change += 1;
+    this.begin();
     const end = Math.ceil((offset + length) / BLOCK);
     for (let block = Math.floor(offset / BLOCK); block < end; block += 1) {
+      this.touch(block);
       this.now[block] = contentOf(block);
-      this.lastOf[block] = this.change;
     }
+  }
+
+  private begin(): void {
+    this.change += 1;
+    this.before = new Map();
+  }
+
+  private touch(block: number): void {
+    this.before.set(block, this.now[block] ?? null);
+    this.lastOf[block] = this.change;
   }
 
   // ---- boundaries
 
-  /** Null: this number was used for another content. */
-  closed(epoch: number, generation: number): Boundary | null {
-    const boundary = { generation, epoch, change: this.change, content: this.now.slice() };
+  /**
+   * An epoch ended; `beforeLast`: the last change was applied, and is the first of the next one. Null: the number was used for
+   * another.
+   */
+  closed(epoch: number, generation: number, beforeLast: boolean): Boundary | null {
     if (this.boundaries.has(epoch)) return null;
+    const content = this.now.slice();
+    if (beforeLast) for (const [block, bytes] of this.before) content[block] = bytes;
+    const change = beforeLast ? this.change - 1 : this.change;
+    const boundary = { generation, epoch, change, content };
     this.boundaries.set(epoch, boundary);
     return boundary;
   }
@@ -140,7 +164,7 @@ export class Oracle {
     const open = new Set<number>();
     for (const { first, end } of this.pending) for (let at = first; at < end; at += 1) open.add(at);
     this.pending.clear();
-    this.change += 1;
+    this.begin();
     for (let block = 0; block < this.blockCount; block += 1) {
       const found = content.subarray(block * BLOCK, (block + 1) * BLOCK);
       const expected = this.now[block] ?? null;
@@ -157,6 +181,21 @@ export class Oracle {
     if (how === 'cut') this.durable = this.change;
     return wrong;
   }
+}
+
+/** Of which epochs the blocks are that were found: for people. */
+export function originsOf(oracle: Oracle, blocks: readonly number[], bytes: Buffer): string {
+  return blocks
+    .map((block) => {
+      const found = bytes.subarray(block * BLOCK, (block + 1) * BLOCK);
+      const epochs = oracle
+        .between(0, Infinity)
+        .filter(({ content }) => content[block]?.equals(found) === true)
+        .map(({ epoch }) => epoch);
+      const span = epochs.length > 0 ? `${epochs[0]}..${epochs.at(-1)}` : 'none';
+      return `${block} (as in epochs ${found.equals(ZEROES) ? 'with zeroes ' : ''}${span})`;
+    })
+    .join(', ');
 }
 
 /** Blocks in which bytes are not the content, at most eight. */

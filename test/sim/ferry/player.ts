@@ -24,6 +24,8 @@ export type WrapDisk = (disk: SimDisk, node: string) => Disk;
 const HEAL_MS_MAX = 180_000;
 /** Pieces of work in one history at most: more, and something runs in a circle. */
 const WORK_MAX = 3_000_000;
+/** Pieces of work to make a volume. */
+const BEGIN_WORK_MAX = 20_000;
 /** Requests of the host under way. */
 const REQUESTS_MAX = 24;
 /** Virtual milliseconds that an orderly stop may take. */
@@ -183,19 +185,19 @@ export class Player {
   }
 
   private async finished(promise: Promise<void>, what: string): Promise<void> {
-    let over = false;
+    const state = { over: false };
     promise.then(
-      () => (over = true),
+      () => (state.over = true),
       (thrown: unknown) => {
-        over = true;
+        state.over = true;
         this.operations.hear(() => {
           throw thrown;
         });
       },
     );
     await settled();
-    for (let count = 0; !over; count += 1) {
-      wrongUnless(count < 20_000 && this.world.step(), `${what} hangs`);
+    for (let count = 0; !state.over; count += 1) {
+      wrongUnless(count < BEGIN_WORK_MAX && this.world.step(), `${what} hangs`);
       await settled();
     }
     this.operations.check();

@@ -100,7 +100,9 @@ export class PrimaryNode extends Node {
     tapped.rotate = (reason) => {
       const { openNumber } = queue;
       if (process?.over === false) {
-        const made = this.oracle.closed(openNumber, volume.metadata.state.generation);
+        const { generation } = volume.metadata.state;
+        // A change that does not fit into an epoch ends it while it is being staged.
+        const made = this.oracle.closed(openNumber, generation, reason === 'conflict');
         wrongUnless(made !== null, `epoch ${openNumber} is used twice`);
       }
       rotate(reason);
@@ -153,8 +155,8 @@ class Tap implements Completer {
     const { offset, length, buffer, start } = request;
     oracle.ended(pending);
     if (status === 0) {
-      oracle.changed(offset, length, this.isWrite ? buffer.subarray(start, start + length) : null);
-      oracle.changeOf.set(request, oracle.change);
+      const bytes = this.isWrite ? buffer.subarray(start, start + length) : null;
+      oracle.changeOf.set(request, oracle.changed(offset, length, bytes));
     } else {
       oracle.failed(offset, length, (block) => this.readNow(block));
     }

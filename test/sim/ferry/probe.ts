@@ -50,14 +50,17 @@ export async function openedOn(
   });
   secondary.start();
   const request = requestOf({ offset: 0, length: volume.sizeBytes });
-  let status: number | null = null;
-  void answered(request, (asked) => secondary.read(asked)).then((result) => (status = result));
+  const answer: { status: number | null } = { status: null };
+  const read = async (): Promise<void> => {
+    answer.status = await answered(request, (asked) => secondary.read(asked));
+  };
+  void read();
   await settled();
-  for (let count = 0; status === null; count += 1) {
+  for (let count = 0; answer.status === null; count += 1) {
     wrongUnless(count < STEPS_MAX && world.step(), 'a copy of it never answers a read');
     await settled();
   }
-  wrongUnless(status === 0, `a copy of it cannot be read: ${status} ${errors.join(' ')}`);
+  wrongUnless(answer.status === 0, `a copy of it cannot be read: ${errors.join(' ')}`);
   const held = secondary.intake.durable;
   process.abandon();
   return {
