@@ -17,7 +17,7 @@ import type { Examiner } from '../workers/examiner.ts';
 import type { RunHooks, Transfer } from './contact.ts';
 import { BatchPlanner, type DataBatch, type Piece } from './delta-batch.ts';
 import type { MirrorBlocks } from './mirror-blocks.ts';
-import { countStuckSweeps, isFinalSweep, isStuck } from './policy.ts';
+import { afterRound, CONVERGING, isFinalSweep } from './policy.ts';
 import { limitLookMs, type SendLimit } from './send-limit.ts';
 import { TaskWindow } from './task-window.ts';
 
@@ -84,18 +84,15 @@ export class DeltaRun implements Transfer {
     await this.compare();
     this.check();
     this.hooks.compared();
-    let stuckSweeps = 0;
+    let convergence = CONVERGING;
     for (;;) {
       const bytesBefore = this.blocks.dirtyBytes;
       if (isFinalSweep(bytesBefore)) this.hooks.beginStaging();
       await this.sweep();
       if (this.hooks.isStaging()) return;
-      stuckSweeps = countStuckSweeps(stuckSweeps, {
-        bytesBefore,
-        bytesAfter: this.blocks.dirtyBytes,
-      });
-      this.hooks.stuck(isStuck(stuckSweeps));
-      if (isStuck(stuckSweeps)) await this.hooks.pause(STUCK_PAUSE_MS);
+      convergence = afterRound(convergence, { bytesBefore, bytesAfter: this.blocks.dirtyBytes });
+      this.hooks.stuck(convergence.notConverging);
+      if (convergence.notConverging) await this.hooks.pause(STUCK_PAUSE_MS);
       this.check();
     }
   }

@@ -20,7 +20,7 @@ import type { FrameHeader, ReceivedPayload } from './link/link-types.ts';
 import type { ControlMessage } from './link/messages.ts';
 import type { PeerContact, PeerTalk } from './peer-contact.ts';
 import { PeerRun } from './peer-run.ts';
-import { countStuckSweeps, isFinalSweep, isStuck } from './policy.ts';
+import { afterRound, CONVERGING, isFinalSweep } from './policy.ts';
 import { resumeBlocks } from './run-resume.ts';
 
 /** Between rounds that do not shrink what is left. */
@@ -71,7 +71,7 @@ export class PeerTransfer implements Transfer, PeerTalk {
   }
 
   async run(): Promise<void> {
-    let stuckRounds = 0;
+    let convergence = CONVERGING;
     for (;;) {
       const bytesBefore = this.lackingBytes;
       const round = (this.resumable ? this.resume() : null) ?? (await this.begin());
@@ -80,9 +80,9 @@ export class PeerTransfer implements Transfer, PeerTalk {
       await this.ship(round);
       if (this.hooks.isStaging()) return;
       const bytesAfter = this.lackingBytes;
-      stuckRounds = countStuckSweeps(stuckRounds, { bytesBefore, bytesAfter });
-      this.hooks.stuck(isStuck(stuckRounds));
-      if (isStuck(stuckRounds)) await this.hooks.pause(STUCK_PAUSE_MS);
+      convergence = afterRound(convergence, { bytesBefore, bytesAfter });
+      this.hooks.stuck(convergence.notConverging);
+      if (convergence.notConverging) await this.hooks.pause(STUCK_PAUSE_MS);
       this.check();
     }
   }

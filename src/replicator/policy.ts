@@ -40,35 +40,25 @@ export function isFinalSweep(dirtyBytes: number): boolean {
   return dirtyBytes <= DELTA_FINAL_BYTES;
 }
 
-/** Sweeps in a row that left at least nine tenths of what was there before them. */
-export function countStuckSweeps(
-  stuck: number,
-  sweep: { bytesBefore: number; bytesAfter: number },
-): number {
-  return sweep.bytesAfter > sweep.bytesBefore * 0.9 ? stuck + 1 : 0;
-}
-
-export function isStuck(stuckSweeps: number): boolean {
-  return stuckSweeps >= DELTA_SWEEPS_STUCK_MAX;
-}
-
 /** How the rounds of a delta run get on. */
 export interface Convergence {
+  /** Rounds in a row that left more than nine tenths of what was there before them. */
   readonly stuckRounds: number;
   /** Rounds do not shrink: the host writes faster than they are sent. */
   readonly notConverging: boolean;
 }
 
 export const CONVERGING: Convergence = { stuckRounds: 0, notConverging: false };
+const NOT_CONVERGING: Convergence = { stuckRounds: DELTA_SWEEPS_STUCK_MAX, notConverging: true };
 
 /** After a round that left `bytesAfter` to send of `bytesBefore`. Once stuck, only a round that halves it ends that. */
 export function afterRound(
   { stuckRounds, notConverging }: Convergence,
   round: { bytesBefore: number; bytesAfter: number },
 ): Convergence {
-  const stuck = countStuckSweeps(stuckRounds, round);
-  if (!notConverging) return { stuckRounds: stuck, notConverging: isStuck(stuck) };
-  return { stuckRounds: stuck, notConverging: round.bytesAfter > round.bytesBefore / 2 };
+  if (notConverging) return round.bytesAfter > round.bytesBefore / 2 ? NOT_CONVERGING : CONVERGING;
+  const stuck = round.bytesAfter > round.bytesBefore * 0.9 ? stuckRounds + 1 : 0;
+  return { stuckRounds: stuck, notConverging: stuck >= DELTA_SWEEPS_STUCK_MAX };
 }
 
 /**

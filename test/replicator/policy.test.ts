@@ -14,12 +14,10 @@ import {
   CONVERGING,
   afterRound,
   closesNow,
-  countStuckSweeps,
   etaSeconds,
   isFinalSweep,
   isInStep,
   isOutrun,
-  isStuck,
   retryDelayMs,
   throttleMs,
 } from '../../src/replicator/policy.ts';
@@ -52,16 +50,6 @@ describe('policy', () => {
   it('stages during the sweep that is small enough', () => {
     expect(isFinalSweep(DELTA_FINAL_BYTES)).toBe(true);
     expect(isFinalSweep(DELTA_FINAL_BYTES + 1)).toBe(false);
-  });
-
-  it('counts sweeps that get nowhere, and forgets them at the first that does', () => {
-    let stuck = 0;
-    for (let sweep = 0; sweep < DELTA_SWEEPS_STUCK_MAX; sweep += 1) {
-      expect(isStuck(stuck)).toBe(false);
-      stuck = countStuckSweeps(stuck, { bytesBefore: 1000, bytesAfter: 901 });
-    }
-    expect(isStuck(stuck)).toBe(true);
-    expect(countStuckSweeps(stuck, { bytesBefore: 1000, bytesAfter: 900 })).toBe(0);
   });
 
   it('waits longer from attempt to attempt, up to a bound, a little at random', () => {
