@@ -33,6 +33,7 @@ const CREATE_BODY = z.strictObject({
   size: z.string(),
   mirror_of: z.string().nullable().default(null),
 });
+const PROMOTE_BODY = z.strictObject({ force: z.boolean().default(false) });
 const RESIZE_BODY = z.strictObject({ size: z.string(), force: z.boolean().default(false) });
 const DELETE_QUERY = z.strictObject({ force: FLAG });
 const EVENTS_QUERY = z.strictObject({ follow: FLAG });
@@ -106,6 +107,10 @@ function addVolumeRoutes(app: FastifyInstance, commands: VolumeCommands): void {
     const { name } = request.params;
     const { force } = check('query', DELETE_QUERY, request.query);
     return commands.delete(name, { force }).then(() => ({ deleted: name }));
+  });
+  app.post<VolumeRoute>('/v1/volumes/:name/promote', (request) => {
+    const { force } = check('body', PROMOTE_BODY, request.body ?? {});
+    return commands.promote(request.params.name, { force });
   });
   app.post<VolumeRoute>('/v1/volumes/:name/resize', (request) => {
     const { size, force } = check('body', RESIZE_BODY, request.body);

@@ -12,12 +12,14 @@ import type { BlockDevice } from '../io/device.ts';
 import { BlockferryError } from '../io/errors.ts';
 import type { EventKind } from '../replicator/event-kinds.ts';
 import type { HostedVolume } from '../replicator/hosted-volume.ts';
+import { Descendant } from '../replicator/intake/descendant.ts';
 import { SecondaryVolume } from '../replicator/intake/secondary.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import type { EventSink } from '../replicator/status.ts';
 import { isHidden } from '../volume/names.ts';
 import { splitExportName } from './export-name.ts';
 import { Serial } from './serial.ts';
+import type { LinkTarget } from './peer-links.ts';
 import type { VolumeAccess } from './status.ts';
 import type { Exported } from './volume-exports.ts';
 
@@ -97,7 +99,14 @@ export class CommandRoom implements Exported {
     );
   }
 
-  /** What links may be for; null when there is no secondary of that name. */
+  /** What links may be for: a secondary, or what was one. Null: no such volume. `node`: the name of this one. */
+  linkTarget(volume: string, node: string): LinkTarget | null {
+    const device = this.devices.get(volume);
+    if (device === undefined || device instanceof SecondaryVolume) return device ?? null;
+    return new Descendant(device.volume, node);
+  }
+
+  /** Null: there is no secondary of that name. */
   secondary(volume: string): SecondaryVolume | null {
     const device = this.devices.get(volume);
     return device instanceof SecondaryVolume ? device : null;

@@ -175,7 +175,7 @@ export class BlockferryNode {
       random,
       log,
       exported: room,
-      linkTarget: (volume) => room.secondary(volume),
+      linkTarget: (volume) => room.linkTarget(volume, config.name),
     });
     this.opened('nbd', () => nbd.close());
     room.servedBy(nbd);

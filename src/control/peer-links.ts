@@ -7,16 +7,18 @@
  * - Everybody else learns nothing: not that there is such a volume, nor that it is a secondary, nor of which node. The log does.
  */
 import type { ClientFacts } from '../nbd/server.ts';
+import type { Descendant } from '../replicator/intake/descendant.ts';
 import type { SecondaryVolume } from '../replicator/intake/secondary.ts';
 import type { Judgement } from '../replicator/link/accept-peer.ts';
 import type { Hello } from '../replicator/link/messages.ts';
 import { provesNode } from '../replicator/link/node-identity.ts';
 
-/** A secondary, as links know it. */
-export type LinkTarget = Pick<SecondaryVolume, 'judge' | 'attach'>;
+/** A secondary, or what was one, as links know it. */
+export type LinkTarget =
+  Pick<SecondaryVolume, 'judge' | 'attach'> | Pick<Descendant, 'judge' | 'attach'>;
 
 interface PeerLinksOptions {
-  /** Null: there is no such volume, or it is no secondary. */
+  /** Null: there is no such volume. */
   readonly find: (volume: string) => LinkTarget | null;
   /** Why the rules for the export keep a client out; null when they do not. */
   readonly whyDenied: (volume: string, client: ClientFacts) => string | null;

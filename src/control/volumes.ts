@@ -188,6 +188,31 @@ export class VolumeCommands {
     });
   }
 
+  /**
+   * Makes a mirror a volume that takes writes, at the latest whole state that it holds. Its readers are disconnected.
+   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_PRIMARY, and what `SecondaryVolume.promote` does
+   */
+  promote(name: string, options: { force: boolean }): Promise<VolumeStatus> {
+    return this.room.command(name, async () => {
+      const device = this.room.require(name);
+      const secondary = this.room.secondary(name);
+      if (secondary === null) {
+        throw new BlockferryError('VOLUME_IS_PRIMARY', `volume ${name} takes writes already`);
+      }
+      const { generation, epoch } = await secondary.promote(options);
+      this.room.devices.delete(name);
+      try {
+        await this.room.closeSessionsOf(device);
+        await secondary.close();
+      } finally {
+        this.reattach(name);
+      }
+      const message = `volume ${name} takes writes: generation ${generation} begins after epoch ${epoch}`;
+      this.room.tell('volume-promoted', name, message);
+      return this.show(name);
+    });
+  }
+
   /** Ships what can be shipped and closes every volume's replicator; tells of those that failed to. */
   async close(): Promise<void> {
     if (!this.started) return;
@@ -243,7 +268,7 @@ export class VolumeCommands {
     this.refuseClients(name, device);
   }
 
-  /** After a delete that failed: what the store still has is served again. */
+  /** What the store has under a name is served, in the role that its log says. */
   private reattach(name: string): void {
     const volume = this.store.find(name);
     if (volume !== null && !this.room.stopping) this.attach(volume).start();

@@ -62,6 +62,11 @@ export const ERROR_CATALOGUE = {
     409,
     'decide whose writes count: remove this mirror, delete and create it anew on the other node, and add it again',
   ),
+  MIRROR_EMPTY: entry(
+    'operator',
+    409,
+    'wait for the first delta run to be committed, or delete it and create a volume',
+  ),
   MIRROR_EXISTS: entry('operator', 409, 'remove it first, or name another URI'),
   MIRROR_INSECURE: entry(
     'operator',
@@ -117,6 +122,11 @@ export const ERROR_CATALOGUE = {
   NODE_NAME_INVALID: entry('usage', 400, 'use 1 to 63 letters, digits, dots and dashes'),
   PEER_REFUSED: entry('peer', 409, 'do what the mirror asks for, and see its log'),
   PEER_VERSION: entry('peer', 409, 'run the same version of blockferry on both nodes'),
+  PRIMARY_ALIVE: entry(
+    'operator',
+    409,
+    'stop the primary, or promote with --force and accept the loss',
+  ),
   PROTOCOL: entry('peer', 502, 'check that the other side speaks NBD and see its log'),
   RANGE_INVALID: entry('usage', 400, 'give whole blocks of 4096 bytes inside the volume'),
   REQUEST_INVALID: entry('usage', 400, 'see blockferry help, or docs/reference'),
@@ -164,6 +174,7 @@ export const ERROR_CATALOGUE = {
     'remove its mirrors first (to delete it, --force does that)',
   ),
   VOLUME_HAS_SNAPSHOTS: entry('operator', 409, 'delete its snapshots first, or add --force'),
+  VOLUME_IS_PRIMARY: entry('operator', 409, 'see its role with: blockferry status VOLUME'),
   VOLUME_IS_SECONDARY: entry(
     'operator',
     409,

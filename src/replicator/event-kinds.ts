@@ -37,6 +37,7 @@ export const EVENT_LEVELS = {
   'volume-created': 'info',
   'volume-cloned': 'info',
   'volume-resized': 'info',
+  'volume-promoted': 'warn',
   'volume-deleted': 'info',
   'volume-damaged': 'warn',
   'volume-failed': 'warn',

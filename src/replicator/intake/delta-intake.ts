@@ -246,6 +246,13 @@ export class DeltaIntake {
     await this.settle();
   }
 
+  /** There will be no link: the volume is again what it was before an open run. Throws as `begin`. */
+  async abandon(): Promise<void> {
+    await this.leaveLink();
+    if (this.open !== null) await this.giveUp(this.open.run);
+    await this.settle();
+  }
+
   /** The link is gone: the run stays open. Resolves when nothing of it is on its way. */
   async leaveLink(): Promise<void> {
     this.receiving = null;

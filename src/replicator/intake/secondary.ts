@@ -30,9 +30,10 @@ import type { HostedVolume } from '../hosted-volume.ts';
 import type { Link } from '../link/link-types.ts';
 import { LINK_VERSION } from '../link/messages.ts';
 import type { Hello, Welcome } from '../link/messages.ts';
+import { randomId } from '../random-id.ts';
 import type { EventSink, MirrorStatus, Position, SourceState, SourceStatus } from '../status.ts';
 import { DeltaIntake } from './delta-intake.ts';
-import { EpochIntake } from './epoch-intake.ts';
+import { EpochIntake, refusal } from './epoch-intake.ts';
 import type { IntakeHooks } from './epoch-intake.ts';
 import { ReadGate } from './read-gate.ts';
 import { IntakeSession } from './session.ts';
@@ -88,6 +89,8 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
   private lastError: string | null = null;
   private maintaining: Promise<void> | null = null;
   private closing = false;
+  /** From now on no link may begin. */
+  private promoting = false;
   private onSessionOver: (() => void) | null = null;
   /** Of links that are over. */
   private bytesBefore = 0;
@@ -202,6 +205,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     if (hello.sizeBytes !== volume.sizeBytes) {
       return `it has ${volume.sizeBytes} bytes and the primary ${hello.sizeBytes}; create it with that size`;
     }
+    if (this.promoting) return 'it is being promoted';
     if (this.broken !== null) return this.broken.line;
     if (volume.failed) return `it failed: ${volume.failure ?? ''}; restart its node`;
     if (this.intake.trouble !== null) return this.intake.trouble.line;
@@ -252,7 +256,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
   /** The link that the last welcome was for, of whoever said `hello`. */
   attach(link: Link, hello: Hello): void {
     this.expectedAt = null;
-    if (this.session !== null || this.closing || !this.started) {
+    if (this.session !== null || this.closing || this.promoting || !this.started) {
       link.start(new Discarded());
       link.destroy(new BlockferryError('BUSY', 'the mirror has another link'));
       return;
@@ -353,6 +357,78 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     return Math.max(0, (session.heardTime - time) / 1000);
   }
 
+  // ---- promotion
+
+  /**
+   * Becomes a volume that takes writes, at the latest whole state that it holds: the epochs that are complete are applied, a run
+   * that is not is given up (I8). Waits for no primary. When it resolves a generation was opened, durably, and this object is to
+   * be closed: the volume is no mirror any more. After an error it may be tried again.
+   * @throws BlockferryError PRIMARY_ALIVE (unless `force`), MIRROR_EMPTY, VOLUME_FAILED, METADATA_WRITE_FAILED, JOURNAL_UNUSABLE
+   */
+  async promote({ force }: { force: boolean }): Promise<Position> {
+    await this.starting;
+    if (this.broken !== null) throw this.broken;
+    this.volume.refuseIfFailed();
+    if (!force) this.refuseWhileAlive();
+    if (this.volume.metadata.state.position === null) {
+      const message = `${this.volume.name} holds nothing whole yet`;
+      throw new BlockferryError('MIRROR_EMPTY', message);
+    }
+    this.promoting = true;
+    try {
+      await this.endForPromotion();
+      return await this.openGeneration();
+    } catch (thrown) {
+      this.promoting = false;
+      throw thrown;
+    }
+  }
+
+  private refuseWhileAlive(): void {
+    const { session } = this;
+    if (session === null || this.clock.now() - session.heardAt >= INTAKE_SILENT_MS) return;
+    const { lag_seconds } = this.sourceStatus();
+    const lag = lag_seconds === null ? '' : `${lag_seconds.toFixed(1)} s of its writes, and `;
+    const message = `node ${this.sourceNode} is alive and sends to ${this.volume.name}: ${lag}what it writes from now on would be lost`;
+    throw new BlockferryError('PRIMARY_ALIVE', message);
+  }
+
+  private async endForPromotion(): Promise<void> {
+    const { session, intake, delta } = this;
+    if (session !== null) {
+      const over = this.untilSessionOver();
+      session.link.destroy(new BlockferryError('LINK_ENDED', `${this.volume.name} is promoted`));
+      await over;
+    }
+    await this.maintaining;
+    const status = await intake.finish();
+    if (status !== Status.OK) throw intake.trouble ?? refusal(this.volume.name, status);
+    await delta.abandon();
+    await this.twins.discardAll();
+  }
+
+  private async openGeneration(): Promise<Position> {
+    const { metadata } = this.volume;
+    const { position, generation, source } = metadata.state;
+    assert(position, 'it was looked at before');
+    // A commit that failed left the records waiting: they are not made twice.
+    if (source !== null) {
+      const firstEpoch = position.epoch + 1;
+      const id = randomId(this.random);
+      metadata.append({ kind: 'source-cleared' });
+      metadata.append({ kind: 'generation-opened', number: generation + 1, id, firstEpoch });
+    }
+    const status = await this.volume.commit();
+    if (status !== Status.OK) throw refusal(this.volume.name, status);
+    return { generation: metadata.state.generation, epoch: position.epoch };
+  }
+
+  private untilSessionOver(): Promise<void> {
+    return new Promise<void>((resolve) => {
+      this.onSessionOver = resolve;
+    });
+  }
+
   // ---- closing
 
   async close(): Promise<void> {
@@ -368,9 +444,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
   private async endSession(): Promise<void> {
     const { session } = this;
     if (session === null) return;
-    const over = new Promise<void>((resolve) => {
-      this.onSessionOver = resolve;
-    });
+    const over = this.untilSessionOver();
     session.link.end('the node of the mirror is stopping');
     const timer = this.clock.after(MIRROR_DRAIN_MS_MAX, () => {
       session.link.destroy(new BlockferryError('SHUTTING_DOWN', 'the node is stopping'));
@@ -433,7 +507,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
 }
 
 /** Of a link that nobody wants. */
-class Discarded {
+export class Discarded {
   frame(_header: unknown, payload: { release(): void } | null): void {
     payload?.release();
   }
