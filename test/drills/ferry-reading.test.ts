@@ -1,0 +1,49 @@
+/**
+ * A client reads the mirror while the primary is under load and the link comes and goes: each read, of all the blocks at
+ * once, shows one state that the volume really had, and never an older one than the read before. So a delta run appears
+ * whole, and so does an epoch.
+ */
+import { expect, test } from 'vitest';
+import { join } from 'node:path';
+import { LIBNBD_SCRIPTS } from '../support/libnbd.ts';
+import { start } from '../support/process.ts';
+import { requireTools, testScope } from '../support/tools.ts';
+import { sleep } from '../support/wait.ts';
+import { awaitRounds, endLoad, FERRY_TEST, FerryRig, MIB, VOLUME } from './ferry-rig.ts';
+
+const SIZE = 64 * MIB;
+/** One read of 8 MiB covers it: a client may ask for up to 32 MiB at a time. */
+const AREA = { blocks: 32, spread: 256 * 1024 };
+const READ_MIN = 20;
+
+test.for([1, 4])('reads of the mirror, %i lanes', FERRY_TEST, async (lanes, context) => {
+  requireTools(context, 'fio', 'nbdcopy', 'python3-libnbd');
+  const scope = testScope();
+  const rig = await FerryRig.inStep(scope, { sizeBytes: SIZE, lanes });
+  const rounds = rig.rounds(AREA, 1);
+  const load = rig.load([`--offset=${8 * MIB}`, `--size=${48 * MIB}`]);
+  const script = join(LIBNBD_SCRIPTS, 'read_rounds.py');
+  const where = [rig.beta.uri(VOLUME), String(AREA.blocks), String(AREA.spread)];
+  const reader = start(scope, '/usr/bin/python3', ['-B', script, ...where]);
+  await awaitRounds(rounds, 20);
+  for (let cut = 0; cut < 4; cut++) {
+    rig.link.cut();
+    await sleep(400);
+    rig.link.throttle(cut % 2 === 0 ? 20 * MIB : null);
+    rig.link.restore();
+    await rig.waitMirror('streaming', ({ state }) => state === 'streaming');
+    await sleep(300);
+  }
+  rig.link.throttle(null);
+  await awaitRounds(rounds, 20);
+  await rounds.kill();
+  await endLoad(load);
+  reader.signal('SIGTERM');
+  await reader.waitForExit(10_000);
+  expect(reader.stderr).toBe('');
+  const [reads = 0, states = 0] = reader.stdout.trim().split(' ').map(Number);
+  expect(reads).toBeGreaterThan(READ_MIN);
+  expect(states).toBeGreaterThan(READ_MIN / 2);
+  await rig.settle();
+  await rig.expectEqual();
+});
