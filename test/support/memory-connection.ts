@@ -89,6 +89,7 @@ export class MemoryConnection implements Connection {
   private endSent = false;
   private endSeen = false;
   private gone = false;
+  private endTold = false;
   private delivering = false;
   private failure: Error | null = null;
 
@@ -104,7 +105,7 @@ export class MemoryConnection implements Connection {
   start(handler: ConnectionHandler): void {
     if (this.handler !== null) throw new Error('started twice');
     this.handler = handler;
-    if (this.gone) this.network.clock.soon(() => handler.closed(this.failure));
+    if (this.gone) this.network.clock.soon(() => this.tellEnd());
     this.deliverSoon();
   }
 
@@ -170,8 +171,14 @@ export class MemoryConnection implements Connection {
       this.scribble();
       for (const { sent } of this.queue.splice(0)) sent();
       this.backlogBytes = 0;
-      this.handler?.closed(this.failure);
+      this.tellEnd();
     });
+  }
+
+  private tellEnd(): void {
+    if (this.handler === null || this.endTold) return;
+    this.endTold = true;
+    this.handler.closed(this.failure);
   }
 
   /** The system writes into memory that it was lent until it is told of another. */
