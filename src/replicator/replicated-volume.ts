@@ -193,9 +193,13 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
   }
 
   position(): Position {
+    return { generation: this.volume.metadata.state.generation, epoch: this.stagedEpoch };
+  }
+
+  /** The last epoch that has something in it, or was closed. */
+  private get stagedEpoch(): number {
     const { openIsEmpty, openNumber } = this.queue;
-    const epoch = openIsEmpty ? openNumber - 1 : openNumber;
-    return { generation: this.volume.metadata.state.generation, epoch };
+    return openIsEmpty ? openNumber - 1 : openNumber;
   }
 
   /** Ships what is staged, within a bound, and records what each mirror lacks. The volume stays open. */
@@ -321,9 +325,14 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
   };
 
   private changedUngated(request: DeviceRequest, status: number): number {
-    if (status !== 0 || !request.fua) return status;
-    request.epoch = 0;
-    return this.flushLocally(request);
+    if (status !== 0) return status;
+    if (request.fua) {
+      request.epoch = 0;
+      return this.flushLocally(request);
+    }
+    // What it found done may still be on its way to a mirror.
+    request.epoch = this.stagedEpoch;
+    return this.waitForMirrors(request, 'held');
   }
 
   private readonly applyWrite = (request: DeviceRequest): number => {

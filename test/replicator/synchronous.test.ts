@@ -44,6 +44,19 @@ function goOn(mirror: MirrorServer): void {
 }
 
 describe('a synchronous mirror', () => {
+  it('holds zeroes before a request is answered that finds them there', async () => {
+    const { rig, mirror } = await stillRig({ mode: 'sync' });
+    await rig.write(0, stamped(4096, 1));
+    stallAt(mirror, 'zero');
+    const zeroed = rig.zero(0, 4096);
+    await waitUntil('the zeroes on their way', () => mirror.device.heldCount === 1);
+    const again = rig.host.trim(0, 4096);
+    expect(rig.host.waiting).toBe(2);
+    goOn(mirror);
+    await zeroed;
+    expect(await again).toBe(0);
+  });
+
   it('holds a write before it is answered', async () => {
     const { rig, mirror } = await stillRig({ mode: 'sync' });
     stallAt(mirror, 'write');
