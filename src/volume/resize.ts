@@ -24,7 +24,6 @@ export interface ResizeHost {
   until(ready: () => boolean): Promise<void>;
   flushed(): Promise<number>;
   commit(): Promise<number>;
-  syncFailed(errno: number): void;
   /** Throws VOLUME_FAILED. */
   refuseIfFailed(): void;
 }
@@ -35,9 +34,11 @@ export async function growVolume(host: ResizeHost, sizeBytes: number): Promise<v
   const before = layer.sizeBytes;
   setFileSize(layer, before);
   setFileSize(layer, sizeBytes);
-  const synced = await new Promise<number>((resolve) => layer.file.datasync(resolve));
-  if (synced < 0) host.syncFailed(-synced);
+  // Through a flush, in whose order syncs are answered: one of its own that fails may have taken what a flush is asked for.
+  layer.touched = true;
+  const flushed = await host.flushed();
   host.refuseIfFailed();
+  if (flushed !== Status.OK) throw writeError(layer.file.path, flushed);
   metadata.append({ kind: 'resized', sizeBytes });
   markForMirrors(metadata, before / BLOCK_BYTES, (sizeBytes - before) / BLOCK_BYTES);
   const status = await host.commit();
