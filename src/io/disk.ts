@@ -46,6 +46,11 @@ export interface DiskFile {
     position: number,
     callback: DiskCallback,
   ): void;
+  /**
+   * Copies a range of another file of the same disk to the same place here, on the pool, without a look at the bytes; less
+   * than asked at the end of that file. -EOPNOTSUPP (-95), or no such method, where that cannot be done.
+   */
+  copyFrom?(source: DiskFile, position: number, length: number, callback: DiskCallback): void;
   /** fdatasync on the pool. A failure is final for this file (invariant I10): do not retry. */
   datasync(callback: DiskCallback): void;
   /** The same at once, even if that blocks; throws. For rare use. */

@@ -375,6 +375,8 @@ export const MERGE_PIECE_BYTES: number = MIB;
 export const MERGE_HOLE_BYTES: number = 64 * MIB;
 /** Merge: a gap between two runs of data up to this long is read with them. */
 export const MERGE_GAP_BYTES: number = 64 * KIB;
+/** Merge: a run of data from this length on is copied by the system, where it can. */
+export const MERGE_DIRECT_BYTES: number = 64 * KIB;
 /** Merge: runs of blocks in one step. More are left to the next. */
 export const MERGE_STEP_RUNS_MAX = 256;
 /** Merge: steps on their way at one time, while the hosts are at rest. Else one. */
@@ -382,7 +384,7 @@ export const MERGE_STEPS_IN_FLIGHT_MAX = 2;
 /** Merge: looks at the maps in one turn that find nothing to do. The next turn goes on. */
 export const MERGE_LOOKS_MAX = 512;
 /** Merge: what is copied before it is synced and recorded: bytes, while hosts are busy, runs and age. */
-export const MERGE_BATCH_BYTES: number = 64 * MIB;
+export const MERGE_BATCH_BYTES: number = 32 * MIB;
 export const MERGE_BATCH_BYTES_BUSY: number = 8 * MIB;
 export const MERGE_BATCH_RUNS_MAX = 8192;
 export const MERGE_BATCH_MS = 1_000;

@@ -23,6 +23,8 @@ const EINTR = 4;
 const EIO = 5;
 const ENXIO = 6;
 const EOPNOTSUPP = 95;
+/** EPERM, EXDEV, EINVAL, ENOSYS, EOPNOTSUPP: the system, or these two files, cannot be copied that way. */
+const CANNOT_COPY: ReadonlySet<number> = new Set([1, 18, 22, 38, EOPNOTSUPP]);
 /** What `stat` counts in, whatever the block size of the file system. */
 const STAT_BLOCK_BYTES = 512;
 
@@ -152,6 +154,31 @@ export class NodeFile implements DiskFile {
     };
     this.inFlight += 1;
     writeLane.enter(() => fs.write(this.descriptor, buffer, start, length, position, step));
+  }
+
+  copyFrom(source: DiskFile, position: number, length: number, callback: DiskCallback): void {
+    this.checkSpan(position, length);
+    const copyRange = this.syscalls?.copyRange ?? null;
+    this.inFlight += 1;
+    if (copyRange === null || !(source instanceof NodeFile)) {
+      setImmediate(() => this.finish(callback, -EOPNOTSUPP));
+      return;
+    }
+    source.checkSpan(position, length);
+    source.inFlight += 1;
+    const leave = (result: number): void => {
+      source.inFlight -= 1;
+      this.leave(writeLane, callback, result);
+    };
+    let done = 0;
+    const next = (): void =>
+      copyRange(source.descriptor, this.descriptor, position + done, length - done, (count) => {
+        if (count > 0) done += count;
+        if (count < 0 && count !== -EINTR) leave(CANNOT_COPY.has(-count) ? -EOPNOTSUPP : count);
+        else if (count === 0 || done === length) leave(done);
+        else next();
+      });
+    writeLane.enter(next);
   }
 
   datasync(callback: DiskCallback): void {

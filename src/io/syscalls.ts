@@ -79,6 +79,16 @@ export interface Syscalls {
         callback: (result: number) => void,
       ) => void)
     | null;
+  /** copy_file_range from one file to the same place of another, away from this thread; calls back later. May copy less. */
+  readonly copyRange:
+    | ((
+        from: number,
+        into: number,
+        position: number,
+        length: number,
+        callback: (result: number) => void,
+      ) => void)
+    | null;
   /** posix_fadvise with WILLNEED, away from this thread; calls back later, never at once. */
   readonly readAhead:
     | ((fd: number, position: number, length: number, callback: (result: number) => void) => void)
@@ -130,6 +140,9 @@ interface Bound {
   readonly write: NonNullable<Syscalls['write']>;
   readonly allocate: NonNullable<Syscalls['allocate']>;
   readonly allocateNow: (fd: number, mode: number, position: number, length: number) => number;
+  /** Null where the C library is older than the call. */
+  readonly copyRange: Syscalls['copyRange'];
+  readonly copyRangeNow: (from: number, into: number, position: number, length: number) => number;
   readonly readAhead: NonNullable<Syscalls['readAhead']>;
   readonly readAheadNow: (fd: number, position: number, length: number) => number;
   readonly seek: NonNullable<Syscalls['seek']>;
@@ -170,6 +183,7 @@ function bind(koffi: Koffi): Bound {
       // This one returns the errno itself.
       away((done) => fadvise.async(fd, position, length, FADV_WILLNEED, done), negative, callback),
     readAheadNow: (fd, position, length) => negative(fadvise(fd, position, length, FADV_WILLNEED)),
+    ...bindCopyRange(library, { addressOf, away, statusOf }),
     allocateNow: (fd, mode, position, length) => statusOf(fallocate(fd, mode, position, length)),
     seek: (fd, position, whence) => statusOf(lseek(fd, position, whence)),
     lock: (fd) => statusOf(flock(fd, LOCK_EX_NB)),
@@ -216,6 +230,57 @@ function bindRead(
     words[1] = Math.floor(address / 2 ** 32);
     words[2] = length;
     return statusOf(preadv2(fd, vectorAddress, 1, position, flags));
+  };
+}
+
+function bindCopyRange(
+  library: koffiTypes.LibraryHandle,
+  {
+    addressOf,
+    away,
+    statusOf,
+  }: {
+    addressOf: Syscalls['addressOf'];
+    away: Away;
+    statusOf: (result: number) => number;
+  },
+): Pick<Bound, 'copyRange' | 'copyRangeNow'> {
+  let copy: Foreign;
+  try {
+    copy = library.func(
+      'int64_t copy_file_range(int from, uintptr_t at, int into, uintptr_t to, size_t length, uint32_t flags)',
+    );
+  } catch {
+    return { copyRange: null, copyRangeNow: () => -EOPNOTSUPP };
+  }
+  // Two off_t, which the call moves on: a pair for each call on its way, used again afterwards.
+  const free: Buffer[] = [];
+  const placed = (position: number): Buffer => {
+    const offsets = free.pop() ?? Buffer.from(new ArrayBuffer(16));
+    offsets.writeBigInt64LE(BigInt(position), 0);
+    offsets.writeBigInt64LE(BigInt(position), 8);
+    return offsets;
+  };
+  return {
+    copyRangeNow: (from, into, position, length) => {
+      const offsets = placed(position);
+      const address = addressOf(offsets);
+      const result = statusOf(copy(from, address, into, address + 8, length, 0) as number);
+      free.push(offsets);
+      return result;
+    },
+    copyRange: (from, into, position, length, callback) => {
+      const offsets = placed(position);
+      const address = addressOf(offsets);
+      away(
+        (done) => copy.async(from, address, into, address + 8, length, 0, done),
+        statusOf,
+        (result) => {
+          free.push(offsets);
+          callback(result);
+        },
+      );
+    },
   };
 }
 
@@ -326,6 +391,7 @@ function probe(bound: Bound, parent: string): Syscalls | null {
       write: writeWorks(bound, first) ? bound.write : null,
       seek: seekWorks(bound, first) ? bound.seek : null,
       lock: lockWorks(bound, first, second) ? bound.lock : null,
+      copyRange: copyRangeWorks(bound, first, join(directory, 'copy')) ? bound.copyRange : null,
       readAhead: readAheadWorks(bound, first) ? bound.readAhead : null,
       peerState: peerStateWorks(bound, first) ? bound.peerState : null,
       accepts: bound.accepts(first) === -ENOTSOCK ? bound.accepts : null,
@@ -369,6 +435,22 @@ function seekWorks({ seek }: Bound, fd: number): boolean {
 
 function readAheadWorks({ readAheadNow }: Bound, fd: number): boolean {
   return readAheadNow(fd, 0, BLOCK_BYTES) === 0 && readAheadNow(-1, 0, 1) === -EBADF;
+}
+
+/** A file system that cannot is no failure of the call: each file finds out for itself. */
+function copyRangeWorks({ copyRangeNow }: Bound, fd: number, path: string): boolean {
+  const into = openSync(path, 'wx+', 0o600);
+  try {
+    const copied = copyRangeNow(fd, into, 1, BLOCK_BYTES - 1);
+    if (copied < 0) return copied !== -EBADF;
+    const back = Buffer.alloc(BLOCK_BYTES + 1);
+    const length = readSync(into, back, 0, back.length, 0);
+    const placed = length === BLOCK_BYTES && back[0] === 0 && back[1] === PROBE_BYTE;
+    const refused = copyRangeNow(-1, into, 0, 1) === -EBADF;
+    return copied === BLOCK_BYTES - 1 && placed && back[length - 1] === PROBE_BYTE && refused;
+  } finally {
+    closeSync(into);
+  }
 }
 
 function lockWorks({ lock }: Bound, first: number, second: number): boolean {

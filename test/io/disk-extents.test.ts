@@ -5,7 +5,7 @@
 import { describe, expect, it } from 'vitest';
 
 import { createNodeDisk } from '../../src/io/node-disk.ts';
-import { called, openFile, pattern } from './files.ts';
+import { called, diskDirectory, openFile, pattern } from './files.ts';
 import { temporaryDirectory } from './wire.ts';
 
 const MIB = 1 << 20;
@@ -70,6 +70,43 @@ describe('provisionZeroes', () => {
     expect(await called((callback) => file.provisionZeroes(0, 4096, callback))).toBe(-EOPNOTSUPP);
     expect(await called((callback) => file.punchHole(0, MIB, callback))).toBe(0);
     expect(file.allocatedNow()).toBe(0);
+  });
+});
+
+describe('copyFrom', () => {
+  it('copies a range to the same place, and nothing beside it', async () => {
+    const directory = diskDirectory();
+    const source = openFile(createNodeDisk(), directory, 'source');
+    const file = openFile(createNodeDisk(), directory, 'into');
+    source.writeNow(pattern(4 * MIB), 0, 4 * MIB, 0);
+    file.truncateNow(4 * MIB);
+    const copies = [0, 1, 2].map((piece) =>
+      called((callback) => file.copyFrom!(source, (1 + piece) * 1_000_000, 1_000_000, callback)),
+    );
+    expect(await Promise.all(copies)).toEqual([1_000_000, 1_000_000, 1_000_000]);
+    const expected = Buffer.alloc(4 * MIB);
+    pattern(4 * MIB).copy(expected, 1_000_000, 1_000_000, 4_000_000);
+    const back = Buffer.alloc(4 * MIB, 1);
+    expect(await called((callback) => file.read(back, 0, 4 * MIB, 0, callback))).toBe(4 * MIB);
+    expect(back.equals(expected)).toBe(true);
+  });
+
+  it('copies less at the end of the file', async () => {
+    const directory = diskDirectory();
+    const source = openFile(createNodeDisk(), directory, 'source');
+    const file = openFile(createNodeDisk(), directory, 'into');
+    source.writeNow(pattern(MIB), 0, MIB, 0);
+    expect(await called((callback) => file.copyFrom!(source, MIB - 100, 4096, callback))).toBe(100);
+  });
+
+  it('is refused without the system call', async () => {
+    const disk = createNodeDisk({ syscalls: null });
+    const directory = diskDirectory();
+    const source = openFile(disk, directory, 'source');
+    const file = openFile(disk, directory, 'into');
+    source.writeNow(pattern(4096), 0, 4096, 0);
+    expect(await called((callback) => file.copyFrom!(source, 0, 4096, callback))).toBe(-EOPNOTSUPP);
+    expect(file.sizeNow()).toBe(0);
   });
 });
 

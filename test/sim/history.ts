@@ -123,6 +123,7 @@ function traitsOf(dice: Dice): DiskTraits {
     knowsBoot: !dice.chance(4),
     canPunch: !dice.chance(10),
     canProvision: !dice.chance(15),
+    canCopy: !dice.chance(30),
     grain: dice.chance(3) ? 4 : 1,
     cold: dice.weighted([
       [4, 0],

@@ -23,6 +23,7 @@ export interface DiskTraits {
   readonly knowsBoot: boolean;
   readonly canPunch: boolean;
   readonly canProvision: boolean;
+  readonly canCopy?: boolean;
   /** Pages that a file system calls data together, when one of them is. */
   readonly grain: number;
   /** Percent of the reads that do not find their bytes in memory. */
@@ -403,6 +404,18 @@ class SimFile implements DiskFile {
     this.disk.later(() => {
       this.mustBeOpen();
       return this.disk.writeTo(this, buffer.subarray(start, start + length), position);
+    }, callback);
+  }
+
+  copyFrom(source: DiskFile, position: number, length: number, callback: DiskCallback): void {
+    this.mustBeOpen();
+    const { disk } = this;
+    disk.later(() => {
+      if (disk.traits.canCopy !== true || !(source instanceof SimFile)) return -EOPNOTSUPP;
+      this.mustBeOpen();
+      const bytes = Buffer.alloc(length);
+      const count = disk.readFrom(source, bytes, 0, length, position);
+      return count <= 0 ? count : disk.writeTo(this, bytes.subarray(0, count), position);
     }, callback);
   }
 

@@ -4,8 +4,8 @@
  */
 import { readFileSync, statSync } from 'node:fs';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { BLOCK_BYTES } from '../../src/io/limits.ts';
-import { nodeDisk } from '../../src/io/node-disk.ts';
+import { BLOCK_BYTES, MERGE_DIRECT_BYTES } from '../../src/io/limits.ts';
+import { createNodeDisk, nodeDisk } from '../../src/io/node-disk.ts';
 import { layerPath } from '../../src/volume/recovery.ts';
 import { MergeClock, World, buildWorld, difference, until } from './support/merge-world.ts';
 import type { WorldPlan } from './support/merge-world.ts';
@@ -103,4 +103,33 @@ describe('on real files', () => {
       expect(difference(BLOCKS, before, world.shown(BLOCKS))).toBe(null);
     },
   );
+
+  test.each([
+    ['copied by the system', nodeDisk, true],
+    ['copied by hand, where the system cannot', createNodeDisk({ syscalls: null }), false],
+  ] as const)('long runs are %s', async (_, disk, direct) => {
+    const long: WorldPlan = {
+      size: 4096,
+      layers: [
+        { data: [[100, 700], ...SCATTERED.slice(300)] },
+        { data: [[1000, 3000]], names: ['kept'] },
+        { data: [[5, 2]] },
+      ],
+    };
+    await buildWorld(disk, long, directory.path);
+    world = new World(disk, { directory: directory.path, clock: new RunningClock() });
+    const into = world.files.get(2)!;
+    const lengths: number[] = [];
+    const write = into.write.bind(into);
+    into.write = (buffer, start, length, position, callback) => {
+      lengths.push(length);
+      write(buffer, start, length, position, callback);
+    };
+    const before = world.shown(BLOCKS);
+    world.merger.kick();
+    await until(() => world.merger.status.state === 'idle');
+    expect(world.mergedPairs).toEqual([{ from: 1, into: 2 }]);
+    expect(difference(BLOCKS, before, world.shown(BLOCKS))).toBe(null);
+    expect(lengths.some((length) => length >= MERGE_DIRECT_BYTES)).toBe(!direct);
+  });
 });

@@ -71,6 +71,7 @@ export class LayerMerge {
   private batch: Batch = { pieces: [], bytes: 0, since: 0 };
   private settling = false;
   private readonly zeroPace = new ZeroPace();
+  private readonly ability = { copies: true };
 
   constructor(host: MergeHost, clock: Clock, pair: MergePair) {
     this.host = host;
@@ -139,8 +140,8 @@ export class LayerMerge {
 
   /** Does a step with a buffer of its own. A step that fails is handed out again. */
   async run(step: MergeStep, buffer: Buffer): Promise<MergeFault | null> {
-    const { clock, zeroPace, from, into } = this;
-    const files = { from: from.file, into: into.file, map: into.map, clock, zeroPace };
+    const { clock, zeroPace, from, into, ability } = this;
+    const files = { from: from.file, into: into.file, map: into.map, clock, zeroPace, ability };
     const fault = await runStep(step, files, buffer);
     if (fault !== null) {
       this.again.push(step);

@@ -4,6 +4,7 @@
  * Invariants:
  * - What is read for a step fits into its buffer: runs of data that lie close to each other are read in one go, with the
  *   gap between them. Only the runs are written.
+ * - A long run of data is copied by the system, without a look at it, where that can be done.
  * - A step can be done again: what is done twice ends up the same.
  */
 import type { Clock } from '../../io/clock.ts';
@@ -11,6 +12,7 @@ import { Status } from '../../io/device.ts';
 import type { DiskCallback, DiskFile } from '../../io/disk.ts';
 import {
   BLOCK_BYTES,
+  MERGE_DIRECT_BYTES,
   MERGE_GAP_BYTES,
   MERGE_PIECE_BYTES,
   MERGE_STEP_RUNS_MAX,
@@ -30,10 +32,13 @@ export interface MergeFault {
   readonly final?: boolean;
 }
 
-/** A piece, and where its data is in the buffer. */
+/** A piece, and where its data is in the buffer; -1: it is copied on its own. */
 interface Placed extends MergePiece {
   readonly start: number;
 }
+
+const DIRECT = -1;
+const NO_ROOM = -2;
 
 /** Blocks that are read together. */
 interface Reading {
@@ -53,23 +58,31 @@ export class MergeStep {
   add(piece: MergePiece): boolean {
     if (this.pieces.length >= MERGE_STEP_RUNS_MAX) return false;
     const start = piece.kind === 'copy' ? this.place(piece) : 0;
-    if (start < 0) return false;
+    if (start === NO_ROOM) return false;
     this.pieces.push({ ...piece, start });
     return true;
   }
 
-  /** Where the data of a piece goes; -1 when there is no room. */
+  /** Where the data of a piece goes, or DIRECT, or NO_ROOM. */
   private place({ first, count }: MergePiece): number {
+    if (count * BLOCK_BYTES >= MERGE_DIRECT_BYTES) return this.takeDirect(count * BLOCK_BYTES);
     const last = this.readings.at(-1);
     const gap = last === undefined ? Infinity : first - last.first - last.count;
     const near = gap * BLOCK_BYTES <= MERGE_GAP_BYTES;
     const more = (near ? gap + count : count) * BLOCK_BYTES;
-    if (this.taken + more > STEP_BUFFER_BYTES) return -1;
+    if (this.taken + more > STEP_BUFFER_BYTES) return NO_ROOM;
     if (last !== undefined && near) last.count += gap + count;
     else this.readings.push({ first, start: this.taken, count });
     this.taken += more;
     this.bytes += count * BLOCK_BYTES;
     return this.taken - count * BLOCK_BYTES;
+  }
+
+  private takeDirect(bytes: number): number {
+    if (this.taken + bytes > STEP_BUFFER_BYTES) return NO_ROOM;
+    this.taken += bytes;
+    this.bytes += bytes;
+    return DIRECT;
   }
 }
 
@@ -79,6 +92,8 @@ export interface MergeFiles {
   /** What is recorded of `into`. */
   readonly map: LayerMap;
   readonly clock: Clock;
+  /** Whether the system can copy between the two, as far as is known. */
+  readonly ability: { copies: boolean };
   /** How much of `into` is punched out in one go: its readers wait meanwhile. */
   readonly zeroPace: ZeroPace;
 }
@@ -90,15 +105,19 @@ export async function runStep(
   buffer: Buffer,
 ): Promise<MergeFault | null> {
   const { from, into } = files;
+  // Those that need all of the buffer, if they need it, come first.
+  for (const piece of step.pieces) {
+    if (piece.start !== DIRECT) continue;
+    const fault = await copyDirect(piece, files, buffer);
+    if (fault !== null) return fault;
+  }
   for (const { first, count, start } of step.readings) {
     const length = count * BLOCK_BYTES;
-    const read = await answer((done) =>
-      from.read(buffer, start, length, first * BLOCK_BYTES, done),
-    );
-    if (read < 0) return { errno: -read, what: `${from.path} could not be read` };
-    if (read < length) return { errno: Status.EIO, what: `${from.path} is shorter than its map` };
+    const fault = await readInto(buffer, from, { start, length, position: first * BLOCK_BYTES });
+    if (fault !== null) return fault;
   }
   for (const piece of step.pieces) {
+    if (piece.start === DIRECT) continue;
     const status = await (piece.kind === 'zero'
       ? punch(piece, files)
       : answer((done) => {
@@ -108,6 +127,43 @@ export async function runStep(
     if (status < 0) return { errno: -status, what: `${into.path} could not be written` };
   }
   return null;
+}
+
+/** Copies a piece by the system, or through the buffer where that cannot be done. */
+async function copyDirect(
+  { first, count }: MergePiece,
+  { from, into, ability }: MergeFiles,
+  buffer: Buffer,
+): Promise<MergeFault | null> {
+  const position = first * BLOCK_BYTES;
+  const length = count * BLOCK_BYTES;
+  if (ability.copies && into.copyFrom !== undefined) {
+    const copied = await answer((done) => into.copyFrom?.(from, position, length, done));
+    if (copied >= 0) return copied < length ? tooShort(from) : null;
+    if (copied !== -Status.ENOTSUP) {
+      return { errno: -copied, what: `${from.path} could not be copied to ${into.path}` };
+    }
+    ability.copies = false;
+  }
+  const fault = await readInto(buffer, from, { start: 0, length, position });
+  if (fault !== null) return fault;
+  const written = await answer((done) => into.write(buffer, 0, length, position, done));
+  return written < 0 ? { errno: -written, what: `${into.path} could not be written` } : null;
+}
+
+async function readInto(
+  buffer: Buffer,
+  from: DiskFile,
+  place: { readonly start: number; readonly length: number; readonly position: number },
+): Promise<MergeFault | null> {
+  const { start, length, position } = place;
+  const read = await answer((done) => from.read(buffer, start, length, position, done));
+  if (read < 0) return { errno: -read, what: `${from.path} could not be read` };
+  return read < length ? tooShort(from) : null;
+}
+
+function tooShort({ path }: DiskFile): MergeFault {
+  return { errno: Status.EIO, what: `${path} is shorter than its map` };
 }
 
 /** Gives back the space of the data in a piece, a few runs at a time. */
