@@ -1,6 +1,7 @@
 /**
  * `npm run bench`: fio against this server, nbdkit's file plugin and qemu-nbd; then, mirrored, against
- * qemu-storage-daemon; then layered volumes against plain ones; then what a node takes of memory and of time to start. It prints what it measured
+ * qemu-storage-daemon; then two nodes of this server, one with
+ * mirrors of the other's volumes; then layered volumes against plain ones; then what a node takes of memory and of time to start. It prints what it measured
  * beside what the project aims at; the exit code tells of missed targets only with --check. How to read
  * it: docs/benchmarks.md.
  */
@@ -18,14 +19,16 @@ import {
   type Ground,
   type Maker,
 } from './bench/contenders.ts';
+import { FERRY, measureFerry } from './bench/ferry/ferry.ts';
 import { FOOTPRINT, heaviestRows, measureFootprint } from './bench/footprint.ts';
+import type { Comparison } from './bench/layers/comparison.ts';
 import { LAYERED, measureLayered } from './bench/layers/layered.ts';
 import { measure, type Measured, type RoundOptions } from './bench/measure.ts';
 import { blockferryMirrored, qemuMirrored } from './bench/mirrored.ts';
 import {
   catchUpTable,
+  comparisonTable,
   footprintTable,
-  layeredTable,
   runtimeTable,
   speedTable,
   surroundings,
@@ -133,6 +136,18 @@ async function scoped<T>(session: Session, work: (scopes: Scopes) => Promise<T>)
   }
 }
 
+/** Its nodes and peers live only as long as it does. */
+async function ferrySection(session: Session, runtime: Runtime): Promise<Comparison[]> {
+  const { settings, options } = session;
+  const { quick, rows } = settings;
+  if (!FERRY.some((name) => rows.test(name))) return [];
+  return await scoped(session, async (scopes) => {
+    const ground = await prepare(session, scopes, MIRRORED);
+    const place = { servers: scopes.servers, dir: ground.dir };
+    return await measureFerry(runtime, place, ground, { options, quick, rows });
+  });
+}
+
 async function measureAll(session: Session, { directories }: Scopes): Promise<Outcome> {
   const { settings, options } = session;
   const { nodes, profile, dir, rows } = settings;
@@ -152,6 +167,7 @@ async function measureAll(session: Session, { directories }: Scopes): Promise<Ou
     (ground) => blockferryMirrored(ground, own),
     qemuMirrored,
   ]);
+  const ferry = await ferrySection(session, own);
   const layered = LAYERED.some((name) => rows.test(name))
     ? await scoped(
         session,
@@ -177,12 +193,12 @@ async function measureAll(session: Session, { directories }: Scopes): Promise<Ou
           ),
       )
     : [];
-  return { serving, mirrored, layered, footprint: [...heaviestRows(serving), ...rest] };
+  return { serving, mirrored, ferry, layered, footprint: [...heaviestRows(serving), ...rest] };
 }
 
 function print(session: Session, outcome: Outcome): void {
   const { settings, notes } = session;
-  const { serving, mirrored, footprint, layered } = outcome;
+  const { serving, mirrored, ferry, footprint, layered } = outcome;
   const where = surroundings();
   console.log(
     `\n${where.time}: ${where.cpu}, ${where.memory_gib} GiB, Linux ${where.kernel}; ${where.tools.join('; ')}`,
@@ -203,9 +219,14 @@ function print(session: Session, outcome: Outcome): void {
       for (const remark of remarks) console.log(`${contender}, ${workload.name}: ${remark}`);
     }
   }
-  if (layered.length > 0) console.log(`\n${layeredTable(layered)}`);
-  for (const { name, remarks } of layered) {
-    for (const remark of remarks) console.log(`${name}: ${remark}`);
+  for (const [title, comparisons] of [
+    ['two nodes', ferry],
+    ['layered volumes', layered],
+  ] as const) {
+    if (comparisons.length > 0) console.log(`\n${comparisonTable(title, comparisons)}`);
+    for (const { name, remarks } of comparisons) {
+      for (const remark of remarks) console.log(`${name}: ${remark}`);
+    }
   }
   if (footprint.length > 0) console.log(`\n${footprintTable(footprint)}`);
 }

@@ -136,7 +136,11 @@ export async function blockferryNode(
   scope: Scope,
   runtime: Runtime,
   dir: string,
-  extra: { readonly nbd?: readonly string[]; readonly flags?: readonly string[] } = {},
+  extra: {
+    readonly name?: string;
+    readonly nbd?: readonly string[];
+    readonly flags?: readonly string[];
+  } = {},
 ): Promise<TestNode> {
   const node = await startNode(scope, { name: 'bench', dir, runtime: runtime.command, ...extra });
   if (runtime.profiled) scope.defer(`stop ${runtime.name}`, () => node.stop());

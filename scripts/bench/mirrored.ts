@@ -74,10 +74,16 @@ function startStorageDaemon(
   return start(ground.scope, 'qemu-storage-daemon', words.flat());
 }
 
-/** qemu-storage-daemon with blockdev-mirror, copy-mode background, to a qemu-nbd of its own. */
-export async function qemuMirrored(ground: Ground): Promise<Contender> {
-  const target = await serveWithQemu(ground, 'qsd-target');
-  const { dir, file } = await copyOfImage(ground, 'qsd');
+/**
+ * qemu-storage-daemon with blockdev-mirror to a qemu-nbd of its own. `write-blocking` answers a write when the mirror did,
+ * which has not flushed it.
+ */
+export async function qemuMirrored(
+  ground: Ground,
+  copyMode: 'background' | 'write-blocking' = 'background',
+): Promise<Contender> {
+  const target = await serveWithQemu(ground, `qsd-${copyMode}-target`);
+  const { dir, file } = await copyOfImage(ground, `qsd-${copyMode}`);
   const [nbd, control] = [join(dir, 'nbd.sock'), join(dir, 'qmp.sock')];
   const daemon = startStorageDaemon(ground, file, { nbd, control, target: target.socket });
   await expectAlive(daemon, 300);
@@ -89,7 +95,7 @@ export async function qemuMirrored(ground: Ground): Promise<Contender> {
     device: 'source',
     target: 'target',
     sync: 'full',
-    'copy-mode': 'background',
+    'copy-mode': copyMode,
   });
   const job = async (): Promise<BlockJob> => {
     const [found] = await qmp.command<BlockJob[]>('query-block-jobs');
@@ -98,7 +104,7 @@ export async function qemuMirrored(ground: Ground): Promise<Contender> {
   };
   await waitUntil('qemu to mirror', async () => (await job()).ready, { timeoutMs: COPY_MS_MAX });
   return {
-    name: 'qemu mirror',
+    name: copyMode === 'background' ? 'qemu mirror' : `qemu ${copyMode}`,
     uri: () => unixUri(nbd),
     dir,
     async behind() {

@@ -2,17 +2,18 @@
 import { execFileSync } from 'node:child_process';
 import { cpus, release, totalmem } from 'node:os';
 import type { FootprintValue } from './footprint.ts';
-import { aimText, isReached, outcomeText, type Comparison } from './layers/comparison.ts';
+import {
+  aimText,
+  amount,
+  isReached,
+  outcomeText,
+  type Comparison,
+  type Unit,
+} from './layers/comparison.ts';
 import { median, type Measured, type Series } from './measure.ts';
 import { otherRuntimes, OTHER_NODE_RATIO_MIN, ratio, reaches } from './verdict.ts';
 
-function amount(value: number, unit: Comparison['unit']): string {
-  if (unit === 'ms') return `${value.toFixed(1)} ms`;
-  if (unit === 'bytes') return `${(value / 1e9).toFixed(2)} GB/s`;
-  return `${(value / 1000).toFixed(1)} k/s`;
-}
-
-function cell(samples: readonly number[], unit: Comparison['unit']): string {
+function cell(samples: readonly number[], unit: Unit): string {
   const middle = amount(median(samples), unit);
   if (samples.length < 2) return middle;
   const [low, high] = [Math.min(...samples), Math.max(...samples)];
@@ -99,8 +100,8 @@ export function footprintTable(values: readonly FootprintValue[]): string {
 }
 
 /** One row a comparison; ratios and differences are those of medians. */
-export function layeredTable(comparisons: readonly Comparison[]): string {
-  const head = ['layered volumes', 'measured', 'held against', 'outcome', 'target'];
+export function comparisonTable(title: string, comparisons: readonly Comparison[]): string {
+  const head = [title, 'measured', 'held against', 'outcome', 'target'];
   const rows = comparisons.map((comparison) => {
     const { name, unit, samples, against } = comparison;
     const other = against === null ? '' : `${cell(against.samples, unit)}, ${against.name}`;

@@ -1,6 +1,13 @@
 /** What was measured against what the project aims at. */
 import type { FootprintValue } from './footprint.ts';
-import { aimText, isReached, outcomeOf, type Comparison } from './layers/comparison.ts';
+import {
+  aimText,
+  amount,
+  isReached,
+  outcomeOf,
+  outcomeText,
+  type Comparison,
+} from './layers/comparison.ts';
 import { median, type Measured } from './measure.ts';
 
 /** Another Node reaches at least this share of the rate under the Node that runs the benchmark. */
@@ -11,6 +18,7 @@ export interface Outcome {
   readonly mirrored: readonly Measured[];
   readonly footprint: readonly FootprintValue[];
   readonly layered: readonly Comparison[];
+  readonly ferry: readonly Comparison[];
 }
 
 /** Ratio of the medians of two contenders; NaN when one of them was not in the row. */
@@ -50,8 +58,14 @@ function missedUnderOthers(results: readonly Measured[]): string[] {
   );
 }
 
+/** What the aim is about, with its unit. */
+function outcomeShown(comparison: Comparison): string {
+  const text = outcomeText(comparison);
+  return text === '' ? amount(outcomeOf(comparison), comparison.unit) : text;
+}
+
 /** One line for each target that was missed. */
-export function missedTargets({ serving, mirrored, footprint, layered }: Outcome): string[] {
+export function missedTargets({ serving, mirrored, footprint, layered, ferry }: Outcome): string[] {
   return [
     ...missedIn(serving, 'nbdkit'),
     ...missedUnderOthers(serving),
@@ -62,11 +76,8 @@ export function missedTargets({ serving, mirrored, footprint, layered }: Outcome
         const { name, unit, below } = bound;
         return `${name}: ${contender} took ${value.toFixed(2)} ${unit}, the target is below ${below} ${unit}`;
       }),
-    ...layered
+    ...[...layered, ...ferry]
       .filter((comparison) => !isReached(comparison))
-      .map(
-        (missed) =>
-          `${missed.name}: ${outcomeOf(missed).toFixed(2)}, the target is ${aimText(missed)}`,
-      ),
+      .map((missed) => `${missed.name}: ${outcomeShown(missed)}, the target is ${aimText(missed)}`),
   ];
 }

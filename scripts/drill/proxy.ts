@@ -136,6 +136,7 @@ export class FaultProxy {
   private readonly conditions: Conditions = { state: 'open', delayMs: 0, bytesPerSecond: null };
   private readonly pairs = new Set<Pair>();
   private closedBytesToTarget = 0;
+  private closedBytesToClient = 0;
 
   private constructor(server: Server, address: string, target: SocketAddress) {
     this.server = server;
@@ -163,6 +164,12 @@ export class FaultProxy {
   get bytesToTarget(): number {
     let bytes = this.closedBytesToTarget;
     for (const pair of this.pairs) bytes += pair.forward.passedBytes;
+    return bytes;
+  }
+
+  get bytesToClient(): number {
+    let bytes = this.closedBytesToClient;
+    for (const pair of this.pairs) bytes += pair.backward.passedBytes;
     return bytes;
   }
 
@@ -244,7 +251,9 @@ export class FaultProxy {
   private forget(pair: Pair): void {
     pair.forward.stop();
     pair.backward.stop();
-    if (this.pairs.delete(pair)) this.closedBytesToTarget += pair.forward.passedBytes;
+    if (!this.pairs.delete(pair)) return;
+    this.closedBytesToTarget += pair.forward.passedBytes;
+    this.closedBytesToClient += pair.backward.passedBytes;
   }
 
   private pumpAll(): void {
