@@ -112,6 +112,11 @@ export class EpochAssembly {
     this.generation = generation;
   }
 
+  /** The stream is over: nothing comes out any more. `end` follows. */
+  halt(): void {
+    this.generation = 0;
+  }
+
   /** The stream is over, and what came out of it is durable; another may follow behind `base`. What is incomplete is dropped. */
   end(base: number): void {
     this.drop();

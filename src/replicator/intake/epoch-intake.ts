@@ -332,6 +332,8 @@ export class EpochIntake implements JournalOwner {
     }
     this.trouble = refusal(volume.name, status);
     this.hooks.troubled(this.trouble);
+    // Whoever waits for all to be applied is told that it will not be, for now.
+    this.ended();
     await this.pause();
     this.trouble = null;
     return !this.closing;

@@ -324,6 +324,7 @@ export class IntakeSession implements LinkHandler {
     if (message.number <= this.runNumber) throw protocol(`run ${message.number} a second time`);
     this.runNumber = message.number;
     this.streaming = false;
+    this.assembly.halt();
     const status = await intake.finish();
     if (status !== 0) throw intake.trouble ?? refusal(volume.name, status);
     this.assembly.end(message.epoch);

@@ -1,0 +1,88 @@
+/**
+ * A primary that does what ours never does, and a disk that fills at the wrong moment: the mirror ends the link, or waits, and
+ * goes on. Method: as in session.test.ts, a mirror on the simulator's disk, its primary played by the test; each case is tried
+ * at many moments.
+ */
+import { describe, expect, test } from 'vitest';
+import { GENERATIONS, MirrorWorld } from './support/mirror-world.ts';
+
+const ENOSPC = 28;
+const RUN = 'ab'.repeat(16);
+
+/** Connected, with the last epoch of the model, and epochs follow. */
+async function streaming(seed: number): Promise<MirrorWorld> {
+  const world = new MirrorWorld(seed, 16);
+  await world.create();
+  world.model.write();
+  const welcome = await world.connect();
+  expect(await world.run(welcome!)).toBe(true);
+  world.link!.control({ kind: 'stream-begin', generation: 1, after: world.model.last });
+  await world.until('the stream', () => world.mirror!.sourceStatus().state === 'streaming');
+  return world;
+}
+
+function beginRun(world: MirrorWorld, epoch: number): void {
+  world.link!.control({
+    kind: 'run-begin',
+    number: 9,
+    run: RUN,
+    generation: 1,
+    epoch,
+    time: 5,
+    sizeBytes: world.model.sizeBytes,
+    generations: GENERATIONS,
+    full: false,
+  });
+}
+
+async function deliverAll(world: MirrorWorld): Promise<void> {
+  await world.until('the delivery', () => world.link!.queued === 0 || !world.connected);
+}
+
+describe('a run that is begun', () => {
+  test.each(Array.from({ length: 40 }, (_, seed) => seed))(
+    'ends the stream at once, whatever still comes of it (seed %i)',
+    async (seed) => {
+      const world = await streaming(seed);
+      const { model, link } = world;
+      const before = model.last;
+      model.write();
+      world.sendEpoch(model.last);
+      await deliverAll(world);
+      beginRun(world, before + 50);
+      while (link!.queued > 0) link!.deliver();
+      for (let steps = seed % 20; steps > 0; steps -= 1) await world.step();
+      for (let count = 0; count < 3; count += 1) {
+        model.write();
+        world.sendEpoch(model.last);
+        while (link!.queued > 0 && link!.deliver());
+        await world.step();
+      }
+      await world.heard('run-ready', () => link!.controls.some(({ kind }) => kind === 'run-ready'));
+      const held = world.mirror!.position().epoch;
+      expect(held).toBeLessThanOrEqual(before + 1);
+      expect(model.isAt(held, (await world.content())!)).toBe(true);
+      link!.lose();
+      await world.until('the session', () => world.mirror!.sourceStatus().state === 'waiting');
+      expect(link!.held).toBe(0);
+    },
+  );
+});
+
+describe('a mirror whose disk is full', () => {
+  test('can be closed while a run waits for what came before it to be applied', async () => {
+    const world = await streaming(3);
+    const { model, link, mirror } = world;
+    // The journal has its space; what it holds finds none in the volume.
+    Object.assign(mirror!.volume, { write: () => ENOSPC, zero: () => ENOSPC });
+    model.write();
+    world.sendEpoch(model.last);
+    while (link!.deliver());
+    beginRun(world, model.last + 1);
+    while (link!.deliver());
+    await world.until('the end', () => link!.endedBy !== null);
+    expect(mirror!.sourceStatus().last_error).toContain('full');
+    await world.done(mirror!.close(), 'closing');
+    expect(link!.held).toBe(0);
+  });
+});
