@@ -95,13 +95,19 @@ async function checkOnline(volume: string | null, options: SharedOptions): Promi
 }
 
 async function checkOffline(path: string, volume: string | null, repair: boolean): Promise<Report> {
-  const [{ checkDataDirectory }, { nodeDisk }, { systemClock }, { systemRandom }] =
-    await Promise.all([
-      import('../volume/check/check.ts'),
-      import('../io/node-disk.ts'),
-      import('../io/clock.ts'),
-      import('../io/random.ts'),
-    ]);
+  const [
+    { checkDataDirectory },
+    { containerBytes },
+    { nodeDisk },
+    { systemClock },
+    { systemRandom },
+  ] = await Promise.all([
+    import('../volume/check/check.ts'),
+    import('../io/container-file.ts'),
+    import('../io/node-disk.ts'),
+    import('../io/clock.ts'),
+    import('../io/random.ts'),
+  ]);
   const report = await checkDataDirectory({
     disk: nodeDisk,
     clock: systemClock,
@@ -109,6 +115,7 @@ async function checkOffline(path: string, volume: string | null, repair: boolean
     path,
     volume,
     repair,
+    deviceBytes: containerBytes,
   });
   return {
     findings: report.findings.map(findingStatus),

@@ -36,12 +36,17 @@ export function renderVolume(volume: VolumeStatus, colour: boolean): string {
     counted(volume.connections, 'connection'),
     `position ${volume.position.generation}:${volume.position.epoch}`,
     ...(volume.clone_of === null ? [] : [`clone of ${oneLine(volume.clone_of)}`]),
+    ...(volume.on === null ? [] : [`on ${oneLine(volume.on.location)}`]),
     ...(volume.snapshots === 0 ? [] : [counted(volume.snapshots, 'snapshot')]),
     ...accessWords(volume.access),
   ];
   let text = `${paint(oneLine(volume.name), 'heading', colour)}  ${facts.join(', ')}\n`;
   if (volume.failure !== null) {
     text += `${paint(`  FAILED: ${oneLine(volume.failure)}`, 'bad', colour)}\n`;
+  }
+  const trouble = volume.on?.trouble ?? null;
+  if (trouble !== null) {
+    text += `${paint(`  OUT OF REACH: ${oneLine(trouble)}`, 'bad', colour)}\n`;
   }
   const { merge } = volume;
   if (merge.state !== 'idle') {

@@ -10,6 +10,7 @@ import { leaf } from './verb.ts';
 
 interface CreateOptions extends SharedOptions {
   readonly mirrorOf?: string;
+  readonly on?: string;
 }
 
 interface ForceOptions extends SharedOptions {
@@ -30,6 +31,7 @@ export function addVolumeVerbs(program: Command): void {
 
   leaf(volume, 'create <name> <size>', 'make a volume')
     .option('--mirror-of <node>', 'make a mirror for a volume of that node, see below')
+    .option('--on <location>', 'lay it on a block device, a file or an NBD export, see below')
     .addHelpText(
       'after',
       `
@@ -39,7 +41,13 @@ NAME is 1 to 255 bytes without /, @ or control characters; clients attach the ex
 With --mirror-of it is a secondary: it takes the content of a volume of the same size on the node of
 that name, once that node was told to mirror add it here. Clients may read it, nobody may write.
 
+With --on it lies on a block device or file (an absolute path) or on an export of another NBD server
+(its URI), has the content that is there, and leaves it there when it is deleted. SIZE is at most its
+size. Snapshots and clones go to the data directory. See docs/using/containers.md.
+
   blockferry volume create demo 10G
+  blockferry volume create vm 20G --on /dev/vg0/vm
+  blockferry volume create pool 1T --on nbd://127.0.0.1:10810/rbd
   nbdinfo nbd://127.0.0.1:10809/demo
   blockferry volume create demo 10G --mirror-of alpha`,
     )
@@ -77,12 +85,19 @@ Without --force a volume that has mirrors or attached clients is left alone.
 }
 
 async function create(name: string, size: string, options: CreateOptions): Promise<void> {
-  const { mirrorOf } = options;
-  const body = { name, size, ...(mirrorOf === undefined ? {} : { mirror_of: mirrorOf }) };
+  const { mirrorOf, on } = options;
+  const body = {
+    name,
+    size,
+    ...(mirrorOf === undefined ? {} : { mirror_of: mirrorOf }),
+    ...(on === undefined ? {} : { on }),
+  };
   const status = await clientOf(options).call<VolumeStatus>('POST', '/v1/volumes', body);
   const as = status.source === null ? '' : `, a mirror that waits for node ${status.source.node}`;
+  const where = status.on === null ? '' : `, on ${oneLine(status.on.location)}`;
+  const text = `volume ${oneLine(status.name)} created, ${formatBytes(status.size_bytes)}`;
   if (options.json) printJson(status);
-  else print(`volume ${oneLine(status.name)} created, ${formatBytes(status.size_bytes)}${as}\n`);
+  else print(`${text}${as}${where}\n`);
 }
 
 async function list(options: SharedOptions): Promise<void> {

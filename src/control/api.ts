@@ -32,6 +32,7 @@ const CREATE_BODY = z.strictObject({
   name: z.string(),
   size: z.string(),
   mirror_of: z.string().nullable().default(null),
+  on: z.string().nullable().default(null),
 });
 const PROMOTE_BODY = z.strictObject({ force: z.boolean().default(false) });
 const RESIZE_BODY = z.strictObject({ size: z.string(), force: z.boolean().default(false) });
@@ -97,7 +98,8 @@ function addVolumeRoutes(app: FastifyInstance, commands: VolumeCommands): void {
   app.post('/v1/volumes', (request, reply) => {
     const body = check('body', CREATE_BODY, request.body);
     reply.code(201);
-    return commands.create(body.name, body.size, body.mirror_of);
+    const { name, size, mirror_of: mirrorOf, on } = body;
+    return commands.create(name, size, { mirrorOf, on });
   });
   app.get<VolumeRoute>('/v1/volumes/:name', (request) => {
     check('query', NO_QUERY, request.query);

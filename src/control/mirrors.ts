@@ -44,6 +44,7 @@ export class MirrorCommands {
         throw new BlockferryError('MIRROR_SELF', `${uri.text} is an export of this node`);
       }
       this.refuseClear(uri);
+      refuseRemote(volume, device);
       await device.addMirror(mirror);
       return this.show(volume);
     });
@@ -124,4 +125,11 @@ function onlyMirror(volume: string, device: ReplicatedVolume): string {
     );
   }
   return only.uri;
+}
+
+/** What is sent to a mirror is read back where it was applied, at once. */
+function refuseRemote(name: string, { volume }: ReplicatedVolume): void {
+  if (volume.canReadNow) return;
+  const message = `volume ${name} lies on an export of another server, and cannot have mirrors`;
+  throw new BlockferryError('CONTAINER_REMOTE', message);
 }

@@ -29,6 +29,7 @@ import type { Activation } from './activation.ts';
 import { createApi } from './api.ts';
 import { CommandRoom } from './command-room.ts';
 import type { NodeConfig } from './config.ts';
+import { NodeContainers } from './containers/containers.ts';
 import { SpaceWatch } from './disk-space.ts';
 import { EventLog } from './events.ts';
 import { HeldNetwork } from './held-network.ts';
@@ -153,7 +154,8 @@ export class BlockferryNode {
     this.opened('waiting clients', async () => network.abandon());
     const examiner = createExaminer();
     this.opened('workers', () => examiner.close());
-    const store = VolumeStore.open({ disk, clock, random, path: config.data });
+    const containers = this.containers();
+    const store = VolumeStore.open({ disk, clock, random, path: config.data, containers });
     this.opened('store', () => store.close());
     const room = new CommandRoom(this.events);
     const { data: path, diskWarnPercent: warnPercent } = config;
@@ -189,6 +191,15 @@ export class BlockferryNode {
     this.started.resolve();
     this.tellStarted(room, store);
     space.start();
+  }
+
+  /** What volumes may lie in, besides the data directory. */
+  private containers(): NodeContainers {
+    const { config, clock, network } = this.parts;
+    const { data, insecure } = config;
+    const isOurs = (address: Address): boolean => leadsTo(address, this.nbdAddresses);
+    const tls = (): TlsClientContext | undefined => this.tlsClient;
+    return new NodeContainers({ clock, network, tls, data, isOurs, insecure });
   }
 
   /** What a volume is by its log: one that takes writes, or a mirror of one of another node. */

@@ -3,6 +3,7 @@ import type { NbdServerCounters } from '../nbd/server.ts';
 import type { TlsMode } from './defaults.ts';
 import type { Role } from '../replicator/hosted-volume.ts';
 import type { MirrorStatus, Position, SourceStatus } from '../replicator/status.ts';
+import type { ContainerKind } from '../volume/containers.ts';
 import type { IoCounts } from '../volume/io-counts.ts';
 import type { ChangedRange, MergeStatus } from '../volume/snapshots/snapshot-types.ts';
 
@@ -46,8 +47,19 @@ export interface VolumeStatus {
   readonly snapshots: number;
   /** The snapshot that it is a clone of, by its export name; null for a volume that is none. */
   readonly clone_of: string | null;
+  /** The device, file or export that its base layer lies on; null: the data directory. */
+  readonly on: ContainerStatus | null;
   readonly merge: MergeProgress;
   readonly mirrors: readonly MirrorStatus[];
+}
+
+/** What a volume lies on, other than the data directory. */
+export interface ContainerStatus {
+  readonly kind: ContainerKind;
+  /** An absolute path, or an NBD URI. */
+  readonly location: string;
+  /** Why it is out of reach, or null. Requests wait meanwhile, and fail in the end. */
+  readonly trouble: string | null;
 }
 
 /** The work that follows the deleting of snapshots. */

@@ -8,6 +8,7 @@
  */
 import { BlockferryError, errorText } from '../io/errors.ts';
 import type { HostedVolume } from '../replicator/hosted-volume.ts';
+import type { Container } from '../volume/containers.ts';
 import { parseSize, type Volume, type VolumeStore } from '../volume/store.ts';
 import { volumeCheckStatus, type VolumeCheckStatus } from './check-status.ts';
 import { counted, type CommandRoom } from './command-room.ts';
@@ -86,6 +87,7 @@ export class VolumeCommands {
       failure: volume.failed ? (volume.failure ?? 'the disk failed') : null,
       snapshots: volume.snapshots.list().length,
       clone_of: this.originOf(volume),
+      on: onOf(volume),
       merge: mergeStatusOf(volume),
       mirrors,
     };
@@ -98,16 +100,30 @@ export class VolumeCommands {
   }
 
   /**
-   * `mirrorOf`: the node whose volume this one is to be a mirror of; null for a volume that takes writes.
+   * `mirrorOf`: the node whose volume this one is to be a mirror of; null for a volume that takes writes. `on`: the device, file
+   * or export that it is to lie on, with the content that is there; null for the data directory.
    * @throws BlockferryError VOLUME_NAME_INVALID, SIZE_INVALID, NODE_NAME_INVALID, MIRROR_SELF, VOLUME_EXISTS,
-   *   VOLUME_LIMIT
+   *   VOLUME_LIMIT, REQUEST_INVALID (both), and with `on` the CONTAINER_ codes
    */
-  create(name: string, size: string, mirrorOf: string | null): Promise<VolumeStatus> {
+  create(
+    name: string,
+    size: string,
+    { mirrorOf, on }: { mirrorOf: string | null; on: string | null },
+  ): Promise<VolumeStatus> {
     return this.room.command(name, async () => {
       if (mirrorOf !== null) this.checkSource(mirrorOf);
-      const volume = await this.store.create(name, parseSize(size), mirrorOf);
+      if (mirrorOf !== null && on !== null) {
+        const message = `a mirror lies in the data directory, not on ${on}`;
+        throw new BlockferryError('REQUEST_INVALID', message);
+      }
+      const bytes = parseSize(size);
+      const volume = await (on === null
+        ? this.store.create(name, bytes, mirrorOf)
+        : this.store.createOn(name, bytes, on));
       this.attach(volume).start();
-      const as = mirrorOf === null ? '' : `, a mirror that waits for node ${mirrorOf}`;
+      const as =
+        (mirrorOf === null ? '' : `, a mirror that waits for node ${mirrorOf}`) +
+        (on === null ? '' : `, on ${volume.container?.place.location ?? on}, with what that holds`);
       const message = `volume ${name} created, ${volume.sizeBytes} bytes${as}`;
       this.room.tell('volume-created', name, message);
       return this.show(volume.name);
@@ -160,7 +176,9 @@ export class VolumeCommands {
         this.reattach(name);
         throw error;
       }
-      this.room.tell('volume-deleted', name, `volume ${name} deleted`);
+      const { container } = device.volume;
+      const kept = container === null ? '' : `; ${container.place.location} keeps what it holds`;
+      this.room.tell('volume-deleted', name, `volume ${name} deleted${kept}`);
     });
   }
 
@@ -274,13 +292,34 @@ export class VolumeCommands {
     if (volume !== null && !this.room.stopping) this.attach(volume).start();
   }
 
+  private watch(volume: string, container: Container): void {
+    const tell = (trouble: string | null): void => {
+      const { location } = container.place;
+      if (trouble === null) {
+        this.room.tell('container-back', volume, `volume ${volume}: ${location} is in reach`);
+      } else {
+        const message = `volume ${volume}: ${location} is out of reach, and is tried again: ${trouble}`;
+        this.room.tell('container-lost', volume, message);
+      }
+    };
+    container.onTrouble = tell;
+    if (container.trouble !== null) tell(container.trouble);
+  }
+
   private attach(volume: Volume): HostedVolume {
     volume.onFailed = (reason) => {
       const message = `volume ${volume.name} refuses writes until the system is restarted: ${reason}`;
       this.room.tell('volume-failed', volume.name, message);
     };
+    if (volume.container !== null) this.watch(volume.name, volume.container);
     const device = this.host(volume);
     this.room.devices.set(volume.name, device);
     return device;
   }
+}
+
+function onOf({ container }: Volume): VolumeStatus['on'] {
+  if (container === null) return null;
+  const { place, trouble } = container;
+  return { kind: place.kind, location: place.location, trouble };
 }

@@ -35,6 +35,25 @@ export const ERROR_CATALOGUE = {
     'look its code up in docs/operating/check.md; a mirror may have what is lost',
   ),
   CONFIG_INVALID: entry('usage', 400, 'correct the configuration file'),
+  CONTAINER_IN_USE: entry('operator', 409, 'name another one, or end its other use'),
+  CONTAINER_INSECURE: entry(
+    'operator',
+    400,
+    'use nbds:// and TLS, or start the node with --insecure on a trusted network',
+  ),
+  CONTAINER_INVALID: entry(
+    'usage',
+    400,
+    'name a block device or file by its absolute path, or an export by its NBD URI',
+  ),
+  CONTAINER_REMOTE: entry(
+    'operator',
+    409,
+    'keep the volume in the data directory or on a device, or copy what is behind the export by its own means',
+  ),
+  CONTAINER_TOO_SMALL: entry('operator', 409, 'grow the container first, or give a smaller size'),
+  CONTAINER_UNREACHABLE: entry('peer', 502, 'start that server and check address and export name'),
+  CONTAINER_UNUSABLE: entry('operator', 400, 'check what it is, and who may write to it'),
   CONTROL_UNREACHABLE: entry('operator', 503, 'start the node, or name its socket with --control'),
   DATA_DIR_FORMAT_NEWER: entry(
     'operator',

@@ -97,7 +97,7 @@ function wrap(path: string, descriptor: number, stats: fs.BigIntStats): ImageFil
 }
 
 /** `stat` does not know the size of a device: the end is where nothing can be read any more. */
-function capacityOf(descriptor: number): number {
+export function capacityOf(descriptor: number): number {
   const probe = Buffer.alloc(PROBE_BYTES);
   const readable = (sector: number): boolean =>
     fs.readSync(descriptor, probe, 0, PROBE_BYTES, sector * PROBE_BYTES) > 0;

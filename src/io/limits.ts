@@ -397,6 +397,26 @@ export const MERGE_SLEEP_MS_MAX = 100;
 /** Merge: pause before another attempt after the disk was full. */
 export const MERGE_RETRY_MS = 30_000;
 
+/** Container behind an export: requests on their way. The others wait. */
+export const CONTAINER_REQUESTS_IN_FLIGHT_MAX = 256;
+/**
+ * Container behind an export: changes that were answered or are on their way, and are not flushed: their bytes and number. They
+ * are kept in memory; at the limit the export is flushed and further changes wait for that.
+ */
+export const CONTAINER_UNFLUSHED_BYTES_MAX: number = 64 * MIB;
+export const CONTAINER_UNFLUSHED_CHANGES_MAX = 16_384;
+/** Container behind an export: of these, changes done again at one time on a new connection. The others follow. */
+export const CONTAINER_REPLAYS_MAX = 64;
+/** Container behind an export: how long requests wait for a new connection. Then they are answered EIO, until there is one. */
+export const CONTAINER_WAIT_MS_MAX = 30_000;
+/** Container behind an export: time without any reply while requests are outstanding. Then the connection is cut. */
+export const CONTAINER_REPLY_MS_MAX = 30_000;
+/** Container behind an export: first and longest pause between attempts to connect; doubled from one to the next. */
+export const CONTAINER_RETRY_MS_MIN = 100;
+export const CONTAINER_RETRY_MS_MAX = 2_000;
+/** Container behind an export: zeroes of one request. More are done one after another. */
+export const CONTAINER_ZERO_BYTES_MAX: number = 64 * MIB;
+
 /** Import and export: bytes of one read, and reads with their writes on their way. The rest waits. */
 export const TRANSFER_CHUNK_BYTES: number = MIB;
 export const TRANSFER_CHUNKS_IN_FLIGHT_MAX = 8;

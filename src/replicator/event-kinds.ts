@@ -42,6 +42,8 @@ export const EVENT_LEVELS = {
   'volume-damaged': 'warn',
   'volume-failed': 'warn',
   'volume-close-failed': 'warn',
+  'container-lost': 'warn',
+  'container-back': 'info',
   'snapshot-created': 'info',
   'snapshot-copied': 'info',
   'snapshot-restored': 'info',

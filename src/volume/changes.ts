@@ -43,7 +43,12 @@ const Care = Object.freeze({
   LOCKED: 16,
   /** There are layers below: edges may have to be copied up. */
   LAYERED: 32,
+  /** The top lies in a container that takes nothing on this thread. */
+  REMOTE: 64,
 } as const);
+
+/** With any of these nothing is changed on this thread. */
+const NOT_NOW = Care.REFUSED | Care.UNARMED | Care.LOCKED | Care.REMOTE;
 
 export class Changes {
   /** Changes so far that were answered at once, and that went to the pool. */
@@ -106,6 +111,8 @@ export class Changes {
   layersChanged(): void {
     if (this.view.layered) this.care |= Care.LAYERED;
     else this.care &= ~Care.LAYERED;
+    if (this.view.top.container?.canNow === false) this.care |= Care.REMOTE;
+    else this.care &= ~Care.REMOTE;
   }
 
   /** The log may not know the top yet, whose record found no space: before the next change it has to. */
@@ -193,7 +200,7 @@ export class Changes {
 
   private mayChangeNow(request: DeviceRequest): boolean {
     const { care } = this;
-    if ((care & (Care.REFUSED | Care.UNARMED | Care.LOCKED)) !== 0) return false;
+    if ((care & NOT_NOW) !== 0) return false;
     const { offset } = request;
     const end = offset + request.length;
     if ((care & Care.QUEUED) !== 0 && this.queue.overlaps(offset, end)) return false;

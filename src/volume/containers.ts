@@ -8,6 +8,7 @@
  * - One volume has it at a time, as far as that can be told.
  */
 import type { DiskFile } from '../io/disk.ts';
+import { BlockferryError } from '../io/errors.ts';
 
 /** Of which kinds there are: a block device or regular file, and an export of another server. */
 export const CONTAINER_KINDS = ['device', 'nbd'] as const;
@@ -24,7 +25,7 @@ export interface Place {
 export interface Container {
   readonly place: Place;
   /**
-   * Its `sizeNow` is the capacity, `truncateNow` moves nothing and throws ENOSPC past the capacity, `dataAfter` tells of no
+   * Its `sizeNow` is the capacity; `truncateNow` says what of it is needed, moves nothing, and throws ENOSPC past the capacity; `dataAfter` tells of no
    * extents. A `punchHole` that succeeds leaves zeroes.
    */
   readonly file: DiskFile;
@@ -57,4 +58,14 @@ export interface Containers {
    * @throws BlockferryError CONTAINER_UNUSABLE, CONTAINER_IN_USE
    */
   open(place: Place, sizeBytes: number): Container;
+}
+
+/** Throws CONTAINER_TOO_SMALL. */
+export function refuseIfTooLarge({ file, place }: Container, sizeBytes: number): void {
+  const capacity = file.sizeNow();
+  if (sizeBytes <= capacity) return;
+  throw new BlockferryError(
+    'CONTAINER_TOO_SMALL',
+    `${place.location} has ${capacity} bytes, and a volume of ${sizeBytes} has no room there`,
+  );
 }

@@ -2,15 +2,18 @@
  * Volumes come and go whole: the steps of creating and deleting one, each safe to be the last.
  *
  * Create: build `creating-ID`, sync its files and itself, rename to `ID`, sync the parent.
- * Delete: rename to `deleting-ID`, sync the parent, give back the space in pieces, remove.
+ * Delete: rename to `deleting-ID`, sync the parent, give back the space in pieces, remove. A container keeps what it holds.
  */
 import type { Clock } from '../io/clock.ts';
 import type { Disk } from '../io/disk.ts';
 import { BlockferryError, errnoOf } from '../io/errors.ts';
+import { BLOCK_BYTES } from '../io/limits.ts';
 import type { Random } from '../io/random.ts';
 import { freeSpace } from './layers/free-space.ts';
+import type { Containers, Place } from './containers.ts';
 import { Metadata, writeError } from './log/metadata.ts';
-import type { Generation } from './log/records.ts';
+import type { Generation, MetadataRecord } from './log/records.ts';
+import { BlockState } from './maps/layer-map.ts';
 import { layerPath } from './recovery.ts';
 import type { Volume } from './volume.ts';
 
@@ -20,6 +23,8 @@ export interface StoreOptions {
   readonly random: Random;
   /** The data directory. */
   readonly path: string;
+  /** What base layers may lie in, besides files; none if not given. */
+  readonly containers?: Containers;
 }
 
 const ID_BYTES = 16;
@@ -33,6 +38,8 @@ export interface NewVolume {
   readonly origin: { readonly volume: string; readonly snapshot: string } | null;
   /** Of a secondary: the name of the node that it receives from. */
   readonly source?: string | null;
+  /** What its base layer lies in; null, or absent, for a file in its directory. */
+  readonly place?: Place | null;
 }
 
 /** Creates a volume and returns its directory. Throws METADATA_WRITE_FAILED and leaves nothing behind. */
@@ -61,7 +68,33 @@ async function buildVolume(
   options: StoreOptions,
   directory: string,
   id: string,
-  { name, sizeBytes, origin, source = null }: NewVolume,
+  { name, sizeBytes, origin, source = null, place = null }: NewVolume,
+): Promise<void> {
+  if (place === null) await buildBaseFile(options, directory, sizeBytes);
+  const createdAt = Math.floor(options.clock.wall());
+  await Metadata.create({ ...options, directory }, [
+    { kind: 'volume-created', id, name, sizeBytes, createdAt, nextMirrorId: 1 },
+    { kind: 'history-set', generations: source === null ? [firstGeneration(options.random)] : [] },
+    ...(source === null ? [] : [{ kind: 'source-bound' as const, node: source, volumeId: null }]),
+    ...(origin === null ? [] : [{ kind: 'cloned' as const, ...origin }]),
+    { kind: 'layer-created', layer: BASE_LAYER, parent: 0 },
+    ...(place === null ? [] : recordsOfPlace(place, sizeBytes)),
+  ]);
+}
+
+/** What a container holds is the content of the volume: all of it is data. */
+function recordsOfPlace({ kind, location }: Place, sizeBytes: number): MetadataRecord[] {
+  const [layer, count] = [BASE_LAYER, sizeBytes / BLOCK_BYTES];
+  return [
+    { kind: 'layer-placed', layer, container: kind, location },
+    { kind: 'allocated', layer, first: 0, count, state: BlockState.DATA },
+  ];
+}
+
+async function buildBaseFile(
+  options: StoreOptions,
+  directory: string,
+  sizeBytes: number,
 ): Promise<void> {
   const file = options.disk.open(layerPath(directory, BASE_LAYER), {
     create: true,
@@ -74,14 +107,6 @@ async function buildVolume(
   } finally {
     file.closeNow();
   }
-  const createdAt = Math.floor(options.clock.wall());
-  await Metadata.create({ ...options, directory }, [
-    { kind: 'volume-created', id, name, sizeBytes, createdAt, nextMirrorId: 1 },
-    { kind: 'history-set', generations: source === null ? [firstGeneration(options.random)] : [] },
-    ...(source === null ? [] : [{ kind: 'source-bound' as const, node: source, volumeId: null }]),
-    ...(origin === null ? [] : [{ kind: 'cloned' as const, ...origin }]),
-    { kind: 'layer-created', layer: BASE_LAYER, parent: 0 },
-  ]);
 }
 
 /** A volume that takes writes begins with a generation; a secondary gets its history from its source. */
@@ -101,7 +126,7 @@ export async function removeVolume(
   const { disk, path } = options;
   const parent = `${path}/volumes`;
   const leaving = `${parent}/deleting-${id}`;
-  const layers = [...volume.metadata.state.layers.keys()];
+  const layers = [...volume.metadata.state.layers.values()];
   await volume.close();
   try {
     disk.rename(`${parent}/${id}`, leaving);
@@ -115,7 +140,9 @@ export async function removeVolume(
     renameQuietly(disk, leaving, `${parent}/${id}`);
     throw writeError(leaving, errnoOf(thrown));
   }
-  for (const layer of layers) await freeSpace(disk, layerPath(leaving, layer), () => false);
+  for (const { id: layer, place } of layers) {
+    if (place === null) await freeSpace(disk, layerPath(leaving, layer), () => false);
+  }
   removeQuietly(disk, leaving);
 }
 

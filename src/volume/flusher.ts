@@ -13,6 +13,7 @@
  *   since it began; else it begins one, or waits for the next, which serves all that wait.
  */
 import { Status, PENDING } from '../io/device.ts';
+import type { DiskFile } from '../io/disk.ts';
 import { FLUSH_RECORDS_MAX, SYNCS_IN_FLIGHT_MAX } from '../io/limits.ts';
 import type { Layer } from './layers/layer.ts';
 import type { Metadata } from './log/metadata.ts';
@@ -27,7 +28,7 @@ export interface FlushOwner {
   readonly failed: boolean;
   readonly metadata: Metadata;
   /** The data file could not be synced. */
-  syncFailed(errno: number): void;
+  syncFailed(errno: number, file: DiskFile): void;
   /** Appends a record of a layer, unless the layer is gone by now. */
   record(record: MapRecord): void;
   /** What was recorded of the layers is folded: live maps and recorded ones may be alike again. */
@@ -115,7 +116,7 @@ export class Flusher {
       layer.pin();
       layer.file.datasync((result) => {
         layer.unpin();
-        if (result < 0) this.owner.syncFailed(-result);
+        if (result < 0) this.owner.syncFailed(-result, layer.file);
         left -= 1;
         if (left === 0) done();
       });

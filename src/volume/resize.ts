@@ -4,15 +4,17 @@
  * Invariants:
  * - Growing: the file first, so that a size that is recorded always has its bytes.
  * - Shrinking: the record first, so that what is cut off is not needed by any state that recovery can find.
+ * - What grows reads as zeroes. A file that is lengthened does; of a container that part is zeroed before it counts.
  * - What the mirrors hold past the old end is unknown: it is marked in the same commit as the new size.
  */
 import { Status } from '../io/device.ts';
 import { errnoOf } from '../io/errors.ts';
-import { BLOCK_BYTES } from '../io/limits.ts';
+import { BLOCK_BYTES, ZERO_PUNCH_BYTES_MAX, ZERO_WRITE_BYTES_MAX } from '../io/limits.ts';
 import type { Changes } from './changes.ts';
 import type { Layer } from './layers/layer.ts';
 import { writeError } from './log/metadata.ts';
 import type { Metadata } from './log/metadata.ts';
+import { ZEROES } from './zeroing.ts';
 
 /** What a volume lends to the change of its size. */
 export interface ResizeHost {
@@ -34,6 +36,7 @@ export async function growVolume(host: ResizeHost, sizeBytes: number): Promise<v
   const before = layer.sizeBytes;
   setFileSize(layer, before);
   setFileSize(layer, sizeBytes);
+  if (layer.container !== null) await zeroContainer(layer, before, sizeBytes);
   // Through a flush, in whose order syncs are answered: one of its own that fails may have taken what a flush is asked for.
   layer.touched = true;
   const flushed = await host.flushed();
@@ -103,5 +106,21 @@ function cutFile(layer: Layer, sizeBytes: number): void {
     layer.file.truncateNow(sizeBytes);
   } catch {
     // Only its space is not given back yet.
+  }
+}
+
+/** Zeroes whole blocks, in pieces. Throws METADATA_WRITE_FAILED. */
+async function zeroContainer({ file }: Layer, from: number, end: number): Promise<void> {
+  let mayPunch = true;
+  for (let at = from; at < end;) {
+    const most = mayPunch ? ZERO_PUNCH_BYTES_MAX : ZERO_WRITE_BYTES_MAX;
+    const [position, length] = [at, Math.min(most, end - at)];
+    const status = await new Promise<number>((resolve) => {
+      if (mayPunch) file.punchHole(position, length, resolve);
+      else file.write(ZEROES, 0, length, position, resolve);
+    });
+    if (mayPunch && status === -Status.ENOTSUP) mayPunch = false;
+    else if (status < 0) throw writeError(file.path, -status);
+    else at += length;
   }
 }

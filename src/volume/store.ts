@@ -16,6 +16,8 @@ import { BlockferryError, errnoOf, errorText } from '../io/errors.ts';
 import { VOLUMES_MAX } from '../io/limits.ts';
 import type { Finding } from './check/check-finding.ts';
 import { checkLiveVolume } from './check/check-live.ts';
+import { refuseIfTooLarge } from './containers.ts';
+import type { Container, Containers, Place } from './containers.ts';
 import { createVolume, discardVolume, removeVolume } from './creation.ts';
 import type { NewVolume, StoreOptions } from './creation.ts';
 import type { Origin } from './layers/layer-set.ts';
@@ -61,6 +63,8 @@ export class VolumeStore {
   private readonly volumes = new Map<string, Volume>();
   /** Names of volumes that are being created or deleted. */
   private readonly reserved = new Set<string>();
+  /** Containers of volumes that are being made. */
+  private readonly claims = new Set<Claimed>();
   private readonly work = new Set<Promise<unknown>>();
   /** Directories that were opened, or could not be. */
   private readonly tried = new Set<string>();
@@ -111,6 +115,23 @@ export class VolumeStore {
   }
 
   /**
+   * A volume whose base layer lies in a container, and has the content that is there. Throws as `create`, and the CONTAINER_
+   * codes.
+   */
+  async createOn(name: string, sizeBytes: number, location: string): Promise<Volume> {
+    validateVolumeName(name);
+    validateSize(sizeBytes);
+    const place = this.containers(location).placeOf(location);
+    return await this.make({ name, sizeBytes, origin: null, place });
+  }
+
+  private containers(location: string): Containers {
+    const { containers } = this.options;
+    if (containers !== undefined) return containers;
+    throw new BlockferryError('CONTAINER_UNUSABLE', `${location} cannot be opened here`);
+  }
+
+  /**
    * A volume with the content of a snapshot, through which it reads what it has not written itself. Takes no space, and no
    * time. Throws as `create`, and SNAPSHOT_NOT_FOUND.
    */
@@ -133,20 +154,55 @@ export class VolumeStore {
       throw new BlockferryError('VOLUME_LIMIT', `there are ${VOLUMES_MAX} volumes already`);
     }
     this.reserved.add(name);
+    const claimed = new Claimed();
     try {
-      const directory = await this.track(createVolume(this.options, wanted));
-      const volume = this.openNew(directory);
-      this.add(volume);
-      return volume;
+      return await this.track(this.build(wanted, claimed));
     } finally {
+      claimed.drop();
+      this.claims.delete(claimed);
       this.reserved.delete(name);
     }
   }
 
+  private async build(wanted: NewVolume, claimed: Claimed): Promise<Volume> {
+    const { place = null, sizeBytes } = wanted;
+    if (place !== null) await this.claim(place, sizeBytes, claimed);
+    const volume = this.openNew(await createVolume(this.options, wanted), claimed);
+    this.add(volume);
+    return volume;
+  }
+
+  private async claim(place: Place, sizeBytes: number, claimed: Claimed): Promise<void> {
+    // By its name already: a server may let nobody in beside whoever has it.
+    this.refuseUsed(place, place.location);
+    claimed.names.push(place.location);
+    this.claims.add(claimed);
+    const container = await this.containers(place.location).claim(place);
+    claimed.container = container;
+    this.refuseUsed(place, container.identity, claimed);
+    claimed.names.push(container.identity);
+    refuseIfTooLarge(container, sizeBytes);
+  }
+
+  /** `called`: a location or an identity. Throws CONTAINER_IN_USE. */
+  private refuseUsed({ location }: Place, called: string, own: Claimed | null = null): void {
+    const refuse = (by: string): never => {
+      throw new BlockferryError('CONTAINER_IN_USE', `${location} holds ${by}`);
+    };
+    for (const { name, container } of this.volumes.values()) {
+      if (container?.place.location === called || container?.identity === called) {
+        refuse(`the volume ${name}`);
+      }
+    }
+    for (const claimed of this.claims) {
+      if (claimed !== own && claimed.names.includes(called)) refuse('a volume that is being made');
+    }
+  }
+
   /** Throws METADATA_WRITE_FAILED when it cannot be opened, and then removes it. */
-  private openNew(directory: string): Volume {
+  private openNew(directory: string, claimed: Claimed): Volume {
     try {
-      return this.open(directory);
+      return this.open(directory, claimed);
     } catch (thrown) {
       discardVolume(this.options, directory);
       if (thrown instanceof BlockferryError) throw thrown;
@@ -278,9 +334,16 @@ export class VolumeStore {
     }
   }
 
-  private open(directory: string): Volume {
+  private open(directory: string, claimed: Claimed | null = null): Volume {
     const originOf = (origin: VolumeOrigin): Origin => this.below(origin);
-    return Volume.open({ ...this.options, directory, originOf, spare: this.spare ?? undefined });
+    const containerOf = (place: Place, sizeBytes: number): Container => {
+      const container = claimed?.take() ?? null;
+      if (container === null) return this.containers(place.location).open(place, sizeBytes);
+      container.file.truncateNow(sizeBytes);
+      return container;
+    };
+    const spare = this.spare ?? undefined;
+    return Volume.open({ ...this.options, directory, originOf, containerOf, spare });
   }
 
   /** The layers below a clone; opens their volume if that has not been its turn yet. Throws METADATA_CORRUPT. */
@@ -320,6 +383,23 @@ export class VolumeStore {
       const reason = thrown instanceof BlockferryError ? thrown.line : errorText(thrown);
       this.damaged.push({ id, reason });
     }
+  }
+}
+
+/** The container of a volume that is being made, until the volume has it. */
+class Claimed {
+  /** Its location, and its identity when that is known. */
+  readonly names: string[] = [];
+  container: Container | null = null;
+
+  take(): Container | null {
+    const { container } = this;
+    this.container = null;
+    return container;
+  }
+
+  drop(): void {
+    this.take()?.file.closeNow();
   }
 }
 

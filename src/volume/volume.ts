@@ -11,12 +11,14 @@ import assert from 'node:assert';
 import type { Clock } from '../io/clock.ts';
 import { PENDING, Status } from '../io/device.ts';
 import type { DeviceRequest, StatusContext } from '../io/device.ts';
-import type { Disk } from '../io/disk.ts';
+import type { Disk, DiskFile } from '../io/disk.ts';
 import { BlockferryError } from '../io/errors.ts';
 import { BLOCK_BYTES } from '../io/limits.ts';
 import type { Random } from '../io/random.ts';
 import { AllocationContext } from './allocation-context.ts';
 import { Changes } from './changes.ts';
+import { refuseIfTooLarge } from './containers.ts';
+import type { Container, Place } from './containers.ts';
 import { Flusher } from './flusher.ts';
 import type { FlushOwner } from './flusher.ts';
 import { IdleWaiters } from './idle.ts';
@@ -53,6 +55,8 @@ export interface VolumeOptions {
   readonly compactBytes?: number;
   /** Space for records that free more of it. */
   readonly spare?: Spare | undefined;
+  /** Opens what the base layer lies in. Throws the CONTAINER_ codes. */
+  readonly containerOf?: (place: Place, sizeBytes: number) => Container;
   /** Finds what lies below a clone. Throws METADATA_CORRUPT. */
   readonly originOf?: (origin: { volume: string; snapshot: string }) => Origin;
 }
@@ -94,7 +98,15 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     const { origin } = metadata.state;
     const below = origin === null ? null : (options.originOf?.(origin) ?? lost(origin));
     const spare = options.spare ?? null;
-    this.layers = LayerSet.open({ disk, directory, metadata, origin: below, spare });
+    const { containerOf } = options;
+    this.layers = LayerSet.open({
+      disk,
+      directory,
+      metadata,
+      origin: below,
+      spare,
+      containerOf,
+    });
     const { head, tellsBlocks } = this.layers;
     const { bootId } = disk;
     this.changes = new Changes({ view: head, metadata, clock, bootId, tellsBlocks, ended });
@@ -108,6 +120,7 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
       this.fail(reason);
       if (unsynced) this.recordFailure();
     };
+    if (this.container !== null) this.container.onLost = (reason) => this.fail(reason);
     this.bootId = bootId;
     if (isDistrusted(metadata.state, bootId)) this.fail(FAILED_BEFORE);
   }
@@ -159,6 +172,19 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     return this.layers.top;
   }
 
+  /** What its base layer lies in; null: a file in its directory. */
+  get container(): Container | null {
+    return this.layers.container;
+  }
+
+  /** `readNow` may be called: no layer below lies where only the pool gets to, in a clone's origin neither. */
+  get canReadNow(): boolean {
+    for (let layer: Layer | null = this.layer; layer !== null; layer = layer.parent) {
+      if (layer.container?.canNow === false) return false;
+    }
+    return true;
+  }
+
   /** A sync failed: writes and flushes answer EIO from then on. */
   get failed(): boolean {
     return this.failureReason !== null;
@@ -168,10 +194,12 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     return this.failureReason;
   }
 
-  /** Bytes of the blocks that hold data, in all layers. */
+  /** Bytes of the blocks that hold data, in all layers with files of their own. */
   get allocatedBytes(): number {
     let blocks = 0;
-    for (const { map } of this.layers.all()) blocks += map.data.count;
+    for (const { map, container } of this.layers.all()) {
+      if (container === null) blocks += map.data.count;
+    }
     return blocks * BLOCK_BYTES;
   }
 
@@ -223,7 +251,7 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
 
   // ---- for the replicator
 
-  /** Reads on the calling thread, blocking if it must; 0 or an errno. Sees every change applied so far. */
+  /** Reads on the calling thread, blocking if it must; 0 or an errno. Sees every change applied so far. See `canReadNow`. */
   readNow(buffer: Buffer, start: number, length: number, offset: number): number {
     return this.reader.readNow(buffer, start, length, offset);
   }
@@ -260,8 +288,11 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
 
   // ---- failing
 
-  syncFailed(errno: number): void {
-    this.fail(`the data file could not be synced (errno ${errno})`);
+  syncFailed(errno: number, file: DiskFile): void {
+    this.fail(`${file.path} could not be synced (errno ${errno})`);
+    const { container } = this;
+    // What lies behind an export is not in the page cache of this system.
+    if (container?.canNow === false && container.file === file) return;
     this.recordFailure();
   }
 
@@ -302,11 +333,13 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
 
   /**
    * Grows or shrinks the volume; after a crash it has the old or the new size. Shrinking drops what is past the
-   * new end. Throws SIZE_INVALID, VOLUME_BUSY (another resize), VOLUME_FAILED or METADATA_WRITE_FAILED.
+   * new end. Throws SIZE_INVALID, CONTAINER_TOO_SMALL, VOLUME_FAILED or METADATA_WRITE_FAILED.
    */
   async resize(sizeBytes: number): Promise<void> {
     validateSize(sizeBytes);
     this.refuseIfFailed();
+    // Also when the top is a file: layers are merged into the container.
+    if (this.container !== null) refuseIfTooLarge(this.container, sizeBytes);
     await this.exclusive(async () => {
       if (sizeBytes > this.sizeBytes) await growVolume(this, sizeBytes);
       else if (sizeBytes < this.sizeBytes) await shrinkVolume(this, sizeBytes);

@@ -99,6 +99,7 @@ describe('the control API', () => {
       failure: null,
       snapshots: 0,
       clone_of: null,
+      on: null,
       merge: {
         state: 'idle',
         done_bytes: 0,

@@ -34,6 +34,7 @@ const STATUS: NodeStatus = {
       failure: null,
       snapshots: 2,
       clone_of: null,
+      on: null,
       merge: {
         state: 'running',
         done_bytes: 1024,

@@ -25,6 +25,8 @@ export interface CheckTools {
   turn(): Promise<void>;
   /** CHECK_READ_BYTES to read into. */
   readonly buffer: Buffer;
+  /** Bytes of a device that holds a base layer. Throws what tells why it cannot be used. */
+  readonly deviceBytes?: ((path: string) => number) | undefined;
 }
 
 export interface BlockRange {

@@ -6,6 +6,7 @@
 import type { Disk, DiskFile } from '../../io/disk.ts';
 import { errorText } from '../../io/errors.ts';
 import { BLOCK_BYTES } from '../../io/limits.ts';
+import { checkContainer } from './check-container.ts';
 import { checkContent } from './check-extents.ts';
 import type { CheckTools, OutsideMeaning } from './check-extents.ts';
 import { atBytes, atFile, finding } from './check-finding.ts';
@@ -38,7 +39,8 @@ export interface CheckedDirectory {
 /** What lies in the directory and does not belong to the log or to a layer. */
 export function checkNames({ disk, directory, state }: CheckedDirectory): Finding[] {
   const findings: Finding[] = [];
-  const wanted = new Set([...state.layers.keys()].map((layer) => layerPath(directory, layer)));
+  const files = [...state.layers.values()].filter(({ place }) => place === null);
+  const wanted = new Set(files.map(({ id }) => layerPath(directory, id)));
   for (const name of disk.list(directory)) {
     const path = `${directory}/${name}`;
     if (wanted.has(path) || OTHER_NAMES.has(name)) continue;
@@ -92,6 +94,7 @@ export async function checkLayer(
   layer: LayerRecord,
 ): Promise<Finding[]> {
   const { disk, directory, state, tools, merging } = checked;
+  if (layer.place !== null) return checkContainer(layer.place, layer.map, tools);
   const path = layerPath(directory, layer.id);
   let file: DiskFile;
   try {

@@ -12,6 +12,7 @@ import type { Disk, DiskFile } from '../../io/disk.ts';
 import { WOULD_BLOCK } from '../../io/disk.ts';
 import { BlockferryError } from '../../io/errors.ts';
 import { BLOCK_BYTES, CHECK_READ_BYTES, CHECK_STEPS_PER_TURN } from '../../io/limits.ts';
+import { checkLiveContainer } from './check-container.ts';
 import { Places, checkContent, fileRuns, writtenRuns } from './check-extents.ts';
 import type { BlockRange, CheckTools } from './check-extents.ts';
 import { atFile, finding } from './check-finding.ts';
@@ -48,8 +49,7 @@ export async function checkLiveVolume({ disk, volume, gone }: LiveCheck): Promis
       }
     },
   };
-  const { path } = volume.layer.file;
-  const directory = path.slice(0, path.lastIndexOf('/'));
+  const { directory } = volume;
   const findings: Finding[] = [];
   if (volume.failed) {
     const what = `it refuses writes: ${volume.failure ?? ''}`;
@@ -61,7 +61,8 @@ export async function checkLiveVolume({ disk, volume, gone }: LiveCheck): Promis
   const logPath = `${directory}/${LOG_NAME}`;
   findings.push(...checkState(state, { directory, logPath, snapshotOffsets: new Map() }));
   const names = new Set(disk.list(directory));
-  for (const { id, map } of state.layers.values()) {
+  for (const { id, map, place } of state.layers.values()) {
+    if (place !== null) continue;
     const file = layerPath(directory, id);
     if (names.has(file.slice(directory.length + 1))) continue;
     const what = `the file of layer ${id} is not there: ${map.data.count} blocks of data, until the volume is closed`;
@@ -155,6 +156,7 @@ async function checkLiveLayer(
   const record = state.layers.get(layer.id);
   // It went while others were looked at.
   if (record === undefined) return [];
+  if (layer.container !== null) return checkLiveContainer(layer.container, record.map);
   if (layer === volume.layer) {
     const short = checkLength(layer.file, record, false).filter(
       // A file that is longer is on its way to another size.

@@ -24,6 +24,8 @@ export interface CheckOptions extends RepairTools {
   /** Name or id of the one volume to check; null for all, and for the directory itself. */
   readonly volume: string | null;
   readonly repair: boolean;
+  /** See `CheckTools`. */
+  readonly deviceBytes?: (path: string) => number;
 }
 
 export interface VolumeReport {
@@ -196,10 +198,11 @@ function originsMissing(logs: ReadonlyMap<string, VolumeLog>): Finding[] {
   return findings;
 }
 
-function toolsOf({ clock }: CheckOptions): CheckTools {
+function toolsOf({ clock, deviceBytes }: CheckOptions): CheckTools {
   return {
     turn: () => new Promise((resolve) => clock.soon(resolve)),
     buffer: Buffer.alloc(CHECK_READ_BYTES),
+    deviceBytes,
   };
 }
 

@@ -9,14 +9,15 @@
  */
 import assert from 'node:assert';
 import type { Disk, DiskFile } from '../../io/disk.ts';
-import { errnoOf } from '../../io/errors.ts';
+import { BlockferryError, errnoOf } from '../../io/errors.ts';
 import { BLOCK_BYTES } from '../../io/limits.ts';
+import type { Container, Place } from '../containers.ts';
 import { keepProbe, tellsBlocks } from './extents-probe.ts';
 import { freeSpace } from './free-space.ts';
 import { Layer } from './layer.ts';
 import { LayerMap } from '../maps/layer-map.ts';
 import { writeError } from '../log/metadata.ts';
-import type { Metadata } from '../log/metadata.ts';
+import type { LayerRecord, Metadata } from '../log/metadata.ts';
 import { layerPath, openLayerFile, removeStrayLayers } from '../recovery.ts';
 import type { Spare } from './spare.ts';
 import { isDistrusted } from '../volume-state.ts';
@@ -36,6 +37,8 @@ export interface LayerSetOptions {
   readonly metadata: Metadata;
   /** A little space, for what a full disk must not keep from being opened. */
   readonly spare: Spare | null;
+  /** Opens what the base layer lies in. Throws the CONTAINER_ codes. */
+  readonly containerOf?: ((place: Place, sizeBytes: number) => Container) | undefined;
 }
 
 export class LayerSet {
@@ -81,9 +84,10 @@ export class LayerSet {
       for (const record of state.layers.values()) {
         const { id, sealed } = record;
         const parent = layers.get(record.parent) ?? origin?.layer ?? null;
-        const file = openLayerFile(disk, directory, record);
+        const container = openContainer(options, record);
+        const file = container?.file ?? openLayerFile(disk, directory, record);
         const map = sealed ? record.map : record.map.clone();
-        layers.set(id, new Layer({ id, file, parent, map, sealed }));
+        layers.set(id, new Layer({ id, file, parent, map, sealed, container }));
       }
       // Only now: where a layer has no file, a stray one may be it.
       removeStrayLayers(disk, directory, state);
@@ -102,6 +106,12 @@ export class LayerSet {
 
   get top(): Layer {
     return this.head.top;
+  }
+
+  /** What the base layer of the volume itself lies in; null: a file in its directory. */
+  get container(): Container | null {
+    for (const { container } of this.layers.values()) if (container !== null) return container;
+    return null;
   }
 
   /** Layers that are not sealed, the top last. */
@@ -338,4 +348,14 @@ export class LayerSet {
       // The next open removes it.
     }
   }
+}
+
+/** Null for a layer with a file of its own. */
+function openContainer({ containerOf }: LayerSetOptions, layer: LayerRecord): Container | null {
+  const { place, map } = layer;
+  if (place === null) return null;
+  if (containerOf === undefined) {
+    throw new BlockferryError('CONTAINER_UNUSABLE', `${place.location} cannot be opened here`);
+  }
+  return containerOf(place, map.blockCount * BLOCK_BYTES);
 }

@@ -6,10 +6,12 @@
  *   base layer that makes the map something that may lag behind the file after a crash (recovery.ts).
  * - The map changes after the file did.
  * - A sealed layer is not written by hosts any more, and its map is the metadata's.
+ * - A base layer that lies in a container has no extents: after an unclean stop all of it is data (containers.ts).
  * - The file is closed when nobody reads, writes or syncs it any more: `pin` says who does.
  */
 import assert from 'node:assert';
 import type { Disk, DiskFile } from '../../io/disk.ts';
+import type { Container } from '../containers.ts';
 import { BLOCKS_PER_REGION, BLOCK_BYTES } from '../../io/limits.ts';
 import { BlockSet } from '../maps/block-set.ts';
 import { BlockState } from '../maps/layer-map.ts';
@@ -37,6 +39,8 @@ export class Layer {
   /** Another number for every layer that was opened, of whatever volume. */
   readonly key: number;
   readonly file: DiskFile;
+  /** Of a base layer: what its file is the content of; null: a file of its own. */
+  readonly container: Container | null;
   /** The layer below; null for the base layer. */
   parent: Layer | null;
   map: LayerMap;
@@ -58,12 +62,14 @@ export class Layer {
     parent: Layer | null;
     map: LayerMap;
     sealed: boolean;
+    container?: Container | null;
   }) {
     const { map } = options;
     this.id = options.id;
     lastKey += 1;
     this.key = lastKey;
     this.file = options.file;
+    this.container = options.container ?? null;
     this.parent = options.parent;
     this.map = map;
     this.sealed = options.sealed;
@@ -154,7 +160,11 @@ export class Layer {
   recover(disk: Disk): void {
     // It may still be in the page cache alone.
     this.touched = true;
-    const { file, map, parent } = this;
+    const { container, file, map, parent } = this;
+    if (container !== null) {
+      if (map.set(0, map.blockCount, BlockState.DATA)) this.unrecorded.add(0, map.blockCount);
+      return;
+    }
     const rounding = parent === null ? 'touched' : 'covered';
     recoverMap(disk, { file, map, rounding }, (first, count) => this.unrecorded.add(first, count));
   }

@@ -236,7 +236,7 @@ export class LayerMerge {
     const { file } = this.into;
     const status = await answer((done) => file.datasync(done));
     if (status >= 0) return null;
-    this.host.syncFailed(-status);
+    this.host.syncFailed(-status, file);
     return { errno: -status, what: `${file.path} could not be synced`, final: true };
   }
 

@@ -38,7 +38,7 @@ export interface MergeHost {
   /** A merge is over, or was given up: what of its layers is garbage may go now. */
   released(): void;
   /** The file of a layer could not be synced: that is final for the volume (I10). */
-  syncFailed(errno: number): void;
+  syncFailed(errno: number, file: DiskFile): void;
 }
 
 export interface MergerOptions {
