@@ -15,6 +15,7 @@ import {
 } from '../io/limits.ts';
 import { parseNbdUri } from '../nbd/uri.ts';
 import type { BlockSet } from '../volume/maps/block-set.ts';
+import type { MirrorRecord } from '../volume/log/metadata.ts';
 import type { MetadataRecord } from '../volume/log/records.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { Mirror } from './mirror.ts';
@@ -116,14 +117,14 @@ export class MirrorSet {
   remove(uri: string): Promise<void> {
     return this.inTurn(async () => {
       const mirror = this.find(uri);
-      const running = mirror.state !== 'paused';
+      const record = this.recordOf(mirror);
       await mirror.interrupt('is being removed');
       try {
         await this.record([{ kind: 'mirror-removed', mirror: mirror.id }], () =>
-          this.restore(mirror),
+          this.restore(mirror, record),
         );
       } catch (thrown) {
-        if (running) mirror.reconnect();
+        mirror.reconnect();
         throw thrown;
       }
       this.mirrors.splice(this.mirrors.indexOf(mirror), 1);
@@ -155,24 +156,30 @@ export class MirrorSet {
   resync(uri: string): Promise<void> {
     return this.inTurn(async () => {
       const mirror = this.find(uri);
-      if (mirror.state === 'paused') {
-        const message = `mirror ${mirror.uri.text} is paused`;
+      if (mirror.state === 'paused' || mirror.state === 'diverged') {
+        const message = `mirror ${mirror.uri.text} is ${mirror.state}`;
         throw new BlockferryError('MIRROR_STATE', message);
       }
-      await this.record([{ kind: 'mirror-bits-all', mirror: mirror.id, set: 'suspect' }], () =>
-        mirror.blocks.recordAll(),
-      );
       await mirror.resync();
+      await this.recordMarks(mirror);
     });
+  }
+
+  /** Of a mirror that is interrupted: they are durable when it is in contact again. */
+  private async recordMarks(mirror: Mirror): Promise<void> {
+    mirror.blocks.recordAll();
+    try {
+      await this.commit(() => {});
+    } finally {
+      mirror.reconnect();
+    }
   }
 
   /** Bytes a second at most from now on; null: no limit. @throws BlockferryError MIRROR_NOT_FOUND, METADATA_WRITE_FAILED */
   limit(uri: string, bytesPerSecond: number | null): Promise<void> {
     return this.inTurn(async () => {
       const mirror = this.find(uri);
-      const record = this.host.volume.metadata.state.mirrors.get(mirror.id);
-      if (record === undefined) throw new Error('a mirror has a record');
-      const { lanes, limit: before } = record;
+      const { lanes, limit: before } = this.recordOf(mirror);
       const options = (limit: number | null): MetadataRecord => ({
         kind: 'mirror-options',
         mirror: mirror.id,
@@ -213,10 +220,10 @@ export class MirrorSet {
 
   private repair(mirror: Mirror, differing: BlockSet): Promise<void> {
     return this.inTurn(async () => {
-      mirror.blocks.dirty.addSet(differing);
-      mirror.blocks.recordAll();
-      await this.commit(() => {});
-      if (mirror.state !== 'paused') await mirror.repair();
+      // It may have been removed meanwhile.
+      if (!this.mirrors.includes(mirror)) throw this.notFound(mirror.uri.text);
+      await mirror.repair(differing);
+      await this.recordMarks(mirror);
     });
   }
 
@@ -288,8 +295,17 @@ export class MirrorSet {
     const uri = parseNbdUri(text);
     const mirror = this.mirrors.find((candidate) => candidate.uri.text === uri.text);
     if (mirror !== undefined) return mirror;
-    const message = `${this.host.volume.name} has no mirror ${uri.text}`;
-    throw new BlockferryError('MIRROR_NOT_FOUND', message);
+    throw this.notFound(uri.text);
+  }
+
+  private recordOf({ id }: Mirror): MirrorRecord {
+    const record = this.host.volume.metadata.state.mirrors.get(id);
+    if (record === undefined) throw new Error('a mirror has a record');
+    return record;
+  }
+
+  private notFound(uri: string): BlockferryError {
+    return new BlockferryError('MIRROR_NOT_FOUND', `${this.host.volume.name} has no mirror ${uri}`);
   }
 
   private recordPaused(mirror: Mirror, paused: boolean): Promise<void> {
@@ -329,10 +345,13 @@ export class MirrorSet {
   }
 
   /** A mirror that could not be removed is recorded again, with what it lacks. */
-  private restore(mirror: Mirror): void {
+  private restore(mirror: Mirror, record: MirrorRecord): void {
     const { metadata } = this.host.volume;
     const { id, uri, mode, stallPolicy, state, blocks } = mirror;
+    const { lanes, limit, peer } = record;
     metadata.append({ kind: 'mirror-added', mirror: id, uri: uri.text, mode, stallPolicy });
+    metadata.append({ kind: 'mirror-options', mirror: id, lanes, limit });
+    if (peer !== null) metadata.append({ kind: 'mirror-peer', mirror: id, ...peer });
     if (state === 'paused') metadata.append({ kind: 'mirror-paused', mirror: id, paused: true });
     blocks.recordAll();
   }

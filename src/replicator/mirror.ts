@@ -212,12 +212,11 @@ export class Mirror {
     this.link.start();
   }
 
-  /** Compares everything again. The caller recorded the suspects. */
+  /** Marks everything, to be compared. The caller records that, and `reconnect` follows. */
   async resync(): Promise<void> {
     this.guarding = false;
     await this.interrupt('compares everything, as the operator asked');
     this.blocks.suspect.addAll();
-    this.reconnect();
   }
 
   /**
@@ -236,10 +235,11 @@ export class Mirror {
     return { differing, bytesCompared: verification.bytesCompared };
   }
 
-  /** Sends these blocks again. The caller recorded that they are marked. */
-  async repair(): Promise<void> {
+  /** Marks these blocks, to be sent again. The caller records that, and `reconnect` follows. */
+  async repair(differing: BlockSet): Promise<void> {
+    // No run is under way then, which would take them for its own.
     await this.interrupt('sends again what was found different');
-    this.reconnect();
+    this.blocks.dirty.addSet(differing);
   }
 
   /** Ends the contact for a moment, and marks what the mirror lacks. `reconnect` follows. */
@@ -248,8 +248,9 @@ export class Mirror {
     await this.halt();
   }
 
+  /** After `interrupt`. A mirror that an operator has to resume stays as it is. */
   reconnect(): void {
-    this.link.start();
+    if (this.state !== 'paused' && this.state !== 'diverged') this.link.start();
   }
 
   /** Stops all traffic and marks what is not durable there. The state stays as it is. */

@@ -79,3 +79,46 @@ describe('a mirror that was set back', () => {
     expect(await mirror.differences(rig.expected)).toEqual([]);
   });
 });
+
+describe('a mirror whose history is another', () => {
+  it('waits for an operator, and is not compared before it was resumed', async () => {
+    const scope = testScope();
+    const rig = await Rig.create(scope, { sizeBytes: 16 * MIB });
+    const mirror = await PeerMirror.start(scope, { sizeBytes: 16 * MIB });
+    await rig.addPeer(mirror);
+    await rig.inStep();
+    const { uri } = rig.status();
+    const { metadata } = mirror.secondary.volume;
+    const { generations } = metadata.state;
+    const other = [{ number: 1, id: 'ee'.repeat(16), firstEpoch: 1 }];
+    metadata.append({ kind: 'history-set', generations: other });
+    mirror.cut();
+    await rig.until('an operator', ({ state }) => state === 'diverged');
+    await expect(rig.device.resyncMirror(uri)).rejects.toMatchObject({ code: 'MIRROR_STATE' });
+    expect(rig.status().state).toBe('diverged');
+    metadata.append({ kind: 'history-set', generations });
+    await rig.write(MIB, stamped(8192, 5));
+    await rig.device.resumeMirror(uri);
+    await rig.inStep();
+    expect(await mirror.differences(rig.expected)).toEqual([]);
+  });
+});
+
+describe('a mirror that is to be compared', () => {
+  it('still is when the node ends before it is in contact again', async () => {
+    const scope = testScope();
+    const rig = await Rig.create(scope, { sizeBytes: 16 * MIB });
+    const mirror = await PeerMirror.start(scope, { sizeBytes: 16 * MIB });
+    await rig.addPeer(mirror);
+    await rig.inStep();
+    mirror.leave();
+    await rig.until('the outage', ({ state }) => state === 'delta');
+    await rig.device.resyncMirror(rig.status().uri);
+    const next = rig.killAndRestart();
+    expect(next.status().suspect_bytes).toBe(16 * MIB);
+    mirror.comeBack();
+    await next.inStep();
+    expect(await mirror.differences(next.expected)).toEqual([]);
+    expect(next.status().bytes_compared).toBe(16 * MIB);
+  });
+});
