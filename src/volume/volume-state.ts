@@ -99,6 +99,8 @@ export interface VolumeState {
   readonly position: TimedPosition | null;
   /** The delta run that a secondary is in the middle of. */
   readonly run: RunRecord | null;
+  /** Why no writes are taken: another node goes on under a newer generation. Null: nothing is known of one. */
+  readonly fenced: string | null;
   /** The snapshot below the base layer, by the ids of its volume and its own; null: nothing is below it. */
   readonly origin: { readonly volume: string; readonly snapshot: string } | null;
   /** Parents before their children, as they came. */
@@ -160,6 +162,7 @@ export function emptyState(): VolumeState {
     source: null,
     position: null,
     run: null,
+    fenced: null,
     origin: null,
     layers: new Map<number, LayerRecord>(),
     topLayer: 0,

@@ -234,6 +234,7 @@ const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
     limit: fc.option(u64, { nil: null }),
   }),
   fc.record({ kind: fc.constant('sync-failed' as const), boot: id }),
+  fc.record({ kind: fc.constant('fenced' as const), reason: fc.string() }),
   fc.record({
     kind: fc.constant('layer-placed' as const),
     layer: u32,

@@ -122,6 +122,7 @@ const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
     limit: fc.option(fc.nat(9), { nil: null }),
   }),
   fc.record({ kind: kinds('sync-failed'), boot: id }),
+  fc.record({ kind: kinds('fenced'), reason: fc.constantFrom('promoted', 'gone on') }),
   fc.record({ kind: kinds('booted'), id: fc.oneof(id, fc.constant(hex(0))) }),
 );
 
@@ -390,4 +391,21 @@ test('a sync that failed is remembered until another run of the system', () => {
   expect(folded(failed, booted(4)).failedBoot).toBe(hex(4));
   expect(folded(failed, booted(0)).failedBoot).toBe(hex(4));
   expect(folded(failed, booted(5)).failedBoot).toBe('');
+});
+
+test('a volume that another node goes on from stays fenced until it goes on alone, or becomes a secondary', () => {
+  const fenced: MetadataRecord = { kind: 'fenced', reason: 'promoted' };
+  const bound: MetadataRecord = { kind: 'source-bound', node: 'n', volumeId: null };
+  const opened: MetadataRecord = {
+    kind: 'generation-opened',
+    number: 7,
+    id: hex(7),
+    firstEpoch: 40,
+  };
+  const closed: MetadataRecord = { kind: 'closed-clean' };
+  expect(folded(fenced, { kind: 'epochs-reserved', epoch: 90 }, closed).fenced).toBe('promoted');
+  expect(again(folded(fenced)).fenced).toBe('promoted');
+  expect(folded(fenced, opened).fenced).toBeNull();
+  expect(folded(fenced, bound).fenced).toBeNull();
+  expect(() => folded(bound, fenced)).toThrow(RecordRefused);
 });

@@ -21,6 +21,7 @@ export function foldCopyRecord(
 ): void {
   if (record.kind === 'source-bound') {
     state.source = { node: record.node, volumeId: record.volumeId };
+    state.fenced = null;
     return;
   }
   check(state.source !== null, 'the volume is no secondary');

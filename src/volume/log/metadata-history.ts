@@ -5,6 +5,7 @@
  * - Numbers of generations rise and their first epochs never fall; no two have the same id. Of more than
  *   GENERATIONS_MAX the oldest are forgotten.
  * - The reserve never falls, and every epoch before the first of a generation belongs to it.
+ * - What was fenced stays so until it opens a generation of its own, or becomes a secondary.
  */
 import { createHash } from 'node:crypto';
 import { GENERATIONS_MAX } from '../../io/limits.ts';
@@ -12,7 +13,8 @@ import type { Generation, MetadataRecord } from './records.ts';
 import { check } from '../volume-state.ts';
 import type { MutableState } from '../volume-state.ts';
 
-type HistoryKind = 'generation-numbered' | 'history-set' | 'generation-opened' | 'epochs-reserved';
+type HistoryKind =
+  'generation-numbered' | 'history-set' | 'generation-opened' | 'epochs-reserved' | 'fenced';
 
 /** Throws RecordRefused before any change. */
 export function foldHistoryRecord(
@@ -35,8 +37,13 @@ export function foldHistoryRecord(
       const history = [...state.generations, { number, id, firstEpoch }];
       setHistory(state, history.slice(-GENERATIONS_MAX));
       state.reservedEpoch = Math.max(state.reservedEpoch, firstEpoch - 1);
+      state.fenced = null;
       return;
     }
+    case 'fenced':
+      check(state.source === null, 'a secondary takes no writes anyway');
+      state.fenced = record.reason;
+      return;
     case 'epochs-reserved':
       check(record.epoch >= state.reservedEpoch, 'the reserve of epochs never falls');
       state.reservedEpoch = record.epoch;

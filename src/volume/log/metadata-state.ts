@@ -110,6 +110,7 @@ export function foldRecord(folded: VolumeState, record: MetadataRecord): void {
     case 'generation-numbered':
     case 'history-set':
     case 'generation-opened':
+    case 'fenced':
     case 'epochs-reserved':
       foldHistoryRecord(state, record);
       return;

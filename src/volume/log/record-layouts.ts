@@ -174,6 +174,7 @@ export const LAYOUTS: Readonly<Record<RecordKind, Layout>> = {
   'mirror-options': { code: 39, fields: null },
   'sync-failed': { code: 40, fields: [['boot', 'id']] },
   'layer-placed': { code: 41, fields: null },
+  fenced: { code: 42, fields: null },
 };
 
 const ID_BYTES = 16;

@@ -9,6 +9,7 @@ import { refuseUnless } from './payload-refused.ts';
 import type {
   Booted,
   Cloned,
+  Fenced,
   Generation,
   HistorySet,
   LayerPlaced,
@@ -72,6 +73,7 @@ const READERS: Partial<Record<RecordKind, (map: FieldMap) => MetadataRecord>> = 
     node: text(map, 'node'),
     volumeId: maybe(map, 'volumeId', identifier),
   }),
+  fenced: (map): Fenced => ({ kind: 'fenced', reason: text(map, 'reason') }),
   'mirror-options': (map): MirrorOptions => ({
     kind: 'mirror-options',
     mirror: integer(map, 'mirror'),

@@ -269,6 +269,12 @@ export interface SyncFailed {
   /** 32 hexadecimal digits. */
   readonly boot: string;
 }
+/** Another node goes on from this volume under a newer generation: no writes are taken, whatever runs of the process follow. */
+export interface Fenced {
+  readonly kind: 'fenced';
+  /** For operators. */
+  readonly reason: string;
+}
 /** Writes may follow: until `closed-clean` the maps may lag behind the data files. */
 export interface Opened {
   readonly kind: 'opened';
@@ -325,6 +331,7 @@ export type MetadataRecord =
   | MirrorRunOver
   | MirrorOptions
   | SyncFailed
-  | LayerPlaced;
+  | LayerPlaced
+  | Fenced;
 
 export type RecordKind = MetadataRecord['kind'];

@@ -31,6 +31,7 @@ export function* recordsOf(state: VolumeState): Generator<MetadataRecord> {
   yield* recordsOfHot(state.hot);
   if (state.boot !== '') yield { kind: 'booted', id: state.boot };
   if (state.failedBoot !== '') yield { kind: 'sync-failed', boot: state.failedBoot };
+  if (state.fenced !== null) yield { kind: 'fenced', reason: state.fenced };
   if (!state.clean) yield { kind: 'opened' };
 }
 
