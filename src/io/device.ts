@@ -58,6 +58,11 @@ export abstract class DeviceRequest {
   private readonly completers: (Completer | null)[] = [null, null, null, null];
   private depth = 0;
 
+  /** Its client leaves, or is sent away: it waits for no answer but one that is at hand. */
+  get ending(): boolean {
+    return false;
+  }
+
   /** Moves the bytes to memory that belongs to this request until it is complete. Idempotent. */
   abstract retain(): void;
 
@@ -135,4 +140,6 @@ export interface BlockDevice {
   /** A connection that may use the device began, or ended. */
   opened(): void;
   closed(): void;
+  /** Some connection is about to end: what was held back of its requests (`DeviceRequest.ending`) is to be answered. */
+  ending?(): void;
 }

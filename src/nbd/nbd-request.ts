@@ -38,6 +38,8 @@ export class NbdRequest extends DeviceRequest implements ReplyTo {
   owned: PooledBuffer | null = null;
   /** The device's answer, once done. */
   status = 0;
+  /** Of the connection that it came by. */
+  client: { readonly ending: boolean } | null = null;
   /** Next in the list of requests done, or in the pool. */
   next: NbdRequest | null = null;
 
@@ -79,6 +81,10 @@ export class NbdRequest extends DeviceRequest implements ReplyTo {
     return this.owned;
   }
 
+  override get ending(): boolean {
+    return this.client?.ending === true;
+  }
+
   override retain(): void {
     // A layer may ask again long after the device method returned, for bytes that are kept already.
     if (this.owned !== null || this.bytes === 0) return;
@@ -118,6 +124,7 @@ export class RequestPool {
     if (request.owned !== null) this.buffers.give(request.owned);
     request.owned = null;
     request.buffer = EMPTY;
+    request.client = null;
     request.state = 'idle';
     request.next = this.first;
     this.first = request;

@@ -48,6 +48,8 @@ export class RequestHandler implements Completer {
   budget = 0;
   /** What is not at the device is refused. */
   stopping = false;
+  /** The connection begins no request any more, and ends when what the device holds is answered. */
+  ending = false;
 
   private readonly device: BlockDevice;
   private readonly negotiated: Negotiated;
@@ -88,6 +90,7 @@ export class RequestHandler implements Completer {
       this.replies.reserve(request);
     }
     request.state = 'handed';
+    request.client = this;
     request.push(this);
     const status = this.call(request);
     if (status === PENDING) {

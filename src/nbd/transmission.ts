@@ -141,6 +141,7 @@ export class Transmission implements RequestSink, MemoryWaiter {
     const { form, missingPayload, partialHeader } = this.reader;
     if (this.stash.holdsDisconnect(form, missingPayload, partialHeader)) {
       this.will = 'certain';
+      this.hasten();
       this.schedule();
       return;
     }
@@ -156,12 +157,20 @@ export class Transmission implements RequestSink, MemoryWaiter {
     this.reader.closed();
     this.queue.abandon();
     this.dropDone();
+    this.hasten();
   }
 
   /** Requests in flight are answered, later ones refused; then the connection ends. */
   stop(): void {
     this.handler.stopping = true;
+    this.hasten();
     if (this.phase === 'open') this.endTurn();
+  }
+
+  /** What the device holds back has no time any more. */
+  private hasten(): void {
+    this.handler.ending = true;
+    if (this.handler.inFlight > 0) this.device.ending?.();
   }
 
   private answered(): void {
@@ -309,6 +318,7 @@ export class Transmission implements RequestSink, MemoryWaiter {
     this.stopReading();
     // What still comes is thrown away; reading on shows when the client is gone.
     this.resume();
+    this.hasten();
   }
 
   private end(): void {
