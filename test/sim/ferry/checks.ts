@@ -10,6 +10,13 @@ import { BLOCK, differences, originsOf, type Oracle } from './oracle.ts';
 import type { PrimaryNode } from './primary-node.ts';
 import { openedOn, type Found } from './probe.ts';
 
+/** What a mirror says that it shows. */
+export interface Shown {
+  readonly position: LinkPosition | null;
+  /** The epoch that a delta run brings, or brought. */
+  readonly run: number | null;
+}
+
 const PROBE_STREAM = 900_000_000;
 
 export class Checks {
@@ -69,16 +76,15 @@ export class Checks {
     );
   }
 
-  /** A read that began and ended while the mirror's readable epoch was between two. */
-  mustBeOneOf(
-    node: MirrorNode,
-    bytes: Buffer,
-    first: LinkPosition | null,
-    last: LinkPosition | null,
-  ): void {
-    const candidates = this.oracle.between(first?.epoch ?? 0, last?.epoch ?? 0);
-    const initial = first === null ? this.oracle.of(null) : null;
-    if (initial !== null) candidates.push(initial);
+  /** A read that began and ended while what the mirror shows was between two of these. */
+  mustBeOneOf(node: MirrorNode, bytes: Buffer, first: Shown, last: Shown): void {
+    const candidates = this.oracle.between(first.position?.epoch ?? 0, last.position?.epoch ?? 0);
+    if (first.position === null) candidates.push(this.oracle.of(null)!);
+    // A run is shown, whole, a moment before that is recorded.
+    for (const { run } of [first, last]) {
+      const boundary = run === null ? null : this.oracle.at(run);
+      if (boundary !== null) candidates.push(boundary);
+    }
     let closest: number[] = [];
     for (const { content } of candidates) {
       const wrong = differences(content, bytes);
@@ -86,7 +92,7 @@ export class Checks {
       if (closest.length === 0 || wrong.length < closest.length) closest = wrong;
     }
     throw new Wrong(
-      `a read of ${node.name} between ${shownPosition(first)} and ${shownPosition(last)} is of no ` +
+      `a read of ${node.name} between ${shownPosition(first.position)} and ${shownPosition(last.position)} is of no ` +
         `moment of the primary: ${originsOf(this.oracle, closest, bytes)}`,
     );
   }

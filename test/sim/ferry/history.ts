@@ -74,6 +74,8 @@ export interface History {
   readonly line: LineTraits;
   readonly journalFileBytes: number;
   readonly stagingBytes: number;
+  /** The mirrors are in step when it begins. */
+  readonly settled: boolean;
   readonly steps: readonly Step[];
 }
 
@@ -112,6 +114,7 @@ export function historyOf(seed: number): History {
     // The longest epoch of so small a volume fits; a short file is used up soon.
     journalFileBytes: dice.pick([MIB, 8 * MIB]),
     stagingBytes: dice.pick([256 * MIB, 256 * MIB, 256 * 1024]),
+    settled: dice.chance(60),
     steps: Array.from({ length: count }, (_, index) => steps.next(index + 1)),
   };
 }

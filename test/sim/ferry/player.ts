@@ -4,11 +4,12 @@
  */
 import { Dice } from '../../../scripts/fuzz/dice.ts';
 import type { Disk } from '../../../src/io/disk.ts';
+import type { SecondaryVolume } from '../../../src/replicator/intake/secondary.ts';
 import { answered, requestOf, type TestRequest } from '../../volume/support/request.ts';
 import { wrongUnless } from '../failure.ts';
 import { settled } from '../scheduler.ts';
 import type { SimDisk } from '../sim-disk.ts';
-import { Checks } from './checks.ts';
+import { Checks, type Shown } from './checks.ts';
 import type { History, MirrorOptions, Place, Step } from './history.ts';
 import { Lines } from './lines.ts';
 import { MirrorNode } from './mirror-node.ts';
@@ -191,6 +192,13 @@ export class Player {
     for (const [index, options] of this.history.mirrors.entries()) {
       this.verb(this.mirrors[index]!, 'add', options);
     }
+    if (!this.history.settled) return;
+    await this.until(
+      'the first copy',
+      HEAL_MS_MAX,
+      () => this.mirrors.every((node) => this.inStep(node)),
+      () => this.whyNot(),
+    );
   }
 
   private async finished(promise: Promise<void>, what: string): Promise<void> {
@@ -513,7 +521,7 @@ export class Player {
     const { secondary, closing } = node;
     if (secondary === null || closing) return;
     const request = requestOf({ offset: 0, length: this.oracle.blockCount * BLOCK });
-    const first = secondary.intake.applied;
+    const first = shownBy(secondary);
     this.operations.operate(
       node,
       `a read of ${node.name}`,
@@ -525,7 +533,7 @@ export class Player {
             wrongUnless(excused, `a read of ${node.name} was answered ${status} for no reason`);
             return;
           }
-          this.checks.mustBeOneOf(node, request.bytes, first, secondary.intake.applied);
+          this.checks.mustBeOneOf(node, request.bytes, first, shownBy(secondary));
         },
       },
     );
@@ -617,6 +625,14 @@ export class Player {
       await this.checks.probe(node, 'cut');
     }
   }
+}
+
+function shownBy(secondary: SecondaryVolume): Shown {
+  const { run, position } = secondary.volume.metadata.state;
+  return {
+    position: secondary.intake.applied,
+    run: run?.epoch ?? position?.epoch ?? null,
+  };
 }
 
 function blocksOf(bytes: Buffer): Buffer[] {
