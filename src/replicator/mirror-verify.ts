@@ -47,6 +47,8 @@ export class MirrorVerify implements PeerTalk {
     const id = randomId(surroundings.random);
     contact.converse(this);
     try {
+      // Nobody would tell that it is lost.
+      if (!contact.open) throw new RunAborted('the link is gone');
       await volume.snapshots.freeze(name, () => {
         this.epoch = queue.closeWithCommand({ kind: 'freeze', id });
       });
@@ -58,7 +60,8 @@ export class MirrorVerify implements PeerTalk {
       throw new BlockferryError('MIRROR_STATE', `${contact.link.peer} left the stream`);
     } finally {
       contact.silence(this);
-      if (contact.open && queue.active) {
+      // The command went to every mirror that follows.
+      if (queue.active) {
         queue.closeWithCommand({ kind: 'thaw', id });
         contact.host.wakeSoon();
       }

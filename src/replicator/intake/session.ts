@@ -327,6 +327,8 @@ export class IntakeSession implements LinkHandler {
     this.assembly.halt();
     const status = await intake.finish();
     if (status !== 0) throw intake.trouble ?? refusal(volume.name, status);
+    // A command of an epoch that was applied after the end of its link may have left one.
+    await this.host.twins.discardAll();
     this.assembly.end(message.epoch);
     this.bind();
     const resumed = state.run?.run === message.run;

@@ -4,6 +4,8 @@
  * at many moments.
  */
 import { describe, expect, test } from 'vitest';
+import { FrameKind } from '../../../src/replicator/link/link-types.ts';
+import { encodeCommand } from '../../../src/replicator/link/messages.ts';
 import { GENERATIONS, MirrorWorld } from './support/mirror-world.ts';
 
 const ENOSPC = 28;
@@ -85,4 +87,28 @@ describe('a mirror whose disk is full', () => {
     await world.done(mirror!.close(), 'closing');
     expect(link!.held).toBe(0);
   });
+});
+
+test('what was kept for comparing goes with the next run, when its link was lost before it was applied', async () => {
+  let left = 0;
+  for (let seed = 0; seed < 30; seed += 1) {
+    const world = await streaming(seed);
+    const { model, link } = world;
+    model.write();
+    const command = encodeCommand({ kind: 'freeze', id: 'fe'.repeat(16) });
+    model.frames.get(model.last)!.push({ kind: FrameKind.COMMAND, payload: command });
+    world.sendEpoch(model.last);
+    await deliverAll(world);
+    for (let steps = seed % 10; steps > 0; steps -= 1) await world.step();
+    link!.lose();
+    await world.until('the session', () => world.mirror!.sourceStatus().state === 'waiting');
+    for (let steps = 200; steps > 0; steps -= 1) await world.step();
+    const { snapshots } = world.mirror!.volume;
+    left += snapshots.hidden.length;
+    world.runNumber = 0;
+    const welcome = await world.connect();
+    expect(await world.run(welcome!, { full: true })).toBe(true);
+    expect(snapshots.hidden).toEqual([]);
+  }
+  expect(left).toBeGreaterThan(0);
 });
