@@ -75,9 +75,10 @@ export function addMirrorVerbs(program: Command): void {
     .addHelpText(
       'after',
       `
-URI is nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH. The export must be writable and
-at least as large as the volume. What it holds is replaced by the content of the volume; clients
-should not write to it while it is a mirror.
+URI is nbd[s]://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH: a volume that was created with
+--mirror-of on another node, of the same size; or any other NBD export, writable and at least as
+large, which clients should not write to meanwhile. What it holds is replaced by the content of the
+volume.
 
   blockferry mirror add demo nbd://host2:10809/demo
   blockferry mirror add demo nbd://host2:10809/demo --mode sync --on-stall block`,

@@ -11,9 +11,10 @@ import { requireTools, testScope } from '../support/tools.ts';
 import { sleep } from '../support/wait.ts';
 import { awaitRounds, endLoad, FERRY_TEST, FerryRig, MIB, VOLUME } from './ferry-rig.ts';
 
-const SIZE = 64 * MIB;
-/** One read of 8 MiB covers it: a client may ask for up to 32 MiB at a time. */
-const AREA = { blocks: 32, spread: 256 * 1024 };
+const SIZE = 32 * MIB;
+/** All over the volume, and one read of 31 MiB covers it. fio writes between: so a run is long between the blocks too. */
+const AREA = { blocks: 31, spread: MIB };
+const BETWEEN = ['--offset=4k', '--blockalign=1m', '--bs=512k', '--rate_iops=40'];
 const READ_MIN = 20;
 
 test.for([1, 4])('reads of the mirror, %i lanes', FERRY_TEST, async (lanes, context) => {
@@ -21,7 +22,7 @@ test.for([1, 4])('reads of the mirror, %i lanes', FERRY_TEST, async (lanes, cont
   const scope = testScope();
   const rig = await FerryRig.inStep(scope, { sizeBytes: SIZE, lanes });
   const rounds = rig.rounds(AREA, 1);
-  const load = rig.load([`--offset=${8 * MIB}`, `--size=${48 * MIB}`]);
+  const load = rig.load([...BETWEEN, `--size=${SIZE - MIB}`]);
   const script = join(LIBNBD_SCRIPTS, 'read_rounds.py');
   const where = [rig.beta.uri(VOLUME), String(AREA.blocks), String(AREA.spread)];
   const reader = start(scope, '/usr/bin/python3', ['-B', script, ...where]);
