@@ -50,6 +50,7 @@ export class MemoryMirror {
         this.links.push(link);
         link.start(dropping);
       },
+      abandoned: nothing,
     };
   }
 }

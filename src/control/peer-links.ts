@@ -15,7 +15,7 @@ import { provesNode } from '../replicator/link/node-identity.ts';
 
 /** A secondary, or what was one, as links know it. */
 export type LinkTarget =
-  Pick<SecondaryVolume, 'judge' | 'attach'> | Pick<Descendant, 'judge' | 'attach'>;
+  Pick<SecondaryVolume, 'judge' | 'attach' | 'unexpected'> | Pick<Descendant, 'judge' | 'attach' | 'unexpected'>;
 
 interface PeerLinksOptions {
   /** Null: there is no such volume. */
@@ -49,6 +49,7 @@ export class PeerLinks {
           kind: 'accept',
           welcome: verdict.welcome,
           accepted: (link, of) => target.attach(link, of),
+          abandoned: () => target.unexpected(),
         };
     }
   }

@@ -45,6 +45,8 @@ export class Descendant {
     };
   }
 
+  unexpected(): void {}
+
   attach(link: Link): void {
     link.start(new Discarded());
     link.destroy(new BlockferryError('LINK_ENDED', `${this.volume.name} is no mirror any more`));

@@ -30,6 +30,8 @@ export type Judgement =
       readonly lanes?: number;
       /** Called once, in a later turn, when all lanes are there. The link is not started; it may have been lost already. */
       accepted(link: PeerLink, hello: Hello): void;
+      /** Called once instead, when nothing comes of it. */
+      abandoned(): void;
     }
   | {
       readonly kind: 'refuse';
@@ -62,6 +64,7 @@ interface HalfOpen {
   readonly lanes: number;
   readonly timer: Timer;
   readonly accepted: (link: PeerLink, hello: Hello) => void;
+  readonly abandoned: () => void;
 }
 
 export class PeerAcceptor {
@@ -118,6 +121,7 @@ export class PeerAcceptor {
     for (const each of this.waiting)
       if (each.hello.volume === hello.volume) this.giveUp(each, 'its primary begins another');
     if (this.waiting.size >= LINKS_HALF_OPEN_MAX) {
+      verdict.abandoned();
       return refuse('policy', 'too many links begin at one time', hello.volume, 'too many links');
     }
     const begun = this.begin(hello, client, verdict);
@@ -150,6 +154,7 @@ export class PeerAcceptor {
       lanes,
       timer: clock.after(LINK_LANES_MS_MAX, () => this.giveUp(begun, 'its lanes did not come')),
       accepted: (ready, of) => verdict.accepted(ready, of),
+      abandoned: () => verdict.abandoned(),
     };
     this.waiting.add(begun);
     return begun;
@@ -205,6 +210,7 @@ export class PeerAcceptor {
   private giveUp(begun: HalfOpen, why: string): void {
     if (!this.waiting.delete(begun)) return;
     begun.timer.cancel();
+    begun.abandoned();
     begun.link.destroy(new BlockferryError('LINK_LOST', `${begun.link.peer}: ${why}`));
   }
 }

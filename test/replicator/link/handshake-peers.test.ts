@@ -102,6 +102,7 @@ it('what a node says at once, before the other side is ready, is heard', async (
       link.start(far);
       for (let count = 0; count < 100; count++) link.sendControl(COMMITTED);
     },
+    abandoned: () => {},
   });
   const { link } = await connectLink(scope, node.uri(), { lanes: 2 });
   await standing(node);
@@ -296,6 +297,7 @@ it('a lane that is lost while others are awaited ends them all', async () => {
   first.socket.destroy();
   await waitUntil('the second to end', () => second.socket.closed || second.ended, SOON);
   expect(node.acceptor.halfOpen).toBe(0);
+  expect(node.abandoned).toBeGreaterThan(0);
   await waitUntil('no connection', () => node.server.connections === 0);
   expect(node.links).toEqual([]);
 });
@@ -311,6 +313,7 @@ it('a primary that begins anew ends what it began before', async () => {
   expect(welcome.lanes).toBe(2);
   await standing(node);
   expect(node.acceptor.halfOpen).toBe(0);
+  expect(node.abandoned).toBeGreaterThan(0);
 });
 
 it('links that wait for lanes are bounded', async () => {
@@ -326,6 +329,7 @@ it('links that wait for lanes are bounded', async () => {
   node.acceptor.close();
   await waitUntil('no link', () => node.server.connections === 1);
   expect(node.acceptor.halfOpen).toBe(0);
+  expect(node.abandoned).toBeGreaterThan(0);
 });
 
 it('a primary whose further lane is refused gets no link', async () => {

@@ -102,7 +102,12 @@ export class PeerMirror {
         if (verdict.kind === 'refused')
           return { kind: 'refuse', known: true, reason: verdict.text };
         const { welcome } = verdict;
-        return { kind: 'accept', welcome, accepted: (link, of) => secondary.attach(link, of) };
+        return {
+          kind: 'accept',
+          welcome,
+          accepted: (link, of) => secondary.attach(link, of),
+          abandoned: () => secondary.unexpected(),
+        };
       },
     });
     secondary.start();

@@ -68,6 +68,8 @@ export class HandshakeNode {
   readonly links: Standing[] = [];
   readonly asked: { hello: Hello; client: ClientFacts }[] = [];
   lanes = 16;
+  /** Links that were welcome and came to nothing. */
+  abandoned = 0;
   judgement: (hello: Hello, client: ClientFacts) => Judgement = () => this.welcome();
   address: Address = { kind: 'unix', path: '' };
 
@@ -116,6 +118,9 @@ export class HandshakeNode {
       welcome: FACTS,
       lanes: this.lanes,
       accepted: (link, hello) => this.links.push({ link, hello }),
+      abandoned: () => {
+        this.abandoned += 1;
+      },
     };
   }
 
