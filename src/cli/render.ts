@@ -48,6 +48,10 @@ export function renderVolume(volume: VolumeStatus, colour: boolean): string {
   if (trouble !== null) {
     text += `${paint(`  OUT OF REACH: ${oneLine(trouble)}`, 'bad', colour)}\n`;
   }
+  if (volume.fenced !== null) {
+    const line = `  FENCED, writes wait: ${oneLine(volume.fenced)}`;
+    text += `${paint(line, 'bad', colour)}\n`;
+  }
   const { merge } = volume;
   if (merge.state !== 'idle') {
     const line = `  ${renderMerge(merge)}`;
@@ -93,9 +97,14 @@ export function renderVolumeList(volumes: readonly VolumeStatus[]): string {
     String(volume.connections),
     String(volume.snapshots),
     volume.source?.state ?? (volume.mirrors.map((mirror) => mirror.state).join(',') || '-'),
-    volume.failure === null ? 'ok' : 'FAILED',
+    stateWord(volume),
   ]);
   return formatTable([heads, ...rows]);
+}
+
+function stateWord({ failure, fenced }: VolumeStatus): string {
+  if (failure !== null) return 'FAILED';
+  return fenced === null ? 'ok' : 'FENCED';
 }
 
 export function renderEvent(event: BlockferryEvent): string {

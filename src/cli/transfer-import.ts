@@ -46,8 +46,12 @@ export async function importVolume(
   }
 }
 
-/** Its content is that of its primary. Throws VOLUME_IS_SECONDARY. */
+/** Its content is that of its primary, or of the copy that goes on. Throws VOLUME_IS_SECONDARY, VOLUME_FENCED. */
 function refuseSecondary(volume: VolumeStatus | null): void {
+  if (volume !== null && volume.fenced !== null) {
+    const message = `volume ${volume.name} takes no writes: ${volume.fenced}`;
+    throw new BlockferryError('VOLUME_FENCED', message);
+  }
   if (volume === null || volume.source === null) return;
   const message = `volume ${volume.name} is a mirror of a volume on ${volume.source.node} and cannot be imported into`;
   throw new BlockferryError('VOLUME_IS_SECONDARY', message);

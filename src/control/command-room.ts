@@ -171,6 +171,12 @@ export class CommandRoom implements Exported {
   }
 }
 
+/** What changes the content of a volume is for the copy that goes on. Throws VOLUME_FENCED. */
+export function refuseFenced({ fenced, volume }: ReplicatedVolume): void {
+  if (fenced === null) return;
+  throw new BlockferryError('VOLUME_FENCED', `volume ${volume.name} takes no writes: ${fenced}`);
+}
+
 /** `1 snapshot`, `2 snapshots`. */
 export function counted(count: number, noun: string): string {
   return `${count} ${noun}${count === 1 ? '' : 's'}`;

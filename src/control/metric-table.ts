@@ -105,6 +105,9 @@ const OF_VOLUME: readonly Metric[] = [
   ofVolume('blockferry_volume_failed', 'The volume refuses writes', ({ failure }) =>
     failure === null ? 0 : 1,
   ),
+  ofVolume('blockferry_volume_fenced', 'Writes wait: a mirror was promoted', ({ fenced }) =>
+    fenced === null ? 0 : 1,
+  ),
   ofVolume(
     'blockferry_volume_connections',
     'NBD connections that use the volume now',

@@ -15,7 +15,7 @@ import type { HostedVolume } from '../replicator/hosted-volume.ts';
 import { validateSnapshotName } from '../volume/names.ts';
 import type { SnapshotInfo } from '../volume/snapshots/snapshot-types.ts';
 import { createTogether } from '../volume/snapshots/freeze.ts';
-import { counted, type CommandRoom } from './command-room.ts';
+import { counted, refuseFenced, type CommandRoom } from './command-room.ts';
 import { exportName } from './export-name.ts';
 import { diffPage } from './snapshot-diff.ts';
 import type { MeasuredSnapshot, SnapshotDiff, SnapshotStatus } from './status.ts';
@@ -121,7 +121,7 @@ export class SnapshotCommands {
    */
   restore(volume: string, name: string, range: RestoreRange, options: Force): Promise<void> {
     return this.room.command(volume, async () => {
-      this.room.requirePrimary(volume, 'be restored');
+      refuseFenced(this.room.requirePrimary(volume, 'be restored'));
       const device = this.requireSnapshot(volume, name);
       const { snapshots } = device.volume;
       refuseMirrored(volume, device);

@@ -43,6 +43,8 @@ export interface VolumeStatus {
   readonly io: IoCounts;
   /** Why the volume refuses writes, or null. It says so until the system is restarted. */
   readonly failure: string | null;
+  /** Why writes wait until an operator decides: a mirror of the volume was promoted. Null: they do not. */
+  readonly fenced: string | null;
   /** How many there are. */
   readonly snapshots: number;
   /** The snapshot that it is a clone of, by its export name; null for a volume that is none. */

@@ -6,12 +6,14 @@
  * - A volume that is being deleted is no export any more, nor are its snapshots, and their last session has
  *   ended before the files go.
  */
+import assert from 'node:assert';
 import { BlockferryError, errorText } from '../io/errors.ts';
 import type { HostedVolume } from '../replicator/hosted-volume.ts';
 import type { Container } from '../volume/containers.ts';
+import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import { parseSize, type Volume, type VolumeStore } from '../volume/store.ts';
 import { volumeCheckStatus, type VolumeCheckStatus } from './check-status.ts';
-import { counted, type CommandRoom } from './command-room.ts';
+import { counted, refuseFenced, type CommandRoom } from './command-room.ts';
 import { exportName } from './export-name.ts';
 import { mergeStatusOf } from './merges.ts';
 import { validateNodeName } from './node-name.ts';
@@ -85,6 +87,7 @@ export class VolumeCommands {
       connections: this.room.connectionsOf(device),
       access: this.room.accessOf(name),
       failure: volume.failed ? (volume.failure ?? 'the disk failed') : null,
+      fenced: device instanceof ReplicatedVolume ? device.fenced : null,
       snapshots: volume.snapshots.list().length,
       clone_of: this.originOf(volume),
       on: onOf(volume),
@@ -190,6 +193,7 @@ export class VolumeCommands {
   resize(name: string, size: string, options: { force: boolean }): Promise<VolumeStatus> {
     return this.room.command(name, async () => {
       const device = this.room.requirePrimary(name, 'be resized');
+      refuseFenced(device);
       const bytes = parseSize(size);
       const before = device.volume.sizeBytes;
       if (bytes < before) this.refuseShrink(name, device, bytes, options.force);
@@ -207,16 +211,16 @@ export class VolumeCommands {
   }
 
   /**
-   * Makes a mirror a volume that takes writes, at the latest whole state that it holds. Its readers are disconnected.
-   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_PRIMARY, and what `SecondaryVolume.promote` does
+   * Makes a mirror a volume that takes writes, at the latest whole state that it holds. Its readers are disconnected. By force also
+   * a volume that another node went on from: both go on, and what waits here is written.
+   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_PRIMARY, VOLUME_FENCED, and what `SecondaryVolume.promote` does
    */
   promote(name: string, options: { force: boolean }): Promise<VolumeStatus> {
     return this.room.command(name, async () => {
       const device = this.room.require(name);
+      if (device instanceof ReplicatedVolume) return await this.goOnAlone(device, options.force);
       const secondary = this.room.secondary(name);
-      if (secondary === null) {
-        throw new BlockferryError('VOLUME_IS_PRIMARY', `volume ${name} takes writes already`);
-      }
+      assert(secondary !== null, 'a volume is one or the other');
       const { generation, epoch } = await secondary.promote(options);
       this.room.devices.delete(name);
       try {
@@ -229,6 +233,18 @@ export class VolumeCommands {
       this.room.tell('volume-promoted', name, message);
       return this.show(name);
     });
+  }
+
+  private async goOnAlone(device: ReplicatedVolume, force: boolean): Promise<VolumeStatus> {
+    const { name } = device.volume;
+    if (device.fenced === null) {
+      throw new BlockferryError('VOLUME_IS_PRIMARY', `volume ${name} takes writes already`);
+    }
+    if (!force) refuseFenced(device);
+    const { generation, epoch } = await device.goOnAlone();
+    const message = `volume ${name} takes writes although another node does: generation ${generation} begins after epoch ${epoch}`;
+    this.room.tell('volume-promoted', name, message);
+    return this.show(name);
   }
 
   /** Ships what can be shipped and closes every volume's replicator; tells of those that failed to. */

@@ -186,6 +186,11 @@ export const ERROR_CATALOGUE = {
   VOLUME_BUSY: entry('operator', 409, 'detach its clients first'),
   VOLUME_EXISTS: entry('operator', 409, 'choose another name'),
   VOLUME_FAILED: entry('environment', 500, 'check the disk, then restart the system'),
+  VOLUME_FENCED: entry(
+    'operator',
+    409,
+    'make it a mirror of the newer copy, or let both go on with: blockferry promote VOLUME --force',
+  ),
   VOLUME_HAS_CLONES: entry('operator', 409, 'delete the clones first'),
   VOLUME_HAS_MIRRORS: entry(
     'operator',

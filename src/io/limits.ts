@@ -329,6 +329,9 @@ export const JOURNAL_IDLE_MS = 2_000;
 /** Synchronous mirror: a write waits this long for a stalled mirror, then the mode degrades. */
 export const SYNC_DEADLINE_MS = 5_000;
 
+/** How long a volume takes no changes when its node starts, while its mirrors are asked for a newer generation. */
+export const FENCE_ASK_MS_MAX = 2_000;
+
 /** How long a stopping node ships what is staged. What is left then is marked in the delta bitmap. */
 export const MIRROR_DRAIN_MS_MAX = 5_000;
 /** Replicator: time between two looks at idle regions and deadlines. */

@@ -38,6 +38,7 @@ export const EVENT_LEVELS = {
   'volume-cloned': 'info',
   'volume-resized': 'info',
   'volume-promoted': 'warn',
+  'volume-fenced': 'warn',
   'volume-deleted': 'info',
   'volume-damaged': 'warn',
   'volume-failed': 'warn',

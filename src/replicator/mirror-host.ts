@@ -21,6 +21,10 @@ export interface MirrorHost {
   /** A synchronous write waits: an idle link should take the open epoch at once. */
   readonly hasWaiters: boolean;
   emit(kind: EventKind, mirror: Mirror, message: string): void;
+  /** An attempt to reach the mirror is over, whatever came of it. */
+  heard(mirror: Mirror): void;
+  /** The mirror has a newer generation. */
+  superseded(mirror: Mirror, reason: string): void;
   /** The mirror has more than before, or left the stream: waiting requests and regions may be let go. */
   progressed(mirror: Mirror): void;
   /** An epoch was closed for the sake of one mirror: the others may take it, also when it is empty. */

@@ -249,6 +249,21 @@ export class MirrorSet {
     });
   }
 
+  /** Runs `change` while no mirror is in contact: those that follow are told anew what this volume is. */
+  apart<Result>(why: string, change: () => Promise<Result>): Promise<Result> {
+    return this.inTurn(async () => {
+      const running = this.mirrors.filter(
+        ({ state }) => state !== 'paused' && state !== 'diverged',
+      );
+      for (const mirror of running) await mirror.interrupt(why);
+      try {
+        return await change();
+      } finally {
+        for (const mirror of running) mirror.reconnect();
+      }
+    });
+  }
+
   /** Ships what is staged, within MIRROR_DRAIN_MS_MAX, and ends all links. */
   close(): Promise<void> {
     return this.inTurn(async () => {
@@ -356,11 +371,16 @@ export class MirrorSet {
     blocks.recordAll();
   }
 
-  private inTurn(change: () => Promise<void>): Promise<void> {
+  private inTurn<Result>(change: () => Promise<Result>): Promise<Result> {
     const turn = this.last.then(change);
-    this.last = turn.catch(() => {});
+    this.last = settled(turn);
     return turn;
   }
+}
+
+/** Resolves when it is over, whatever came of it. */
+async function settled(turn: Promise<unknown>): Promise<void> {
+  await turn.catch(() => {});
 }
 
 function* take<Item>(items: Iterable<Item>, most: number): Generator<Item> {

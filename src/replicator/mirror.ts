@@ -329,12 +329,15 @@ export class Mirror {
     } catch (thrown) {
       if (thrown instanceof PartedWays) this.part(thrown);
       throw thrown;
+    } finally {
+      host.heard(this);
     }
   }
 
   /** No attempt follows: an operator has to decide. */
   private part(why: PartedWays): void {
     this.lastError = why.message;
+    if (why.code === 'MIRROR_NEWER') this.host.superseded(this, why.message);
     if (this.transition({ kind: 'parted' }, why.message)) void this.link.stop();
   }
 

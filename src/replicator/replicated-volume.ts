@@ -8,6 +8,7 @@
  * - Synchronous mirrors: a write's reply waits until each holds it, a FLUSH's until each has it durable;
  *   a mirror that its policy lets degrade is not waited for while it is away (design section 8).
  * - Without mirrors requests go straight to the volume.
+ * - While another node may have gone on from it nothing that changes passes (I7, fence.ts).
  */
 import assert from 'node:assert';
 import type { Clock, Timer } from '../io/clock.ts';
@@ -18,6 +19,7 @@ import {
   type DeviceRequest,
   type StatusContext,
 } from '../io/device.ts';
+import { BlockferryError } from '../io/errors.ts';
 import {
   BLOCK_BYTES,
   REPLICATOR_TICK_MS,
@@ -33,6 +35,7 @@ import type { Claim } from './arrivals.ts';
 import { DirtyContext } from './dirty-context.ts';
 import { EpochReserve } from './epoch-reserve.ts';
 import type { EventKind } from './event-kinds.ts';
+import { Fence } from './fence.ts';
 import type { HostedVolume, Role } from './hosted-volume.ts';
 import type { ParkedRegions } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
@@ -40,6 +43,7 @@ import type { LinkSurroundings } from './mirror-link.ts';
 import { MirrorSet, type NewMirror } from './mirror-set.ts';
 import type { Mirror } from './mirror.ts';
 import { Piecewise, type PiecewiseHost } from './piecewise.ts';
+import { randomId } from './random-id.ts';
 import { RegionGate } from './region-gate.ts';
 import { Stager } from './stager.ts';
 import { StagingQueue } from './staging-queue.ts';
@@ -68,6 +72,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
   private readonly mirrors: readonly Mirror[];
   readonly gate: RegionGate;
   private readonly stager: Stager;
+  private readonly fence: Fence;
   private readonly waiters = new SyncWaiters();
   private readonly dirtyContexts = new Map<Mirror, DirtyContext>();
   private contextList: readonly StatusContext[];
@@ -114,6 +119,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
     });
     const { mirrors } = this.mirrorSet;
     this.mirrors = mirrors;
+    this.fence = new Fence(volume.metadata, clock);
     this.gate = new RegionGate({ volume, clock, mirrors });
     this.stager = new Stager({ clock, volume, queue: this.queue, gate: this.gate, mirrors });
   }
@@ -140,7 +146,44 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
     this.mirrorSet.load();
     this.mirrorsChanged();
     void this.mirrorSet.discardFrozen();
+    this.fence.ask(this.mirrors.filter((mirror) => this.isAsked(mirror)));
     for (const mirror of this.mirrors) mirror.start();
+  }
+
+  /** Another node may have gone on from this volume: such a mirror is asked before anything changes here. */
+  private isAsked(mirror: Mirror): boolean {
+    const peer = this.volume.metadata.state.mirrors.get(mirror.id)?.peer ?? null;
+    return peer !== null && mirror.state !== 'paused';
+  }
+
+  /** Why no writes are taken until an operator decides: a mirror was promoted. Null: they are. */
+  get fenced(): string | null {
+    return this.fence.reason;
+  }
+
+  /**
+   * Takes writes although another node went on from this volume: under a generation of its own. What waits goes on. After an
+   * error it may be tried again. @throws BlockferryError METADATA_WRITE_FAILED
+   */
+  goOnAlone(): Promise<Position> {
+    return this.mirrorSet.apart('begins a generation of its own', async () => {
+      const { metadata, name } = this.volume;
+      const { fenced, generation } = metadata.state;
+      this.queue.close('command');
+      const firstEpoch = this.queue.openNumber;
+      // A commit that failed left the record waiting: it is not made twice.
+      if (fenced !== null) {
+        const id = randomId(this.surroundings.random);
+        metadata.append({ kind: 'generation-opened', number: generation + 1, id, firstEpoch });
+      }
+      const status = await this.volume.commit();
+      if (status !== Status.OK) {
+        const message = `the metadata of ${name} cannot be written (errno ${status})`;
+        throw new BlockferryError('METADATA_WRITE_FAILED', message);
+      }
+      this.fence.lower();
+      return this.position();
+    });
   }
 
   /** @throws BlockferryError URI_INVALID, MIRROR_*, METADATA_WRITE_FAILED: nothing was changed. */
@@ -204,6 +247,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
 
   /** Ships what is staged, within a bound, and records what each mirror lacks. The volume stays open. */
   async close(): Promise<void> {
+    this.fence.close();
     await this.mirrorSet.close();
     this.tickTimer?.cancel();
     await this.gate.retireAll();
@@ -215,22 +259,29 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
 
   closed(): void {}
 
+  ending(): void {
+    this.fence.ending();
+  }
+
   read(request: DeviceRequest): number {
     return this.volume.read(request);
   }
 
   write(request: DeviceRequest): number {
+    if (this.fence.up) return this.fence.hold(request, this.writeLater);
     if (!this.mirrored) return this.applyUngated(request, this.ungatedDone, false);
     if (this.gate.isOpen(request, null)) return this.applyWrite(request);
     return this.gate.wait(request, this.applyWrite, null);
   }
 
   zero(request: DeviceRequest): number {
+    if (this.fence.up) return this.fence.hold(request, this.zeroLater);
     request.free = false;
     return this.zeroOrTrim(request);
   }
 
   trim(request: DeviceRequest): number {
+    if (this.fence.up) return this.fence.hold(request, this.trimLater);
     const first = Math.ceil(request.offset / BLOCK_BYTES) * BLOCK_BYTES;
     const end = Math.floor((request.offset + request.length) / BLOCK_BYTES) * BLOCK_BYTES;
     if (end <= first) return request.fua ? this.flush(request) : 0;
@@ -243,9 +294,16 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
   }
 
   flush(request: DeviceRequest): number {
+    // It would tell that what was written is safe, and it is only on the side that is to be given up.
+    if (this.fence.up) return this.fence.hold(request, this.flushLater);
     request.epoch = this.mirrored ? this.barrier() : 0;
     return this.flushLocally(request);
   }
+
+  private readonly writeLater = (request: DeviceRequest): number => this.write(request);
+  private readonly zeroLater = (request: DeviceRequest): number => this.zero(request);
+  private readonly trimLater = (request: DeviceRequest): number => this.trim(request);
+  private readonly flushLater = (request: DeviceRequest): number => this.flush(request);
 
   cache(request: DeviceRequest): number {
     return this.volume.cache(request);
@@ -259,6 +317,14 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
 
   emit(kind: EventKind, mirror: Mirror, message: string): void {
     this.events.emit({ kind, volume: this.volume.name, mirror: mirror.uri.text, message });
+  }
+
+  heard(mirror: Mirror): void {
+    this.fence.heard(mirror);
+  }
+
+  superseded(mirror: Mirror, reason: string): void {
+    if (this.fence.raise(reason)) this.emit('volume-fenced', mirror, reason);
   }
 
   progressed(): void {

@@ -97,6 +97,7 @@ describe('the control API', () => {
       connections: 0,
       access: { read_only: false, hidden: false, tls: 'off' },
       failure: null,
+      fenced: null,
       snapshots: 0,
       clone_of: null,
       on: null,

@@ -32,6 +32,7 @@ const STATUS: NodeStatus = {
       connections: 1,
       access: { read_only: true, hidden: false, tls: 'required' },
       failure: null,
+      fenced: null,
       snapshots: 2,
       clone_of: null,
       on: null,
