@@ -98,7 +98,7 @@ describe('a stranger', () => {
     await ask(scope, node, encodeHello(hello({ volume: 'plain' })));
     const log = node.lines.join('');
     expect(log).toMatch(/mirror of node alpha, not eve/);
-    expect(log).toMatch(/there is no mirror of that name/);
+    expect(log).toMatch(/it is no secondary, and of another descent/);
   });
 });
 
