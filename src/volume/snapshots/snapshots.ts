@@ -296,8 +296,10 @@ export class Snapshots implements VolumeSnapshots {
 
   /** Seals what an interrupted operation left: layers below the top that may have been written. */
   async settle(): Promise<void> {
-    const { layers } = this.host;
-    const open = layers.unsealed().filter((layer) => layer !== layers.top);
+    const { layers, metadata } = this.host;
+    // What the log gave up is still open while that is not durable.
+    const kept = (layer: Layer): boolean => metadata.state.layers.has(layer.id);
+    const open = layers.unsealed().filter((layer) => layer !== layers.top && kept(layer));
     if (open.length === 0) return;
     await this.durable(open);
     for (const layer of open) layers.seal(layer);
