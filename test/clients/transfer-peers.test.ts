@@ -204,8 +204,8 @@ describe('a copy to a server', () => {
       'USAGE',
       'USAGE',
       'TRANSFER_PEER',
-      'URI_INVALID',
-      'URI_INVALID',
+      'TRANSFER_PEER',
+      'TRANSFER_PEER',
       'TRANSFER_PEER',
     ]);
     expect((await node.status()).volumes.map(({ name }) => name)).toEqual(['disk']);
