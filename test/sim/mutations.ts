@@ -27,7 +27,7 @@ export interface Mutation {
 type Method = (...args: never[]) => unknown;
 
 /** Puts another method in place of one, until it is put back. */
-function replace<Owner extends object>(
+export function replace<Owner extends object>(
   owner: Owner,
   name: string,
   make: (original: (...args: unknown[]) => unknown) => (this: Owner, ...args: never[]) => unknown,

@@ -25,6 +25,8 @@ export type WrapDisk = (disk: SimDisk, node: string) => Disk;
 const HEAL_MS_MAX = 180_000;
 /** Pieces of work in one history at most: more, and something runs in a circle. */
 const WORK_MAX = 3_000_000;
+/** Virtual milliseconds that pass at most before what is waited for is looked at again. */
+const LOOK_MS = 500;
 /** Pieces of work to make a volume. */
 const BEGIN_WORK_MAX = 20_000;
 /** Requests of the host under way. */
@@ -123,7 +125,7 @@ export class Player {
       wrongUnless(this.world.time < end, `${what} takes more than ${ms / 1000} s: ${state()}`);
       // What `ready` asked for begins first.
       await settled();
-      this.world.step(Math.min(end, this.nextStart));
+      this.world.step(Math.min(end, this.nextStart, this.world.time + LOOK_MS));
       await this.turn();
     }
   }
@@ -494,6 +496,8 @@ export class Player {
 
   /** The host was told that a change is on every synchronous mirror that is in step: durably, or at all. */
   private promised(kind: string, change: number, durably: boolean): void {
+    // Hosts are sent away before a node stops.
+    if (this.primary.closing) return;
     for (const node of this.mirrors) {
       const mirror = this.primary.mirrorOf(node.name);
       if (mirror?.mode !== 'sync' || mirror.state !== 'streaming' || node.setBack) continue;

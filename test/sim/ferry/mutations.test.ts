@@ -1,0 +1,40 @@
+/**
+ * The test of the histories of the ferry: the code is broken on purpose, in one way after the other, and the histories must
+ * notice each within a bounded number. Method: methods of the code are replaced, or the disk lies; what is found is not made
+ * shorter, only counted.
+ */
+import { describe, expect, test } from 'vitest';
+import { historyOf } from './history.ts';
+import { FERRY_MUTATIONS, type FerryMutation } from './mutations.ts';
+import { outcomeOf } from './run.ts';
+
+const HISTORIES_MAX = 300;
+
+/** The number of histories until one fails, and how; null when none does. */
+async function noticed({
+  patch,
+  wrapDisk,
+}: FerryMutation): Promise<{ after: number; what: string } | null> {
+  const mend = patch?.();
+  try {
+    for (let seed = 1; seed <= HISTORIES_MAX; seed += 1) {
+      const { what } = await outcomeOf(historyOf(seed), wrapDisk);
+      if (what !== null) return { after: seed, what };
+    }
+    return null;
+  } finally {
+    mend?.();
+  }
+}
+
+describe('a ferry that is broken on purpose is noticed', () => {
+  for (const mutation of FERRY_MUTATIONS) {
+    test(mutation.name, async () => {
+      const found = await noticed(mutation);
+      expect(found, `${HISTORIES_MAX} histories say nothing`).not.toBeNull();
+      // It is the mutation that was noticed: without it the same history is sound.
+      expect((await outcomeOf(historyOf(found!.after))).what).toBeNull();
+      console.log(`${mutation.name}: history ${found?.after}: ${found?.what.split('\n')[0]}`);
+    });
+  }
+});
