@@ -22,8 +22,7 @@ import {
   CONTAINER_WAIT_MS_MAX,
 } from '../../io/limits.ts';
 import { systemError } from '../../io/system-error.ts';
-import type { NbdClient } from '../../nbd/client.ts';
-import { ExportWire, unfitFor } from './export-wire.ts';
+import { ExportWire, unfitFor, type ExportClient } from './export-wire.ts';
 import { Unflushed, type Change } from './unflushed.ts';
 
 export interface ExportFileOptions {
@@ -33,9 +32,9 @@ export interface ExportFileOptions {
   /** Bytes of it that are needed. */
   readonly sizeBytes: number;
   /** Makes a connection. Throws BlockferryError. */
-  readonly connect: () => Promise<NbdClient>;
+  readonly connect: () => Promise<ExportClient>;
   /** One that is made already; without it the first is sought at once. */
-  readonly client: NbdClient | null;
+  readonly client: ExportClient | null;
   /** The export is out of reach, and why; null: it is there again. */
   readonly troubled: (why: string | null) => void;
   /** See the last invariant. */
@@ -310,7 +309,7 @@ export class ExportFile implements DiskFile {
     );
   }
 
-  private connected(client: NbdClient): void {
+  private connected(client: ExportClient): void {
     if (this.state !== 'seeking') {
       void client.close();
       return;
@@ -335,7 +334,7 @@ export class ExportFile implements DiskFile {
     this.retryMs = Math.min(CONTAINER_RETRY_MS_MAX, this.retryMs * 2);
   }
 
-  private adopt(client: NbdClient): void {
+  private adopt(client: ExportClient): void {
     const wire = new ExportWire(client);
     this.wire = wire;
     this.capacity = client.info.sizeBytes;

@@ -9,8 +9,14 @@
 import { BLOCK_BYTES, CONTAINER_ZERO_BYTES_MAX } from '../../io/limits.ts';
 import type { NbdClient, RequestCallback } from '../../nbd/client.ts';
 
+/** A connection to an export, as far as it is needed here. */
+export type ExportClient = Pick<
+  NbdClient,
+  'info' | 'open' | 'onClosed' | 'read' | 'write' | 'zero' | 'flush' | 'close' | 'destroy'
+>;
+
 /** Why an export cannot hold `sizeBytes` of a volume; null when it can. */
-export function unfitFor({ info }: NbdClient, sizeBytes: number): string | null {
+export function unfitFor({ info }: ExportClient, sizeBytes: number): string | null {
   if (info.readOnly) return 'the export is read-only';
   if (info.minimumBlock > BLOCK_BYTES) return `it takes no blocks below ${info.minimumBlock} bytes`;
   if (info.sizeBytes >= sizeBytes) return null;
@@ -18,11 +24,11 @@ export function unfitFor({ info }: NbdClient, sizeBytes: number): string | null 
 }
 
 export class ExportWire {
-  readonly client: NbdClient;
+  readonly client: ExportClient;
   /** Bytes that offsets and lengths are multiples of. */
   private readonly unit: number;
 
-  constructor(client: NbdClient) {
+  constructor(client: ExportClient) {
     this.client = client;
     this.unit = client.info.minimumBlock;
   }
