@@ -62,6 +62,10 @@ export function addServeVerb(program: Command): void {
     .option('--tls-key <file>', 'key of the certificate')
     .option('--tls-client-ca <file>', 'clients show certificates of this CA')
     .option('--tls-psk <file>', 'pre-shared keys of clients: lines of user:hexkey')
+    .option(
+      '--staging-disk <size>',
+      'keep what mirrors lack, and memory has no room for, in a file of this size for each volume',
+    )
     .option('--no-list', 'do not tell clients the names of the exports')
     .addOption(
       new Option('--log-level <level>', 'least severity that is logged (default: info)').choices(

@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import {
   CONFIGURED_CLIENTS_MAX,
+  CONFIGURED_GRACE_SECONDS_MAX,
   CONFIGURED_DISK_WARN_PERCENT_MAX,
   CONFIGURED_HANDSHAKE_SECONDS_MAX,
   CONFIGURED_IN_FLIGHT_MIB_MAX,
@@ -60,6 +61,12 @@ const LIMITS = z.strictObject({
   disk_warn_percent: whole(0, CONFIGURED_DISK_WARN_PERCENT_MAX).optional(),
 });
 
+const REPLICATION = z.strictObject({
+  staging_memory: z.string().optional(),
+  staging_disk: z.string().optional(),
+  grace_seconds: whole(0, CONFIGURED_GRACE_SECONDS_MAX).optional(),
+});
+
 /** One `[export."NAME"]`. */
 export const EXPORT = z.strictObject({
   read_only: z.boolean().optional(),
@@ -87,6 +94,7 @@ export const FILE = z.strictObject({
   tls: TLS.optional(),
   tls_client: TLS_CLIENT.optional(),
   limits: LIMITS.optional(),
+  replication: REPLICATION.optional(),
   /** By name; each is read by itself, since a name may be any text. */
   export: z
     .custom<Record<string, unknown>>(
@@ -107,6 +115,7 @@ const TABLES: Readonly<Record<string, object>> = {
   tls: TLS.shape,
   tls_client: TLS_CLIENT.shape,
   limits: LIMITS.shape,
+  replication: REPLICATION.shape,
   export: EXPORT.shape,
   nbd: LISTENER.shape,
 };

@@ -25,6 +25,11 @@ import {
 import { resolveExports, type ExportRules } from './export-rules.ts';
 import { resolveLimits } from './limits-config.ts';
 import { NODE_NAME } from './node-name.ts';
+import {
+  resolveReplication,
+  type ReplicationConfig,
+  type ReplicationFlags,
+} from './replication-config.ts';
 import { fileAddress, fileListeners, type ListenerConfig } from './listener-config.ts';
 import {
   resolveTls,
@@ -54,10 +59,11 @@ export interface NodeConfig {
   /** Less than this is free on the file system of `data`: there is a warning. 0: there is none. */
   readonly diskWarnPercent: number;
   readonly exports: ExportRules;
+  readonly replication: ReplicationConfig;
 }
 
 /** What the command line said; absent where it said nothing. */
-export interface ConfigFlags extends TlsFlags {
+export interface ConfigFlags extends TlsFlags, ReplicationFlags {
   readonly config?: string;
   readonly name?: string;
   readonly data?: string;
@@ -102,6 +108,7 @@ export function resolveConfig(flags: ConfigFlags, surroundings: Surroundings): N
     tlsClient: resolveTlsClient(file),
     limits: resolveLimits(values.limits ?? {}),
     diskWarnPercent: values.limits?.disk_warn_percent ?? DISK_WARN_PERCENT_DEFAULT,
+    replication: resolveReplication(flags, file),
     exports: resolveExports(file, { list: flags.list !== false && (values.list ?? true), tls }),
   };
   for (const { address } of config.nbd) refuseStrangers(config, address);

@@ -66,6 +66,7 @@ const FIXED_KEYS = {
   logLevel: 'log_level',
   limits: 'limits',
   diskWarnPercent: 'limits',
+  replication: 'replication',
 } as const satisfies Partial<Record<keyof NodeConfig, string>>;
 
 interface Part {
@@ -164,7 +165,6 @@ export class BlockferryNode {
     this.opened('space', async () => space.stop());
     const commands = new VolumeCommands({
       node: config.name,
-      clock,
       store,
       room,
       host: (volume) => this.host(volume, network, examiner),
@@ -208,7 +208,14 @@ export class BlockferryNode {
     const { config, clock, random, disk } = this.parts;
     const parts = { node: config.name, volume, clock, random, examiner, events: this.events };
     return volume.metadata.state.source === null
-      ? new ReplicatedVolume({ ...parts, network, tls: () => this.tlsClient })
+      ? new ReplicatedVolume({
+          ...parts,
+          network,
+          tls: () => this.tlsClient,
+          graceMs: config.replication.graceMs,
+          stagingBytes: config.replication.stagingMemoryBytes,
+          stagingDisk: { disk, sizeBytes: config.replication.stagingDiskBytes },
+        })
       : new SecondaryVolume({ ...parts, disk });
   }
 

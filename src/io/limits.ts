@@ -149,6 +149,8 @@ export const STAGING_BYTES_MAX: number = 256 * MIB;
 export const STAGING_POOL_BYTES_MAX: number = 32 * MIB;
 /** Staging: part of its memory that the epochs which are sent next may fill. More goes to disk, where there is a ring for it. */
 export const STAGING_KEPT_PART = 0.25;
+/** Staging: part of its memory up to which more comes back from disk. Beyond it what is there is sent first. */
+export const STAGING_LOADED_PART = 0.5;
 /** Staging: one slab of payloads. */
 export const STAGING_SLAB_BYTES: number = MIB;
 /** Staging: an epoch closes at this size when the link is free for it. */
@@ -163,6 +165,16 @@ export const EPOCH_ENTRIES_MAX: number = 64 * KIB;
 export const EPOCH_ZERO_RANGES_MAX = 64;
 /** Staging: closed epochs waiting. At the limit the policy leaves stream. */
 export const EPOCHS_MAX = 4096;
+/** Staging: the same, where there is a ring on disk. */
+export const EPOCHS_ON_DISK_MAX: number = 64 * KIB;
+/** Staging: bytes of the ring that can be set: two of the longest epochs fit, and the table of what is in it fits into memory. */
+export const STAGING_DISK_BYTES_MIN: number = 64 * MIB;
+export const STAGING_DISK_BYTES_MAX: number = 64 * 1024 * MIB;
+/** Staging: bytes in memory that can be set. */
+export const STAGING_MEMORY_BYTES_MIN: number = 64 * MIB;
+export const STAGING_MEMORY_BYTES_MAX: number = 4096 * MIB;
+/** Staging: pause before a ring that failed is made anew. */
+export const STAGING_DISK_RETRY_MS = 30_000;
 
 /** Replicator: differing ranges that a comparison reports. The rest is counted. */
 export const VERIFY_RANGES_MAX = 100;
@@ -183,6 +195,9 @@ export const PARKED_REGIONS_MAX: number = STAGING_BYTES_MAX / BLOCK_BYTES;
 /** Activity log: a region that saw no write for this long is retired. */
 export const HOT_REGION_IDLE_MS = 5_000;
 
+/** Policy: how long what is staged in memory waits for a lost link to another node. Then it is marked. */
+export const MIRROR_GRACE_MS = 10_000;
+export const CONFIGURED_GRACE_SECONDS_MAX = 3_600;
 /** Policy: a mirror in stream leaves it when what it lacks is older than this. */
 export const ACKNOWLEDGE_MS_MAX = 60_000;
 /** Policy: part of the staging queue that may be filled. Above it a mirror leaves the stream. */
@@ -197,6 +212,8 @@ export const REDUNDANCY_RATIO_MAX = 2;
 export const REDUNDANCY_BYTES_MIN: number = STAGING_BYTES_MAX / 4;
 /** Policy: staged blocks that are counted one by one. What is staged beyond them counts as if each came once. */
 export const REDUNDANCY_BLOCKS_MAX: number = STAGING_BYTES_MAX / BLOCK_BYTES;
+/** Policy: staged blocks that are looked at, the oldest first, a little more with the last epoch. The rest is taken to be like them. */
+export const REDUNDANCY_LOOKS_MAX: number = 2 * REDUNDANCY_BLOCKS_MAX;
 /** Policy: rates and redundancy must stay over their limits for this long. */
 export const TRIGGER_HOLD_MS = 2_000;
 /** Policy: first and longest pause before a mirror that had to leave the stream comes back; doubled from one to the next. */

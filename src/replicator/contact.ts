@@ -4,7 +4,6 @@
  */
 import type { BlockferryError } from '../io/errors.ts';
 import type { Epoch } from './epoch.ts';
-import type { Follower } from './staging-queue.ts';
 
 /** What the owner of a delta run is told, and asked. */
 export interface RunHooks {
@@ -74,7 +73,8 @@ export interface Contact {
   /** The mirror was idle for a while: has it say something, so that a dead one is noticed. */
   probe(): void;
   transfer(hooks: RunHooks): Transfer;
-  sender(follower: Follower, hooks: SenderHooks): Sender;
+  /** The mirror has every epoch up to `after`, durably, and the queue every later one. */
+  sender(after: number, hooks: SenderHooks): Sender;
   /** Lets outstanding requests be answered, within a bound. */
   close(): Promise<void>;
   destroy(): void;

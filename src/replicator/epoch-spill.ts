@@ -46,6 +46,11 @@ export class EpochSpill {
     return this.ring.sizeBytes;
   }
 
+  /** The disk failed: nothing more goes there. */
+  get failed(): boolean {
+    return this.ring.failed;
+  }
+
   /** One is on its way to disk, or none can be. */
   get busy(): boolean {
     return this.writing !== null || this.ring.failed;

@@ -16,6 +16,8 @@ export interface MirrorHost {
   readonly queue: StagingQueue;
   readonly surroundings: LinkSurroundings;
   readonly examiner: Examiner;
+  /** How long a lost link is waited for with what is staged in memory, in milliseconds; 0: not at all, not on disk either. */
+  readonly graceMs: number;
   /** Regions that are suspect in the log, for every mirror, until what was written to them is safe. */
   readonly parked: ParkedRegions;
   /** A synchronous write waits: an idle link should take the open epoch at once. */

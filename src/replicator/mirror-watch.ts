@@ -6,7 +6,12 @@
  * - Nothing is counted per write: rates come from totals, and how often each block is staged is looked up only while much is.
  */
 import type { Clock } from '../io/clock.ts';
-import { BLOCK_BYTES, REDUNDANCY_BYTES_MIN } from '../io/limits.ts';
+import {
+  BLOCK_BYTES,
+  REDUNDANCY_BLOCKS_MAX,
+  REDUNDANCY_BYTES_MIN,
+  REDUNDANCY_LOOKS_MAX,
+} from '../io/limits.ts';
 import { RateMeter } from './rate-meter.ts';
 import { StagedBlocks } from './redundancy.ts';
 import type { Follower, StagingQueue } from './staging-queue.ts';
@@ -33,6 +38,7 @@ export class MirrorWatch {
     stagedBytes: 0,
     limitBytes: 0,
     epochs: 0,
+    limitEpochs: 1,
     inRate: 0,
     outRate: 0,
     oneByOneBytes: 0,
@@ -64,11 +70,12 @@ export class MirrorWatch {
   look(follower: Follower, behindSince: number | null): Fired | null {
     const now = this.clock.now();
     const { sample, queue } = this;
-    const { bytes, limitBytes, epochs } = queue.backlogOf(follower);
+    const { bytes, limitBytes, epochs, limitEpochs } = queue.backlogOf(follower);
     sample.behindMs = behindSince === null ? 0 : Math.max(0, now - behindSince);
     sample.stagedBytes = bytes;
     sample.limitBytes = limitBytes;
     sample.epochs = epochs;
+    sample.limitEpochs = limitEpochs;
     this.measureRates(now, bytes);
     this.measureRedundancy(follower, bytes);
     return this.watch.look(now, sample);
@@ -91,8 +98,12 @@ export class MirrorWatch {
     sample.oneByOneBytes = 0;
     sample.onceBytes = 0;
     if (stagedBytes < REDUNDANCY_BYTES_MIN) return;
-    const blocks = new StagedBlocks(Math.ceil(stagedBytes / BLOCK_BYTES));
-    for (let number = follower.released + 1; number < queue.openNumber; number += 1) {
+    const most = Math.ceil(stagedBytes / BLOCK_BYTES);
+    const blocks = new StagedBlocks(Math.min(most, REDUNDANCY_BLOCKS_MAX));
+    const end = queue.openNumber;
+    for (let number = follower.released + 1; number < end; number += 1) {
+      // So much of it says enough.
+      if (blocks.total >= REDUNDANCY_LOOKS_MAX) break;
       queue.epoch(number)?.eachPayload((offset, length) => {
         blocks.add(offset / BLOCK_BYTES, length / BLOCK_BYTES);
       });

@@ -4,13 +4,19 @@
  * Invariants:
  * - `follower` is set exactly while host writes are staged for this mirror; else they are marked in
  *   `blocks.dirty` (I5). Leaving the stream turns what is staged and not durable there into marks (I6).
+ * - `bridge` is set while what is staged waits for a lost link to come back; it ends with the following of the queue.
  * - `streaming`, `consistent` and the wait of synchronous replies begin when the mirror has what was staged
  *   while the delta run was sending: until then its blocks are of different moments.
  * - State changes go through `progress.step` only, and each is emitted as an event.
  */
 import assert from 'node:assert';
 import { BlockferryError } from '../io/errors.ts';
-import { BLOCK_BYTES, STREAM_PAUSE_MS_MIN } from '../io/limits.ts';
+import {
+  BLOCK_BYTES,
+  PARKED_REGIONS_MAX,
+  STAGING_BYTES_MAX,
+  STREAM_PAUSE_MS_MIN,
+} from '../io/limits.ts';
 import { nameOfErrno } from '../nbd/constants.ts';
 import type { NbdUri } from '../nbd/uri.ts';
 import type { MirrorRecord } from '../volume/log/metadata.ts';
@@ -28,6 +34,8 @@ import { etaSeconds, isInStep } from './policy.ts';
 import { step, type MirrorEvent } from './progress.ts';
 import { PartedWays, reachMirror } from './reach.ts';
 import { SendLimit } from './send-limit.ts';
+import { PeerSender } from './peer-sender.ts';
+import { isLoss, StreamBridge } from './stream-bridge.ts';
 import type { Backlog, Follower } from './staging-queue.ts';
 import type { Trigger } from './triggers.ts';
 import type { MirrorMode, MirrorRunningStatus, MirrorState, StallPolicy } from './status.ts';
@@ -46,6 +54,9 @@ export class Mirror {
   private follower: Follower | null = null;
   private sender: Sender | null = null;
   private run: Transfer | null = null;
+  private bridge: StreamBridge | null = null;
+  /** When the stream went on over a bridge, or the mirror last had more since then; null: it is in step. */
+  private bridgedAt: number | null = null;
   /** Settled when nothing of the last run is on its way. */
   private lastRun: Promise<void> = Promise.resolve();
   private started = false;
@@ -127,7 +138,9 @@ export class Mirror {
 
   /** Every epoch up to `epoch` was answered by the mirror (`held`), or flushed by it. */
   has(epoch: number, level: 'held' | 'durable'): boolean {
-    if (this.follower === null || this.sender === null) return false;
+    if (this.follower === null) return false;
+    if (this.bridge !== null) return this.follower.released >= epoch;
+    if (this.sender === null) return false;
     return (level === 'held' ? this.sender.held : this.sender.durable) >= epoch;
   }
 
@@ -148,6 +161,7 @@ export class Mirror {
    */
   shed(): void {
     const { follower, sender } = this;
+    if (this.bridge !== null) return this.lookAtBridge();
     if (follower === null || sender === null || sender.held === follower.released) return;
     const { queue } = this.host;
     this.shedSince ??= queue.behindSince(follower);
@@ -161,8 +175,31 @@ export class Mirror {
   /** Leaves the stream if that is better for all: see triggers.ts. Called now and then. */
   look(): void {
     if (this.follower === null || this.run !== null) return;
-    const fired = this.watch.look(this.follower, this.lackingSince(this.follower));
+    if (this.bridge !== null) return this.lookAtBridge();
+    const { parked } = this.host;
+    if (parked.size >= PARKED_REGIONS_MAX / 2 && this.stagedBytes >= STAGING_BYTES_MAX / 2) {
+      this.outrun('it lags behind in too many regions of the volume');
+      return;
+    }
+    const since = this.lackingSince(this.follower);
+    // What waited for the link is old, and on its way.
+    const late = since === null ? null : Math.max(since, this.bridgedAt ?? since);
+    const fired = this.watch.look(this.follower, late);
     if (fired !== null) this.outrun(fired.message, fired.trigger);
+  }
+
+  /** Whether it is still worth while to wait for the link, by the triggers but for the age of what waits. */
+  private lookAtBridge(): void {
+    const { follower, bridge } = this;
+    if (follower === null || bridge === null) return;
+    const now = this.host.surroundings.clock.now();
+    const why = bridge.over(now) ?? this.watch.look(follower, null)?.message ?? null;
+    if (why !== null) this.burnBridge(why);
+  }
+
+  private burnBridge(message: string): void {
+    this.watch.left('link');
+    this.leaveStream({ kind: 'lost' }, `${message}: ${this.lastError ?? ''}`);
   }
 
   /** The mirror cannot keep up: what is staged for it becomes marks, and a delta run follows later. */
@@ -196,6 +233,12 @@ export class Mirror {
 
   /** A synchronous mirror did not answer in time. */
   stalled(message: string): void {
+    this.guarding = false;
+    if (this.bridge !== null) {
+      this.host.emit('mirror-error', this, message);
+      this.host.progressed(this);
+      return;
+    }
     this.link.fail(new BlockferryError('MIRROR_UNREACHABLE', message));
   }
 
@@ -300,7 +343,7 @@ export class Mirror {
 
   private lagSeconds(now: number): number {
     const since =
-      this.state === 'streaming' && this.follower !== null
+      this.follower !== null && (this.state === 'streaming' || this.bridge !== null)
         ? this.lackingSince(this.follower)
         : this.behindSince;
     // Never zero while something is lacking, however young: scripts wait for zero.
@@ -337,11 +380,20 @@ export class Mirror {
   /** No attempt follows: an operator has to decide. */
   private part(why: PartedWays): void {
     this.lastError = why.message;
+    if (this.leaveQueue()) this.blocks.takeBack();
     if (why.code === 'MIRROR_NEWER') this.host.superseded(this, why.message);
     if (this.transition({ kind: 'parted' }, why.message)) void this.link.stop();
   }
 
   private beginRun(contact: Contact, message: string): void {
+    if (this.bridge !== null) {
+      const behind = contact instanceof PeerContact ? this.bridge.goesOnBehind(contact) : null;
+      if (behind !== null) return this.crossBridge(contact, behind);
+      this.watch.left('link');
+      this.leaveQueue();
+      this.blocks.takeBack();
+      this.host.progressed(this);
+    }
     if (!this.transition({ kind: 'contact', suspect: this.blocks.suspect.count > 0 }, message)) {
       return;
     }
@@ -373,6 +425,22 @@ export class Mirror {
     this.lastRun = this.runAfter(this.lastRun, run, contact);
   }
 
+  /** The stream goes on behind an epoch that the mirror has, with what waited. */
+  private crossBridge(contact: Contact, behind: number): void {
+    const { follower, host } = this;
+    assert(follower !== null, 'a bridge is for what is staged');
+    this.bridge = null;
+    this.bridgedAt = host.surroundings.clock.now();
+    const bytes = this.stagedBytes;
+    const sender = contact.sender(behind, this.senderHooks(contact, follower));
+    this.sender = sender;
+    this.transition({ kind: 'rejoined' }, `the link is back, ${bytes} bytes waited for it`);
+    this.catchUpTo = host.queue.close('command');
+    this.flushedTo(follower);
+    host.wakeSoon();
+    sender.pump();
+  }
+
   private async runAfter(last: Promise<void>, run: Transfer, contact: Contact): Promise<void> {
     await last;
     try {
@@ -395,7 +463,9 @@ export class Mirror {
     this.catchUpTo = this.host.queue.close('command');
     this.host.wakeSoon();
     this.runSummary = `${run.bytesSent} bytes sent, ${run.bytesCompared} compared`;
-    const sender = contact.sender(this.follower, this.senderHooks(contact, this.follower));
+    const { released } = this.follower;
+    const hooks = this.senderHooks(contact, this.follower);
+    const sender = contact.sender(released, hooks);
     this.sender = sender;
     this.noticeInStep();
     this.host.progressed(this);
@@ -409,6 +479,7 @@ export class Mirror {
     const { durable } = sender;
     if (!isInStep({ durable, catchUpTo, mode, stagedBytes: backlog.bytes })) return;
     this.catchUpTo = null;
+    this.bridgedAt = null;
     this.consistent = true;
     this.guarding = mode === 'sync';
     this.lastError = null;
@@ -444,8 +515,10 @@ export class Mirror {
     if (durable > follower.released) this.host.queue.release(follower, durable);
     const { generation } = this.host.volume.metadata.state;
     this.blocks.acknowledge({ generation, epoch: durable });
-    if (this.catchUpTo === null) this.durableEpoch = durable;
-    else this.noticeInStep();
+    if (this.bridgedAt !== null) this.bridgedAt = this.host.surroundings.clock.now();
+    // On any other server it has a meaning once all that was staged in the run is there.
+    if (this.catchUpTo === null || this.consistent) this.durableEpoch = durable;
+    this.noticeInStep();
     this.host.progressed(this);
   }
 
@@ -472,13 +545,30 @@ export class Mirror {
   private lost(error: BlockferryError): void {
     const news = this.lastError !== error.message;
     this.lastError = error.message;
-    this.watch.left('link');
-    this.sender?.connectionOver();
+    const { sender } = this;
+    sender?.connectionOver();
     this.sender = null;
     this.stopRun();
+    if (sender instanceof PeerSender) this.buildBridge(sender, error);
+    if (this.bridge !== null) {
+      if (news) this.host.emit('mirror-error', this, error.message);
+      return;
+    }
+    this.watch.left('link');
     const changed = this.leaveStream({ kind: 'lost' }, error.message);
     // Attempts go on without end: only a new reason is worth an event.
     if (!changed && news) this.host.emit('mirror-error', this, error.message);
+  }
+
+  /** What is staged waits for the next link, if the mirror can go on from there. */
+  private buildBridge({ sent }: PeerSender, error: BlockferryError): void {
+    const { follower, host } = this;
+    if (follower === null || this.state !== 'streaming' || !isLoss(error)) return;
+    if (host.graceMs === 0) return;
+    this.catchUpTo = null;
+    this.bridge = new StreamBridge({ host, follower, sent });
+    this.transition({ kind: 'interrupted' }, error.message);
+    host.progressed(this);
   }
 
   /** Returns whether the state changed. */
@@ -507,6 +597,8 @@ export class Mirror {
     if (this.follower === null) return false;
     const { follower } = this;
     this.follower = null;
+    this.bridge = null;
+    this.bridgedAt = null;
     this.catchUpTo = null;
     if (this.stallPolicy === 'degrade') this.guarding = false;
     this.behindSince = this.lackingSince(follower) ?? this.host.surroundings.clock.now();

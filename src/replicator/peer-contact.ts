@@ -16,7 +16,6 @@ import type { MirrorHost } from './mirror-host.ts';
 import { PeerSender } from './peer-sender.ts';
 import { PeerTransfer } from './peer-transfer.ts';
 import type { SendLimit } from './send-limit.ts';
-import type { Follower } from './staging-queue.ts';
 
 /** Whoever waits for answers of the mirror to what it sent. */
 export interface PeerTalk {
@@ -118,8 +117,7 @@ export class PeerContact implements Contact, LinkHandler {
     return this.runs;
   }
 
-  sender(follower: Follower, hooks: SenderHooks): Sender {
-    const after = follower.released;
+  sender(after: number, hooks: SenderHooks): Sender {
     const { link, host, limit } = this;
     const { generation } = host.volume.metadata.state;
     link.sendControl({ kind: 'stream-begin', generation, after });

@@ -97,6 +97,11 @@ export class PeerSender {
     this.onIdle = options.onIdle;
   }
 
+  /** Every epoch up to this one was sent whole. */
+  get sent(): number {
+    return this.closedEpoch;
+  }
+
   /** Bytes of epochs that the peer has not acknowledged as durable. */
   get unackedBytes(): number {
     return this.window.unacked;

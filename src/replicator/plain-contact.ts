@@ -8,7 +8,6 @@ import { EpochSender } from './epoch-sender.ts';
 import type { MirrorBlocks } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import type { SendLimit } from './send-limit.ts';
-import type { Follower } from './staging-queue.ts';
 
 export class PlainContact implements Contact {
   readonly kind = 'nbd';
@@ -69,9 +68,9 @@ export class PlainContact implements Contact {
     return new DeltaRun({ volume, client, blocks, examiner, hooks, limit });
   }
 
-  sender(follower: Follower, hooks: SenderHooks): Sender {
+  sender(after: number, hooks: SenderHooks): Sender {
     const { host, client, limit } = this;
-    return new EpochSender({ host, client, after: follower.released, hooks, limit });
+    return new EpochSender({ host, client, after, hooks, limit });
   }
 
   close(): Promise<void> {

@@ -4,11 +4,11 @@ import {
   DELTA_SWEEPS_STUCK_MAX,
   EPOCH_AGE_MS,
   EPOCH_BYTES,
-  EPOCHS_MAX,
   MIRROR_RETRY_MS_MAX,
   MIRROR_RETRY_MS_MIN,
   THROTTLE_MS_MAX,
 } from '../io/limits.ts';
+import type { Backlog } from './staging-queue.ts';
 import type { MirrorMode } from './status.ts';
 
 /** Whether an idle link should take the open epoch now, or let it fill. */
@@ -17,8 +17,8 @@ export function closesNow(open: { bytes: number; ageMs: number; waiters: boolean
 }
 
 /** Whether a mirror in stream must leave it because it cannot keep up. */
-export function isOutrun(backlog: { bytes: number; limitBytes: number; epochs: number }): boolean {
-  return backlog.bytes >= backlog.limitBytes * 0.9 || backlog.epochs >= EPOCHS_MAX;
+export function isOutrun(backlog: Backlog): boolean {
+  return backlog.bytes >= backlog.limitBytes * 0.9 || backlog.epochs >= backlog.limitEpochs;
 }
 
 /**

@@ -2,7 +2,7 @@
  * The progress of one mirror as an explicit machine. Pure: an event goes in, the next state comes out.
  * Every transition is an event of the node under the name of the state it leads to.
  *
- * connecting      first contact, or contact again after `resume`
+ * connecting      first contact, or contact again after `resume`; or a lost link is waited for, with everything staged
  * comparing       reading blocks that may differ, after a crash or because an operator asked
  * shipping        a delta run: sending the blocks that the bitmap marks, then what was staged meanwhile
  * not-converging  a delta run that the host outruns; goes on, and says so
@@ -19,6 +19,8 @@ export type MirrorEvent =
   | { readonly kind: 'shipped' }
   | { readonly kind: 'stuck' }
   | { readonly kind: 'unstuck' }
+  | { readonly kind: 'interrupted' }
+  | { readonly kind: 'rejoined' }
   | { readonly kind: 'lost' }
   | { readonly kind: 'outrun' }
   | { readonly kind: 'parted' }
@@ -27,11 +29,11 @@ export type MirrorEvent =
 
 /** Which states each state may lead to. */
 export const TRANSITIONS: { readonly [State in MirrorState]: readonly MirrorState[] } = {
-  connecting: ['comparing', 'shipping', 'delta', 'paused', 'diverged'],
+  connecting: ['comparing', 'shipping', 'streaming', 'delta', 'paused', 'diverged'],
   comparing: ['shipping', 'delta', 'paused'],
   shipping: ['streaming', 'not-converging', 'delta', 'paused'],
   'not-converging': ['shipping', 'streaming', 'delta', 'paused'],
-  streaming: ['delta', 'paused'],
+  streaming: ['connecting', 'delta', 'paused'],
   delta: ['comparing', 'shipping', 'paused', 'diverged'],
   paused: ['connecting'],
   diverged: ['connecting', 'paused'],
@@ -51,6 +53,10 @@ export function nextState(state: MirrorState, event: MirrorEvent): MirrorState |
       return state === 'shipping' ? 'not-converging' : null;
     case 'unstuck':
       return state === 'not-converging' ? 'shipping' : null;
+    case 'interrupted':
+      return state === 'streaming' ? 'connecting' : null;
+    case 'rejoined':
+      return state === 'connecting' ? 'streaming' : null;
     case 'lost':
     case 'outrun':
       return state === 'paused' || state === 'delta' || state === 'diverged' ? null : 'delta';

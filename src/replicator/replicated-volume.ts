@@ -22,10 +22,12 @@ import {
 import { BlockferryError } from '../io/errors.ts';
 import {
   BLOCK_BYTES,
+  MIRROR_GRACE_MS,
   REPLICATOR_TICK_MS,
   SYNC_DEADLINE_MS,
   ZERO_PART_BYTES,
 } from '../io/limits.ts';
+import type { Disk } from '../io/disk.ts';
 import type { Network, TlsClientContext } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
 import type { MirrorRecord } from '../volume/log/metadata.ts';
@@ -46,6 +48,7 @@ import { Piecewise, type PiecewiseHost } from './piecewise.ts';
 import { randomId } from './random-id.ts';
 import { RegionGate } from './region-gate.ts';
 import { Stager } from './stager.ts';
+import { StagingDisk } from './staging-disk.ts';
 import { StagingQueue } from './staging-queue.ts';
 import type {
   EventSink,
@@ -63,6 +66,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
   readonly queue: StagingQueue;
   readonly surroundings: LinkSurroundings;
   readonly examiner: Examiner;
+  readonly graceMs: number;
   readonly readOnly = false;
   readonly description = '';
 
@@ -73,6 +77,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
   readonly gate: RegionGate;
   private readonly stager: Stager;
   private readonly fence: Fence;
+  private readonly stagingDisk: StagingDisk | null;
   private readonly waiters = new SyncWaiters();
   private readonly dirtyContexts = new Map<Mirror, DirtyContext>();
   private contextList: readonly StatusContext[];
@@ -96,8 +101,12 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
     tls?: () => TlsClientContext | undefined;
     examiner: Examiner;
     events: EventSink;
-    /** Payload bytes staged for the mirrors at most; STAGING_BYTES_MAX if not given. */
+    /** Payload bytes staged in memory at most; STAGING_BYTES_MAX if not given. */
     stagingBytes?: number;
+    /** How long a lost link to another node is bridged from memory, in milliseconds, 0: never; MIRROR_GRACE_MS if not given. */
+    graceMs?: number;
+    /** Where there is room for more: a file of at most so many bytes; null: there is none. */
+    stagingDisk?: { readonly disk: Disk; readonly sizeBytes: number | null };
   }) {
     const { volume, clock, random, network, tls, stagingBytes } = options;
     this.node = options.node;
@@ -112,7 +121,9 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
     this.clock = clock;
     this.surroundings = { clock, random, network, ...(tls === undefined ? {} : { tls }) };
     this.examiner = options.examiner;
+    this.graceMs = options.graceMs ?? MIRROR_GRACE_MS;
     this.events = options.events;
+    this.stagingDisk = this.stagingDiskAt(options.stagingDisk);
     this.mirrorSet = new MirrorSet(this, {
       prepare: () => this.becomeMirrored(),
       changed: () => this.mirrorsChanged(),
@@ -143,6 +154,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
   /** Takes up the mirrors that the metadata log names. Called once, before the first request. */
   start(): void {
     this.mirrored = this.volume.metadata.state.mirrors.size > 0;
+    this.stagingDisk?.clear();
     this.mirrorSet.load();
     this.mirrorsChanged();
     void this.mirrorSet.discardFrozen();
@@ -250,6 +262,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
     this.fence.close();
     await this.mirrorSet.close();
     this.tickTimer?.cancel();
+    await this.stagingDisk?.close();
     await this.gate.retireAll();
   }
 
@@ -514,6 +527,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
   private mirrorsChanged(): void {
     assert(this.mirrored || this.mirrors.length === 0, 'mirrors see every change');
     if (this.mirrors.length === 0) this.stopMirroring();
+    else this.stagingDisk?.open();
     this.synchronous = this.mirrors.some((mirror) => mirror.mode === 'sync');
     this.listContexts();
     this.progressed();
@@ -539,12 +553,14 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
     this.tickTimer?.cancel();
     this.tickTimer = null;
     this.gate.release();
+    void this.stagingDisk?.close();
   }
 
   private tick(): void {
     const now = this.clock.now();
     this.stager.tick(now);
     this.gate.tick(now);
+    this.stagingDisk?.look(now);
     this.checkDeadline(now);
     this.checkReserve();
     for (const mirror of this.mirrors) mirror.look();
@@ -554,10 +570,35 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost, PiecewiseHost
   /** Epochs whose numbers might be used again after a crash go to no mirror. */
   private checkReserve(): void {
     if (this.reserve.allows(this.queue.openNumber)) return;
-    for (const mirror of this.mirrors) {
-      if (mirror.inStream)
-        mirror.outrun('no more epochs can be reserved: the log cannot be written');
-    }
+    this.sendAllAway('no more epochs can be reserved: the log cannot be written');
+  }
+
+  private sendAllAway(message: string): void {
+    for (const mirror of this.mirrors) mirror.outrun(message);
+  }
+
+  private stagingDiskAt(
+    place: { readonly disk: Disk; readonly sizeBytes: number | null } | undefined,
+  ): StagingDisk | null {
+    if (place === undefined) return null;
+    return new StagingDisk({
+      ...place,
+      directory: this.volume.directory,
+      clock: this.clock,
+      queue: this.queue,
+      onUnreadable: () => this.sendAllAway('what is staged cannot be read back from the disk'),
+      onFailed: (reason) => this.stagingDiskFailed(reason),
+    });
+  }
+
+  private stagingDiskFailed(reason: string): void {
+    const message = `${reason}; what is staged is kept in memory alone`;
+    this.events.emit({
+      kind: 'staging-disk-failed',
+      volume: this.volume.name,
+      mirror: null,
+      message,
+    });
   }
 
   /** A synchronous mirror that keeps the host waiting too long is given up, if its policy says so. */

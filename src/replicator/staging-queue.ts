@@ -16,9 +16,11 @@ import type { Clock } from '../io/clock.ts';
 import {
   BLOCK_BYTES,
   EPOCHS_MAX,
+  EPOCHS_ON_DISK_MAX,
   EPOCH_BYTES_MAX,
   STAGING_BYTES_MAX,
   STAGING_KEPT_PART,
+  STAGING_LOADED_PART,
   STAGING_POOL_BYTES_MAX,
   STAGING_SLAB_BYTES,
 } from '../io/limits.ts';
@@ -34,11 +36,12 @@ export interface Follower {
   readonly released: number;
 }
 
-/** What is staged for one mirror: payload bytes of at most `limitBytes`, and closed epochs. */
+/** What is staged for one mirror: payload bytes and closed epochs, of at most so many. */
 export interface Backlog {
   readonly bytes: number;
   readonly limitBytes: number;
   readonly epochs: number;
+  readonly limitEpochs: number;
 }
 
 class FollowerState implements Follower {
@@ -61,12 +64,15 @@ export class StagingQueue {
   private epochs: Epoch[] = [];
   private head = 0;
   private open: Epoch;
+  /** Whoever wants what is on disk while memory has no room for it. */
+  private readonly waitingForRoom = new Set<() => void>();
   private appendedBytes = 0;
   private releasedBytes = 0;
   /** A change is being appended in parts. */
   private changing = false;
   private readonly limitBytes: number;
-  private readonly spill: EpochSpill | null;
+  private readonly pool: SlabPool;
+  private spill: EpochSpill | null = null;
   private readonly clock: Pick<Clock, 'wall'>;
 
   constructor(options: {
@@ -74,16 +80,26 @@ export class StagingQueue {
     clock: Pick<Clock, 'wall'>;
     /** Payload in memory before a mirror must leave; STAGING_BYTES_MAX if not given. */
     limitBytes?: number;
-    /** Room for more on disk. `onUnreadable`: something cannot be read back, so no mirror may wait for it. */
-    disk?: { readonly ring: StagingRing; readonly onUnreadable: () => void };
   }) {
-    const { clock, disk } = options;
-    this.clock = clock;
+    this.clock = options.clock;
     this.limitBytes = options.limitBytes ?? STAGING_BYTES_MAX;
-    const pool = new SlabPool(Math.min(this.limitBytes, STAGING_POOL_BYTES_MAX));
-    this.writer = new SlabWriter(pool);
-    this.spill = disk === undefined ? null : new EpochSpill({ ...disk, pool });
+    this.pool = new SlabPool(Math.min(this.limitBytes, STAGING_POOL_BYTES_MAX));
+    this.writer = new SlabWriter(this.pool);
     this.open = new Epoch(options.firstEpoch, this.writer);
+  }
+
+  /**
+   * Room for more on disk, or none any more; what is there must have been let go of then. `onUnreadable`: something cannot be
+   * read back, so no mirror may wait for it.
+   */
+  spillTo(disk: { readonly ring: StagingRing; readonly onUnreadable: () => void } | null): void {
+    assert((this.spill?.bytes ?? 0) === 0, 'nothing that is staged is lost');
+    this.spill = disk === null ? null : new EpochSpill({ ...disk, pool: this.pool });
+  }
+
+  /** What memory has no room for is kept on disk. */
+  get hasDisk(): boolean {
+    return this.spill !== null && !this.spill.failed;
   }
 
   get active(): boolean {
@@ -127,8 +143,13 @@ export class StagingQueue {
     return (
       this.memoryBytes >= this.limitBytes / 2 ||
       this.stagedBytes >= this.roomBytes / 2 ||
-      this.closedCount >= EPOCHS_MAX / 2
+      this.closedCount >= this.limitEpochs / 2
     );
+  }
+
+  /** Closed epochs that may wait: those on disk take less memory. */
+  private get limitEpochs(): number {
+    return this.spill === null ? EPOCHS_MAX : EPOCHS_ON_DISK_MAX;
   }
 
   /** What may be staged in all. */
@@ -175,6 +196,7 @@ export class StagingQueue {
       // A disk that cannot follow is none.
       limitBytes: this.memoryBytes >= this.limitBytes * 0.9 ? this.limitBytes : this.roomBytes,
       epochs: this.open.number - 1 - follower.released,
+      limitEpochs: this.limitEpochs,
     };
   }
 
@@ -264,7 +286,10 @@ export class StagingQueue {
   fetch(epoch: Epoch, ready: () => void): boolean {
     if (epoch.stored === null) return true;
     assert(this.spill !== null, 'what is on disk was spilled');
-    this.spill.load(epoch, ready);
+    const room = this.limitBytes * STAGING_LOADED_PART - this.memoryBytes;
+    // The oldest always gets there, so that there is room again.
+    if (epoch.bytes > room && epoch !== this.epochs[this.head]) this.waitingForRoom.add(ready);
+    else this.spill.load(epoch, ready);
     return false;
   }
 
@@ -351,6 +376,10 @@ export class StagingQueue {
       this.epochs = this.epochs.slice(this.head);
       this.head = 0;
     }
+    if (this.waitingForRoom.size === 0) return;
+    const waiting = [...this.waitingForRoom];
+    this.waitingForRoom.clear();
+    for (const ready of waiting) ready();
   }
 }
 

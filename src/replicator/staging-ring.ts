@@ -104,8 +104,12 @@ export class StagingRing {
   close(closed: () => void): void {
     assert(this.closing === null, 'closed once');
     this.closing = (): void => {
-      this.file.closeNow();
-      this.disk.remove(this.file.path);
+      try {
+        this.file.closeNow();
+        this.disk.remove(this.file.path);
+      } catch {
+        // Whoever uses the directory next removes it.
+      }
       closed();
     };
     if (this.inFlight === 0) this.closing();

@@ -10,7 +10,6 @@
  */
 import {
   ACKNOWLEDGE_MS_MAX,
-  EPOCHS_MAX,
   RATE_FILL_MIN,
   RATE_HORIZON_MS,
   REDUNDANCY_BYTES_MIN,
@@ -30,10 +29,11 @@ export interface StreamSample {
   linkUp: boolean;
   /** Age in milliseconds of the oldest write that it lacks; 0 when it has everything. */
   behindMs: number;
-  /** Payload bytes staged for it, what may be staged, and closed epochs that it lacks. */
+  /** Payload bytes staged for it, and closed epochs that it lacks, each with what may be. */
   stagedBytes: number;
   limitBytes: number;
   epochs: number;
+  limitEpochs: number;
   /** Mean bytes per second that come into the queue, and that leave it. */
   inRate: number;
   outRate: number;
@@ -69,8 +69,8 @@ type Pressure = (sample: StreamSample, limits: TriggerLimits) => number;
 export const PRESSURES: { readonly [Name in Trigger]: Pressure } = {
   link: ({ linkUp }) => (linkUp ? 0 : Number.POSITIVE_INFINITY),
   acknowledgement: ({ behindMs }, limits) => behindMs / limits.behindMs,
-  fill: ({ stagedBytes, limitBytes, epochs }, limits) =>
-    Math.max(stagedBytes / (limitBytes * limits.fill), epochs / EPOCHS_MAX),
+  fill: ({ stagedBytes, limitBytes, epochs, limitEpochs }, limits) =>
+    Math.max(stagedBytes / (limitBytes * limits.fill), epochs / limitEpochs),
   rate: ratePressure,
   redundancy: ({ stagedBytes, oneByOneBytes, onceBytes }, limits) =>
     onceBytes <= 0 || stagedBytes < limits.redundancyBytesMin

@@ -76,3 +76,6 @@ function shown(name: string): string {
 
 /** Files beside the log of a secondary: the epochs that are not part of it for good (docs/internals/journal.md). */
 export const JOURNAL_NAMES: readonly string[] = ['journal-a', 'journal-b'];
+
+/** File beside the log of a volume with mirrors: what is staged for them and memory has no room for. Means nothing to the next process. */
+export const STAGING_NAME = 'staging';

@@ -303,3 +303,36 @@ read_only = true
     expect(found).toMatch(/\[CONFIG_INVALID\]$/);
   });
 });
+
+describe('replication', () => {
+  const GIB = 2 ** 30;
+
+  test('is set by the file, and on disk by a flag too', () => {
+    expect(read('').replication.stagingDiskBytes).toBeNull();
+    const text = `[replication]
+      staging_memory = "512M"
+      staging_disk = "8GiB"
+      grace_seconds = 0`;
+    const expected = { stagingMemoryBytes: GIB / 2, stagingDiskBytes: 8 * GIB, graceMs: 0 };
+    expect(read(text).replication).toEqual(expected);
+    expect(read(text, { stagingDisk: '64M' }).replication).toEqual({
+      ...expected,
+      stagingDiskBytes: GIB / 16,
+    });
+  });
+
+  test.each([
+    ['a size that is none', 'staging_disk = "much"', /:2: replication\.staging_disk: must be 64M/],
+    ['too little disk', 'staging_disk = "63M"', /:2: replication\.staging_disk: .* to 64G/],
+    ['too much disk', 'staging_disk = "65G"', /:2: replication\.staging_disk: must be/],
+    ['too little memory', 'staging_memory = "1M"', /:2: replication\.staging_memory: .* to 4G/],
+    ['too long a grace', 'grace_seconds = 3601', /:2: replication\.grace_seconds: /],
+    ['another key', 'staging = "1G"', /:2: unknown key "staging" in replication; known are/],
+  ])('is refused with %s', (_what, line, expected) => {
+    expect(refusal(`[replication]\n${line}\n`)).toMatch(expected);
+  });
+
+  test('is refused with a flag that is no size', () => {
+    expect(refusal('', { stagingDisk: '1' })).toMatch(/--staging-disk "1" must be .*\[USAGE\]$/);
+  });
+});

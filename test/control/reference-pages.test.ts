@@ -77,7 +77,7 @@ describe('the reference', () => {
 
   test('has every key of the configuration, in every table, and every mode', () => {
     const rows = rowsOf(page('configuration'));
-    const tables = ['tls', 'tls_client', 'limits', 'nbd', 'export'];
+    const tables = ['tls', 'tls_client', 'limits', 'replication', 'nbd', 'export'];
     for (const key of Object.keys(FILE.shape)) {
       expect([...rows.keys(), ...tables], key).toContain(key);
     }

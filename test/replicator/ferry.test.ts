@@ -15,7 +15,7 @@ const SIZE = 32 * MIB;
 
 async function pair(options: MirrorOptions = {}): Promise<{ rig: Rig; mirror: PeerMirror }> {
   const scope = testScope();
-  const rig = await Rig.create(scope, { sizeBytes: SIZE });
+  const rig = await Rig.create(scope, { sizeBytes: SIZE, graceMs: 0 });
   const mirror = await PeerMirror.start(scope, { sizeBytes: SIZE });
   await rig.write(0, stamped(MIB, 1));
   await rig.write(5 * MIB + 4096, stamped(64 * 1024, 2));

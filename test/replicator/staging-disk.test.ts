@@ -66,8 +66,8 @@ class Stage {
       firstEpoch: 1,
       clock: { wall: () => 0 },
       limitBytes,
-      disk: { ring: this.ring, onUnreadable: () => (this.unreadable += 1) },
     });
+    this.queue.spillTo({ ring: this.ring, onUnreadable: () => (this.unreadable += 1) });
     this.follower = this.queue.follow();
     this.cursor = new EpochCursor(this.follower.released + 1);
   }

@@ -152,6 +152,7 @@ describe('the staging queue', () => {
       bytes: 8 * BLOCK_BYTES,
       limitBytes: KIB64,
       epochs: 0,
+      limitEpochs: EPOCHS_MAX,
     });
   });
 

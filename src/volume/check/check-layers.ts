@@ -16,7 +16,7 @@ import { LOG_NAME, NEW_LOG_NAME } from '../log/metadata.ts';
 import { hasBelow } from '../log/metadata-state.ts';
 import type { LayerRecord, VolumeState } from '../log/metadata-state.ts';
 import { NEW_PROBE_NAME, PROBE_NAME } from '../layers/extents-probe.ts';
-import { JOURNAL_NAMES } from '../names.ts';
+import { JOURNAL_NAMES, STAGING_NAME } from '../names.ts';
 import { layerPath } from '../recovery.ts';
 
 /** What a volume may have beside its layers. */
@@ -25,6 +25,7 @@ const OTHER_NAMES: ReadonlySet<string> = new Set([
   PROBE_NAME,
   NEW_PROBE_NAME,
   ...JOURNAL_NAMES,
+  STAGING_NAME,
 ]);
 
 export interface CheckedDirectory {

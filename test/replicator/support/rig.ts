@@ -28,6 +28,8 @@ const WAIT_MS = 40_000;
 export interface RigOptions {
   readonly sizeBytes?: number;
   readonly stagingBytes?: number;
+  readonly stagingDiskBytes?: number;
+  readonly graceMs?: number;
   readonly clock?: Clock;
   readonly disk?: Disk;
 }
@@ -73,6 +75,11 @@ export class Rig {
       examiner: inlineExaminer,
       events: { emit: ({ kind, message }) => void this.events.push({ kind, message }) },
       ...(options.stagingBytes === undefined ? {} : { stagingBytes: options.stagingBytes }),
+      ...(options.graceMs === undefined ? {} : { graceMs: options.graceMs }),
+      stagingDisk: {
+        disk: options.disk ?? nodeDisk,
+        sizeBytes: options.stagingDiskBytes ?? null,
+      },
     });
     this.host = new Host(this.device);
     scope.reportOnFailure('events', () =>

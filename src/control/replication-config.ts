@@ -1,0 +1,64 @@
+/** `[replication]` of the file, and what flags say of it: what the node holds for its mirrors. */
+import { BlockferryError } from '../io/errors.ts';
+import {
+  MIRROR_GRACE_MS,
+  STAGING_BYTES_MAX,
+  STAGING_DISK_BYTES_MAX,
+  STAGING_DISK_BYTES_MIN,
+  STAGING_MEMORY_BYTES_MAX,
+  STAGING_MEMORY_BYTES_MIN,
+} from '../io/limits.ts';
+import { parseBytes } from '../volume/names.ts';
+import type { ConfigFile } from './config-file.ts';
+
+/** Of each volume with mirrors. */
+export interface ReplicationConfig {
+  readonly stagingMemoryBytes: number;
+  /** Null: nothing is staged on disk. */
+  readonly stagingDiskBytes: number | null;
+  /** How long a lost link is bridged from memory. */
+  readonly graceMs: number;
+}
+
+export interface ReplicationFlags {
+  readonly stagingDisk?: string;
+}
+
+/** @throws BlockferryError CONFIG_INVALID or USAGE */
+export function resolveReplication(flags: ReplicationFlags, file: ConfigFile): ReplicationConfig {
+  const { replication = {} } = file.values;
+  const { staging_memory: memory, staging_disk: disk, grace_seconds: grace } = replication;
+  const inFile = (key: string, text: string, range: Range): number =>
+    bytesWithin(text, range, (why) => file.fault(['replication', key], why));
+  const ofDisk = disk === undefined ? null : inFile('staging_disk', disk, DISK);
+  const { stagingDisk: flag } = flags;
+  return {
+    stagingMemoryBytes:
+      memory === undefined ? STAGING_BYTES_MAX : inFile('staging_memory', memory, MEMORY),
+    stagingDiskBytes:
+      flag === undefined
+        ? ofDisk
+        : bytesWithin(
+            flag,
+            DISK,
+            (why) => new BlockferryError('USAGE', `--staging-disk ${JSON.stringify(flag)} ${why}`),
+          ),
+    graceMs: grace === undefined ? MIRROR_GRACE_MS : grace * 1000,
+  };
+}
+
+interface Range {
+  readonly least: number;
+  readonly most: number;
+}
+
+const MEMORY: Range = { least: STAGING_MEMORY_BYTES_MIN, most: STAGING_MEMORY_BYTES_MAX };
+const DISK: Range = { least: STAGING_DISK_BYTES_MIN, most: STAGING_DISK_BYTES_MAX };
+const MIB = 2 ** 20;
+
+function bytesWithin(text: string, { least, most }: Range, fault: (why: string) => Error): number {
+  // As people write it: 8G, 8GiB.
+  const bytes = parseBytes(text.replace(/iB$/, ''));
+  if (bytes !== null && bytes >= least && bytes <= most) return bytes;
+  throw fault(`must be ${least / MIB}M to ${most / MIB / 1024}G, such as "8G"`);
+}
