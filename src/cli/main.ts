@@ -8,6 +8,7 @@ import { addCheckVerb } from './check.ts';
 import { EXIT_FAILED, EXIT_OK, EXIT_USAGE, reportError } from './context.ts';
 import { oneLine } from './format.ts';
 import { addMirrorVerbs } from './mirror-verbs.ts';
+import { addFailbackVerb } from './failback-verb.ts';
 import { addPromoteVerb } from './promote-verb.ts';
 import { addReloadVerb } from './reload.ts';
 import { addServeVerb } from './serve.ts';
@@ -56,6 +57,7 @@ export function createProgram(): Command {
   addSnapshotVerbs(program);
   addMirrorVerbs(program);
   addPromoteVerb(program);
+  addFailbackVerb(program);
   addStatusVerbs(program);
   addReloadVerb(program);
   addCheckVerb(program);

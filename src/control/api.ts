@@ -35,6 +35,7 @@ const CREATE_BODY = z.strictObject({
   on: z.string().nullable().default(null),
 });
 const PROMOTE_BODY = z.strictObject({ force: z.boolean().default(false) });
+const FAILBACK_BODY = z.strictObject({ node: z.string(), force: z.boolean().default(false) });
 const RESIZE_BODY = z.strictObject({ size: z.string(), force: z.boolean().default(false) });
 const DELETE_QUERY = z.strictObject({ force: FLAG });
 const EVENTS_QUERY = z.strictObject({ follow: FLAG });
@@ -109,6 +110,10 @@ function addVolumeRoutes(app: FastifyInstance, commands: VolumeCommands): void {
     const { name } = request.params;
     const { force } = check('query', DELETE_QUERY, request.query);
     return commands.delete(name, { force }).then(() => ({ deleted: name }));
+  });
+  app.post<VolumeRoute>('/v1/volumes/:name/failback', (request) => {
+    const { node, ...options } = check('body', FAILBACK_BODY, request.body);
+    return commands.failback(request.params.name, node, options);
   });
   app.post<VolumeRoute>('/v1/volumes/:name/promote', (request) => {
     const { force } = check('body', PROMOTE_BODY, request.body ?? {});

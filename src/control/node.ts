@@ -165,6 +165,7 @@ export class BlockferryNode {
     this.opened('space', async () => space.stop());
     const commands = new VolumeCommands({
       node: config.name,
+      clock,
       store,
       room,
       host: (volume) => this.host(volume, network, examiner),

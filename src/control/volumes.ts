@@ -7,9 +7,11 @@
  *   ended before the files go.
  */
 import assert from 'node:assert';
+import { isoTime, type Clock } from '../io/clock.ts';
 import { BlockferryError, errorText } from '../io/errors.ts';
 import type { HostedVolume } from '../replicator/hosted-volume.ts';
 import type { Container } from '../volume/containers.ts';
+import { becomeSecondary } from '../replicator/intake/failback.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import { parseSize, type Volume, type VolumeStore } from '../volume/store.ts';
 import { volumeCheckStatus, type VolumeCheckStatus } from './check-status.ts';
@@ -21,6 +23,7 @@ import type { NodeStatus, SpaceStatus, VolumeStatus } from './status.ts';
 
 interface VolumeCommandsOptions {
   readonly node: string;
+  readonly clock: Clock;
   readonly store: VolumeStore;
   readonly room: CommandRoom;
   /** Puts over a volume what its role asks for. */
@@ -30,6 +33,7 @@ interface VolumeCommandsOptions {
 
 export class VolumeCommands {
   private readonly node: string;
+  private readonly clock: Clock;
   private readonly store: VolumeStore;
   private readonly room: CommandRoom;
   private readonly host: (volume: Volume) => HostedVolume;
@@ -38,6 +42,7 @@ export class VolumeCommands {
 
   constructor(options: VolumeCommandsOptions) {
     this.node = options.node;
+    this.clock = options.clock;
     this.store = options.store;
     this.room = options.room;
     this.host = options.host;
@@ -235,6 +240,36 @@ export class VolumeCommands {
     });
   }
 
+  /**
+   * Makes a volume that `node` has gone on from a mirror of that copy. Its clients are disconnected, its mirrors are none any
+   * more; what it holds is kept as the snapshot `diverged-TIME`. `force`: also if this node has not heard of the other copy.
+   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_SECONDARY, VOLUME_NOT_FENCED, NODE_NAME_INVALID, MIRROR_SELF, and what
+   *   `becomeSecondary` does
+   */
+  failback(name: string, node: string, { force }: { force: boolean }): Promise<VolumeStatus> {
+    return this.room.command(name, async () => {
+      const device = this.room.requirePrimary(name, 'become one of another volume');
+      this.checkSource(node);
+      if (device.fenced === null && !force) {
+        const message = `volume ${name} takes writes: no mirror of it was promoted, as far as this node knows`;
+        throw new BlockferryError('VOLUME_NOT_FENCED', message);
+      }
+      const snapshot = divergedName(this.clock.wall());
+      this.room.devices.delete(name);
+      try {
+        await this.room.closeSessionsOf(device);
+        await device.close();
+        await becomeSecondary(device.volume, node, snapshot);
+      } finally {
+        this.reattach(name);
+      }
+      const kept = exportName(name, snapshot);
+      const message = `volume ${name} is a mirror that waits for node ${node}; what it held is ${kept}`;
+      this.room.tell('volume-demoted', name, message);
+      return this.show(name);
+    });
+  }
+
   private async goOnAlone(device: ReplicatedVolume, force: boolean): Promise<VolumeStatus> {
     const { name } = device.volume;
     if (device.fenced === null) {
@@ -338,4 +373,9 @@ function onOf({ container }: Volume): VolumeStatus['on'] {
   if (container === null) return null;
   const { place, trouble } = container;
   return { kind: place.kind, location: place.location, trouble };
+}
+
+/** `diverged-20261121T123805Z` */
+function divergedName(wall: number): string {
+  return `diverged-${isoTime(wall).replace(/[-:]|\.\d+/g, '')}`;
 }

@@ -189,7 +189,7 @@ export const ERROR_CATALOGUE = {
   VOLUME_FENCED: entry(
     'operator',
     409,
-    'make it a mirror of the newer copy, or let both go on with: blockferry promote VOLUME --force',
+    'make it the mirror of the newer copy with: blockferry failback VOLUME NODE',
   ),
   VOLUME_HAS_CLONES: entry('operator', 409, 'delete the clones first'),
   VOLUME_HAS_MIRRORS: entry(
@@ -205,6 +205,11 @@ export const ERROR_CATALOGUE = {
     'do that on the node of the primary, or with a clone of a snapshot',
   ),
   VOLUME_LIMIT: entry('operator', 409, 'delete a volume first'),
+  VOLUME_NOT_FENCED: entry(
+    'operator',
+    409,
+    'add --force if another node has gone on from it; what it holds is kept as a snapshot',
+  ),
   VOLUME_NAME_INVALID: entry('usage', 400, 'use 1 to 255 bytes without /, @ or control characters'),
   VOLUME_NOT_FOUND: entry('operator', 404, 'list the volumes with: blockferry volume list'),
 } as const satisfies Record<string, CatalogueEntry>;

@@ -39,6 +39,7 @@ export const EVENT_LEVELS = {
   'volume-resized': 'info',
   'volume-promoted': 'warn',
   'volume-fenced': 'warn',
+  'volume-demoted': 'warn',
   'volume-deleted': 'info',
   'volume-damaged': 'warn',
   'volume-failed': 'warn',
