@@ -1,14 +1,17 @@
 /**
- * `npm run drill -- failover [--rounds N] [--seed S] [--mode async|sync] [--keep]`: rehearses a disaster
+ * `npm run drill -- failover|restart [--rounds N] [--seed S] [--mode async|sync] [--keep]`: rehearses a disaster
  * with real processes and says what came of it (docs/operating/drills.md). Exit code: 0 sound, 1 a
  * violation or a drill that could not be held, 2 usage.
  */
 import { parseArgs } from 'node:util';
-import { failoverRound } from './drill/failover.ts';
+import { DRILLS, holdRound as playRound, type Drill } from './drill/failover.ts';
 import type { OracleMode } from './drill/oracle.ts';
 import { run } from './drill/process.ts';
 
-const USAGE = `usage: npm run drill -- failover [--rounds N] [--seed S] [--mode async|sync] [--keep]
+const USAGE = `usage: npm run drill -- failover|restart [--rounds N] [--seed S] [--mode async|sync] [--keep]
+
+  failover     the mirror is promoted, the old primary becomes its mirror
+  restart      the primary comes back, and its mirror is brought in step
 
   --rounds N   hold the drill so many times, each with its own seed (default 1)
   --seed S     picks the moments of the first round; the next rounds count on (default: by the clock)
@@ -20,6 +23,7 @@ const ROUNDS_MAX = 10_000;
 const SEED_MAX = 0xffffffff;
 
 interface Request {
+  readonly drill: Drill;
   readonly rounds: number;
   readonly seed: number;
   readonly mode: OracleMode;
@@ -47,13 +51,15 @@ function parse(args: readonly string[]): Request | null {
     },
   });
   if (values.help) return null;
-  if (positionals.length !== 1 || positionals[0] !== 'failover') {
-    throw new UsageError(`there is one drill: failover (not ${JSON.stringify(positionals)})`);
+  const drill = DRILLS.find((name) => name === positionals[0]);
+  if (positionals.length !== 1 || drill === undefined) {
+    throw new UsageError(`the drills: ${DRILLS.join(', ')} (not ${JSON.stringify(positionals)})`);
   }
   if (values.mode !== 'async' && values.mode !== 'sync') {
     throw new UsageError(`--mode ${values.mode}: async or sync is needed`);
   }
   return {
+    drill,
     rounds: integer('rounds', values.rounds, 1, ROUNDS_MAX),
     seed: integer('seed', values.seed, 0, SEED_MAX),
     mode: values.mode,
@@ -75,9 +81,10 @@ async function hold(request: Request, signal: AbortSignal): Promise<boolean> {
   let sound = 0;
   for (let index = 0; index < request.rounds; index++) {
     const seed = (request.seed + index) % (SEED_MAX + 1);
-    console.log(`round ${index + 1} of ${request.rounds}: failover, ${request.mode}, seed ${seed}`);
+    const { drill, mode } = request;
+    console.log(`round ${index + 1} of ${request.rounds}: ${drill}, ${mode}, seed ${seed}`);
     if (await holdRound({ ...request, seed }, signal)) sound++;
-    else console.log(`again: npm run drill -- failover --seed ${seed} --mode ${request.mode}`);
+    else console.log(`again: npm run drill -- ${drill} --seed ${seed} --mode ${mode}`);
     if (signal.aborted) break;
   }
   const passed = sound === request.rounds;
@@ -91,8 +98,8 @@ function print(line: string): void {
 
 async function holdRound(request: Request, signal: AbortSignal): Promise<boolean> {
   try {
-    const { seed, mode, keep } = request;
-    const violations = await failoverRound({ seed, mode, keep, print, signal });
+    const { drill, seed, mode, keep } = request;
+    const violations = await playRound({ drill, seed, mode, keep, print, signal });
     for (const violation of violations) console.log(`violation: ${violation}`);
     return violations.length === 0;
   } catch (thrown) {

@@ -1,6 +1,7 @@
 /**
- * One round of the failover drill: a mirrored volume with a filesystem under load, an outage of the link,
- * the sudden death of the primary, and the question what the mirror is worth.
+ * One round of a drill: a mirrored volume with a filesystem under load, an outage of the link,
+ * the sudden death of the primary, and the question what the mirror is worth. Then the mirror is promoted and the old primary
+ * becomes its mirror (`failover`, promotion.ts), or the primary comes back as if nothing was (`restart`).
  *
  *   fio, ledger -> ext4 -> loop -> nbdfuse -> recorder -> alpha -> link (fault proxy) -> beta
  *
@@ -15,6 +16,7 @@ import { Load } from './load.ts';
 import { DrilledNode, expectEqualExports, inStep, type SeenMirror, settled } from './node.ts';
 import { judge, type OracleMode, type Verdict } from './oracle.ts';
 import { Hopeless, pause, run, Undo, until } from './process.ts';
+import { Promotion } from './promotion.ts';
 import { FaultProxy } from './proxy.ts';
 import { type SeededRandom, seededRandom } from './random.ts';
 import { Recorder } from './recorder.ts';
@@ -39,7 +41,11 @@ const BEFORE_CUT_MS = { low: 500, high: 2500 };
 const OUTAGE_MS = { low: 500, high: 3000 };
 const BEFORE_KILL_MS = { low: 100, high: 2500 };
 
+export const DRILLS = ['failover', 'restart'] as const;
+export type Drill = (typeof DRILLS)[number];
+
 export interface RoundOptions {
+  readonly drill: Drill;
   readonly seed: number;
   readonly mode: OracleMode;
   /** Keep the directory with logs and images when the round ends. */
@@ -49,7 +55,7 @@ export interface RoundOptions {
 }
 
 /** Plays one round, and returns the violations that it found. */
-export async function failoverRound(options: RoundOptions): Promise<string[]> {
+export async function holdRound(options: RoundOptions): Promise<string[]> {
   const undo = new Undo();
   const directory = mkdtempSync(join(tmpdir(), 'bf-drill-'));
   const round = new Round(options, directory, undo);
@@ -77,6 +83,7 @@ class Round {
   private readonly timeline: Timeline;
   private readonly alpha: DrilledNode;
   private readonly beta: DrilledNode;
+  private readonly promotion: Promotion;
 
   constructor(options: RoundOptions, directory: string, undo: Undo) {
     this.options = options;
@@ -86,16 +93,40 @@ class Round {
     this.timeline = new Timeline(options.print);
     this.alpha = new DrilledNode({ name: 'alpha', directory });
     this.beta = new DrilledNode({ name: 'beta', directory });
+    this.promotion = new Promotion({
+      alpha: this.alpha,
+      beta: this.beta,
+      volume: VOLUME,
+      sizeBytes: VOLUME_BYTES,
+      directory,
+      signal: options.signal,
+      note: (text) => this.note(text),
+      violate: (text) => this.violate(text),
+    });
   }
 
   async play(): Promise<void> {
     const link = await this.setUp();
+    const failover = this.options.drill === 'failover';
     const log = await this.liveAndDie(link);
     const image = join(this.directory, 'mirror.raw');
-    await this.readMirror(image);
+    if (!failover) await this.untilQuiet();
+    await run('nbdcopy', [this.beta.uri(VOLUME), image]);
+    this.note('image read from beta');
     const verdict = this.consultOracle(log.recorded, image);
+    if (log.promotedMs !== null) this.noteLoss(log.promotedMs, verdict);
     await this.takeOver(image, log.ledgerLines, verdict);
-    await this.comeBack(log.recorded);
+    if (!failover) return await this.comeBack(log.recorded);
+    await this.promotion.useIt();
+    await this.promotion.fenced();
+    await this.promotion.failBack(log.recorded, (regionsActive(log.recorded) + 1) * REGION_BYTES);
+  }
+
+  private noteLoss(promotedMs: number, { writesLost, lossMs }: Verdict): void {
+    const lost = writesLost === 0 ? '0' : `the last ${lossMs} ms`;
+    this.note(
+      `RPO ${countText(writesLost)} acknowledged writes (${lost}); RTO ${promotedMs} ms from the kill until beta takes writes`,
+    );
   }
 
   /** Two nodes, a link between them, a mirrored volume in step. */
@@ -121,7 +152,7 @@ class Round {
   /** From the first write to the last: load, outage, recovery, death of the primary. */
   private async liveAndDie(
     link: FaultProxy,
-  ): Promise<{ recorded: RequestLog; ledgerLines: number }> {
+  ): Promise<{ recorded: RequestLog; ledgerLines: number; promotedMs: number | null }> {
     const { alpha, undo, options, directory } = this;
     const logDirectory = join(directory, 'requests');
     const log = new RequestLogWriter(logDirectory);
@@ -144,15 +175,20 @@ class Round {
     await this.waitInStep();
     if (!load.running) throw new Error(`the load ended too early: ${load.tail()}`);
     log.mark(MARK_KILL);
+    const killedAt = performance.now();
     await alpha.kill();
     this.note(`alpha killed (SIGKILL) under load; ${loadText(recorder, load)}`);
+    const failover = options.drill === 'failover';
+    const promotedMs = failover ? await this.promotion.promote(killedAt) : null;
+    if (failover) this.note('beta promoted');
 
     await load.stop();
     await filesystem.detach();
     await recorder.close();
     if (recorder.failure !== null) throw new Error(`the record is unsound: ${recorder.failure}`);
     if (recorder.counters.flushes === 0) throw new Error('no FLUSH came: nothing was tested');
-    return { recorded: readRequestLog(logDirectory), ledgerLines: load.ledgerLines };
+    const { ledgerLines } = load;
+    return { recorded: readRequestLog(logDirectory), ledgerLines, promotedMs };
   }
 
   private async outage(link: FaultProxy, load: Load, recorder: Recorder): Promise<void> {
@@ -181,8 +217,8 @@ class Round {
     );
   }
 
-  /** Reads the mirror whole once nothing of the dead primary is on its way to it any more. */
-  private async readMirror(image: string): Promise<void> {
+  /** Nothing of the dead primary is on its way to the mirror any more. */
+  private async untilQuiet(): Promise<void> {
     const { beta } = this;
     await until(
       {
@@ -197,8 +233,6 @@ class Round {
         return connections === 0 && source.state === 'waiting' && shown;
       },
     );
-    await run('nbdcopy', [beta.uri(VOLUME), image]);
-    this.note('mirror taken over: image read from beta');
   }
 
   private consultOracle(log: RequestLog, image: string): Verdict {

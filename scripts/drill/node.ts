@@ -44,6 +44,8 @@ export interface SeenSource {
 export interface SeenVolume {
   readonly name: string;
   readonly source: SeenSource | null;
+  /** Why its writes wait; null: they do not. */
+  readonly fenced: string | null;
   readonly size_bytes: number;
   readonly allocated_bytes: number;
   readonly connections: number;

@@ -15,29 +15,34 @@ const DRILL = join(BUILD, 'scripts', 'drill.js');
 /** A round takes some 20 s on an idle machine. */
 const DRILL_MS_MAX = 180_000;
 
-test.for(['async', 'sync'] as const)(
-  'one round, %s',
-  { timeout: DRILL_MS_MAX },
-  async (mode, context) => {
-    requireRoot(context, 'mounting a filesystem');
-    requireTools(context, 'nbdfuse', 'nbdcopy', 'losetup', 'mkfs.ext4', 'e2fsck', 'fio');
-    const scope = testScope();
-    const directory = scope.tempDir('bf-');
-    const args = [DRILL, 'failover', '--seed', '20240613', '--mode', mode];
-    const { stdout } = await run(process.execPath, args, {
-      timeoutMs: DRILL_MS_MAX,
-      env: { TMPDIR: directory },
-    });
-    expect(stdout).toContain(`round 1 of 1: failover, ${mode}, seed 20240613`);
-    expect(stdout).toMatch(/alpha killed \(SIGKILL\) under load/);
-    expect(stdout).toMatch(/oracle: .* sound/);
-    expect(stdout).toMatch(/fsck clean/);
-    expect(stdout).toMatch(/equal, byte for byte/);
-    expect(stdout.trimEnd().split('\n').at(-1)).toBe('drill PASSED: 1 of 1 rounds sound');
-    expect(readdirSync(directory)).toEqual([]);
-    expect(readFileSync('/proc/self/mounts', 'utf8')).not.toContain(directory);
-  },
-);
+test.for([
+  ['failover', 'async'],
+  ['failover', 'sync'],
+  ['restart', 'async'],
+] as const)('one round of %s, %s', { timeout: DRILL_MS_MAX }, async ([drill, mode], context) => {
+  requireRoot(context, 'mounting a filesystem');
+  requireTools(context, 'nbdfuse', 'nbdcopy', 'losetup', 'mkfs.ext4', 'e2fsck', 'fio');
+  const scope = testScope();
+  const directory = scope.tempDir('bf-');
+  const args = [DRILL, drill, '--seed', '20240613', '--mode', mode];
+  const { stdout } = await run(process.execPath, args, {
+    timeoutMs: DRILL_MS_MAX,
+    env: { TMPDIR: directory },
+  });
+  expect(stdout).toContain(`round 1 of 1: ${drill}, ${mode}, seed 20240613`);
+  expect(stdout).toMatch(/alpha killed \(SIGKILL\) under load/);
+  expect(stdout).toMatch(/oracle: .* sound/);
+  expect(stdout).toMatch(/fsck clean/);
+  if (drill === 'failover') {
+    expect(stdout).toMatch(mode === 'sync' ? /RPO 0 acknowledged/ : /RPO [\d,]+ acknowledged/);
+    expect(stdout).toMatch(/alpha is back and fenced, a client of it waits/);
+    expect(stdout).toMatch(/diverged-\w+ has every write that alpha answered/);
+  }
+  expect(stdout).toMatch(/equal, byte for byte/);
+  expect(stdout.trimEnd().split('\n').at(-1)).toBe('drill PASSED: 1 of 1 rounds sound');
+  expect(readdirSync(directory)).toEqual([]);
+  expect(readFileSync('/proc/self/mounts', 'utf8')).not.toContain(directory);
+});
 
 test('an interrupted drill leaves nothing behind', { timeout: DRILL_MS_MAX }, async (context) => {
   requireRoot(context, 'mounting a filesystem');
@@ -55,8 +60,8 @@ test('an interrupted drill leaves nothing behind', { timeout: DRILL_MS_MAX }, as
 });
 
 test.each([
-  [[], /one drill/],
-  [['flood'], /one drill/],
+  [[], /the drills/],
+  [['flood'], /the drills/],
   [['failover', '--mode', 'perhaps'], /--mode perhaps/],
   [['failover', '--rounds', '0'], /--rounds 0/],
   [['failover', '--seed', '-1'], /seed/],
