@@ -15,7 +15,8 @@ import { provesNode } from '../replicator/link/node-identity.ts';
 
 /** A secondary, or what was one, as links know it. */
 export type LinkTarget =
-  Pick<SecondaryVolume, 'judge' | 'attach' | 'unexpected'> | Pick<Descendant, 'judge' | 'attach' | 'unexpected'>;
+  | Pick<SecondaryVolume, 'judge' | 'attach' | 'unexpected'>
+  | Pick<Descendant, 'judge' | 'attach' | 'unexpected'>;
 
 interface PeerLinksOptions {
   /** Null: there is no such volume. */

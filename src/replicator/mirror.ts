@@ -566,6 +566,7 @@ export class Mirror {
     if (follower === null || this.state !== 'streaming' || !isLoss(error)) return;
     if (host.graceMs === 0) return;
     this.catchUpTo = null;
+    if (this.stallPolicy === 'degrade') this.guarding = false;
     this.bridge = new StreamBridge({ host, follower, sent });
     this.transition({ kind: 'interrupted' }, error.message);
     host.progressed(this);
