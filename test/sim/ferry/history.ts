@@ -40,7 +40,8 @@ export type Step = StepBase &
     | ({ kind: 'write'; fua: boolean } & Place)
     | ({ kind: 'zero'; fua: boolean; noHole: boolean } & Place)
     | ({ kind: 'trim'; fua: boolean } & Place)
-    | { kind: 'burst'; count: number; blocks: number }
+    /** Writes and flushes in one turn. */
+    | { kind: 'burst'; count: number; blocks: number; flushes: boolean }
     | { kind: 'flush' }
     | { kind: 'time' }
     | { kind: 'kill' | 'cut'; node: number; calls: number; downMs: number }
@@ -74,12 +75,15 @@ export interface History {
   readonly line: LineTraits;
   readonly journalFileBytes: number;
   readonly stagingBytes: number;
+  /** Writes before there is a mirror: what the first delta run brings. */
+  readonly filled: readonly Place[];
   /** The mirrors are in step when it begins. */
   readonly settled: boolean;
   readonly steps: readonly Step[];
 }
 
 const MIB = 1024 * 1024;
+const FILL_BLOCKS_MAX = 256;
 const CALLS: readonly CallKind[] = [
   'read',
   'write',
@@ -97,6 +101,8 @@ export function historyOf(seed: number): History {
     [6, 64],
     [3, dice.between(16, 200)],
     [1, 256],
+    // Delta runs of several frames.
+    [2, dice.between(500, 1500)],
   ]);
   const mirrors = Array.from({ length: dice.chance(25) ? 2 : 1 }, () => optionsOf(dice));
   const count = dice.weighted([
@@ -112,11 +118,24 @@ export function historyOf(seed: number): History {
     traits: traitsOf(dice),
     line: lineOf(dice),
     // The longest epoch of so small a volume fits; a short file is used up soon.
-    journalFileBytes: dice.pick([MIB, 8 * MIB]),
+    journalFileBytes: blocks > 256 ? 16 * MIB : dice.pick([MIB, 8 * MIB]),
     stagingBytes: dice.pick([256 * MIB, 256 * MIB, 256 * 1024]),
+    filled: filledBy(dice, blocks),
     settled: dice.chance(60),
     steps: Array.from({ length: count }, (_, index) => steps.next(index + 1)),
   };
+}
+
+function filledBy(dice: Dice, blocks: number): Place[] {
+  const count = dice.weighted([
+    [1, 0],
+    [1, dice.between(1, 12)],
+  ]);
+  return Array.from({ length: count }, () => {
+    const first = dice.below(blocks);
+    const most = Math.min(blocks - first, FILL_BLOCKS_MAX);
+    return { offset: first * BLOCK, length: dice.between(1, most) * BLOCK };
+  });
 }
 
 function optionsOf(dice: Dice): MirrorOptions {
@@ -208,12 +227,22 @@ class Steps {
     const fua = dice.chance(12);
     return dice.weighted<() => Plain>([
       [30, () => ({ kind: 'write', ...this.place(), fua })],
-      [6, () => ({ kind: 'burst', count: dice.between(2, 12), blocks: dice.between(1, 8) })],
+      [6, () => this.burst()],
       [6, () => ({ kind: 'zero', ...this.place(), noHole: dice.chance(40), fua })],
       [6, () => ({ kind: 'trim', ...this.place(), fua })],
       [12, () => ({ kind: 'flush' })],
       [8, () => ({ kind: 'time' })],
     ])();
+  }
+
+  private burst(): Plain {
+    const { dice } = this;
+    return {
+      kind: 'burst',
+      count: dice.between(2, 12),
+      blocks: dice.between(1, 8),
+      flushes: dice.chance(40),
+    };
   }
 
   private check(): Plain {

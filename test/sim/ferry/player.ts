@@ -34,6 +34,8 @@ const REQUESTS_MAX = 24;
 /** Virtual milliseconds that an orderly stop may take. */
 const CLOSE_MS_MAX = 60_000;
 const TRACE_LINES = 120;
+/** Bytes a second. */
+const LIMIT_UNIT = 16 * 1024;
 const ESHUTDOWN = 108;
 /** Virtual milliseconds after which a node whose volume failed is started again. */
 const FAILED_MS = 1500;
@@ -191,6 +193,7 @@ export class Player {
   private async begin(): Promise<void> {
     for (const mirror of this.mirrors) await this.finished(mirror.create(), 'creating a mirror');
     await this.finished(this.primary.create(), 'creating the volume');
+    for (const place of this.history.filled) this.write(place, false);
     for (const [index, options] of this.history.mirrors.entries()) {
       this.verb(this.mirrors[index]!, 'add', options);
     }
@@ -419,7 +422,7 @@ export class Player {
         return this.operations.operate(this.primary, what, device.resyncMirror(uri));
       case 'limit':
       case 'unlimit': {
-        const limit = verb === 'limit' ? 1024 * 1024 : null;
+        const limit = verb === 'limit' ? this.host.between(1, 64) * LIMIT_UNIT : null;
         return this.operations.operate(this.primary, what, device.limitMirror(uri, limit));
       }
       case 'verify':
@@ -440,8 +443,9 @@ export class Player {
 
   // ---- the host
 
-  private burst({ count, blocks }: { count: number; blocks: number }): void {
+  private burst({ count, blocks, flushes }: Extract<Step, { kind: 'burst' }>): void {
     for (let index = 0; index < count; index += 1) {
+      if (flushes && this.host.chance(25)) this.flush();
       const block = this.host.below(this.oracle.blockCount);
       const most = Math.min(blocks, this.oracle.blockCount - block);
       this.write({ offset: block * BLOCK, length: this.host.between(1, most) * BLOCK }, false);
@@ -580,7 +584,11 @@ export class Player {
     for (const [index, node] of this.mirrors.entries()) {
       const mirror = this.primary.mirrorOf(node.name);
       if (mirror === null) this.verb(node, 'add', this.history.mirrors[index]!);
-      else if (mirror.state === 'paused') this.verb(node, 'resume', this.history.mirrors[index]!);
+      else {
+        const { limit = null } = this.primary.volume.metadata.state.mirrors.get(mirror.id) ?? {};
+        if (limit !== null) this.verb(node, 'unlimit', this.history.mirrors[index]!);
+        if (mirror.state === 'paused') this.verb(node, 'resume', this.history.mirrors[index]!);
+      }
     }
   }
 
