@@ -11,12 +11,7 @@
  */
 import assert from 'node:assert';
 import { BlockferryError } from '../io/errors.ts';
-import {
-  BLOCK_BYTES,
-  PARKED_REGIONS_MAX,
-  STAGING_BYTES_MAX,
-  STREAM_PAUSE_MS_MIN,
-} from '../io/limits.ts';
+import { PARKED_REGIONS_MAX, STAGING_BYTES_MAX, STREAM_PAUSE_MS_MIN } from '../io/limits.ts';
 import { nameOfErrno } from '../nbd/constants.ts';
 import type { NbdUri } from '../nbd/uri.ts';
 import type { MirrorRecord } from '../volume/log/metadata.ts';
@@ -25,12 +20,13 @@ import type { Contact, Sender, SenderHooks, Transfer } from './contact.ts';
 import { RunAborted, RunFailed } from './delta-run.ts';
 import { dirtyContextName } from './dirty-name.ts';
 import { MirrorBlocks } from './mirror-blocks.ts';
+import { MirrorCounts } from './mirror-counts.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { MirrorLink } from './mirror-link.ts';
 import { MirrorVerify } from './mirror-verify.ts';
 import { MirrorWatch } from './mirror-watch.ts';
 import { PeerContact } from './peer-contact.ts';
-import { etaSeconds, isInStep } from './policy.ts';
+import { isInStep } from './policy.ts';
 import { step, type MirrorEvent } from './progress.ts';
 import { PartedWays, reachMirror } from './reach.ts';
 import { SendLimit } from './send-limit.ts';
@@ -70,14 +66,10 @@ export class Mirror {
   private behindSince: number;
   /** Synchronous replies wait for this mirror. */
   private guarding: boolean;
-  private runStartedAt = 0;
-  private runDirtyBytes = 0;
   /** Epochs up to this one were shed; 0: none is. Their blocks are in `blocks.inFlight`. */
   private shedUpTo = 0;
   private shedSince: number | null = null;
-  private streamedBytes = 0;
-  private deltaBytes = 0;
-  private comparedBytes = 0;
+  private readonly counts = new MirrorCounts();
   private readonly link: MirrorLink;
   private readonly host: MirrorHost;
   /** What may be sent to it. */
@@ -311,9 +303,8 @@ export class Mirror {
   }
 
   status(): MirrorRunningStatus & { readonly durableEpoch: number | null } {
-    const { clock } = this.host.surroundings;
-    const run = this.run;
-    const remainingBytes = this.blocks.dirtyBytes + this.blocks.suspectBytes;
+    const now = this.host.surroundings.clock.now();
+    const { dirtyBytes, suspectBytes } = this.blocks;
     return {
       uri: this.uri.text,
       dirty_context: dirtyContextName(this.id),
@@ -323,20 +314,10 @@ export class Mirror {
       consistent: this.consistent,
       durableEpoch: this.durableEpoch,
       staged_bytes: this.stagedBytes,
-      dirty_bytes: this.blocks.dirtyBytes,
-      suspect_bytes: this.blocks.suspectBytes,
-      lag_seconds: this.lagSeconds(clock.now()),
-      eta_seconds:
-        run === null
-          ? null
-          : etaSeconds({
-              remainingBytes,
-              doneBytes: this.runDirtyBytes - remainingBytes,
-              elapsedMs: clock.now() - this.runStartedAt,
-            }),
-      bytes_sent: this.streamedBytes + this.deltaBytes + (run?.bytesSent ?? 0),
-      delta_bytes_sent: this.deltaBytes + (run?.bytesSent ?? 0),
-      bytes_compared: this.comparedBytes + (run?.bytesCompared ?? 0),
+      dirty_bytes: dirtyBytes,
+      suspect_bytes: suspectBytes,
+      lag_seconds: this.lagSeconds(now),
+      ...this.counts.status(this.run, { now, remainingBytes: dirtyBytes + suspectBytes }),
       last_error: this.lastError,
     };
   }
@@ -404,8 +385,8 @@ export class Mirror {
       this.consistent = false;
       this.durableEpoch = null;
     }
-    this.runStartedAt = this.host.surroundings.clock.now();
-    this.runDirtyBytes = this.blocks.dirtyBytes + this.blocks.suspectBytes;
+    const { dirtyBytes, suspectBytes } = this.blocks;
+    this.counts.runBegan(this.host.surroundings.clock.now(), dirtyBytes + suspectBytes);
     const run = contact.transfer({
       compared: () => this.transition({ kind: 'compared' }, 'compared, sending what differs'),
       beginStaging: () => {
@@ -492,7 +473,7 @@ export class Mirror {
   private senderHooks(contact: Contact, follower: Follower): SenderHooks {
     return {
       onHeld: (epoch) => {
-        this.streamedBytes += epoch.bytes;
+        this.counts.streamed(epoch.bytes);
         this.host.progressed(this);
       },
       onDurable: () => this.flushedTo(follower),
@@ -614,8 +595,7 @@ export class Mirror {
     if (run === null) return;
     this.run = null;
     run.abort();
-    this.deltaBytes += run.bytesSent;
-    this.comparedBytes += run.bytesCompared;
+    this.counts.runOver(run);
   }
 
   /** Returns whether the event meant anything in the present state. */
@@ -626,11 +606,4 @@ export class Mirror {
     this.host.emit(`mirror-${next}`, this, message);
     return true;
   }
-}
-
-/** Whole blocks that a byte range touches, as a byte range. */
-export function wholeBlocks(offset: number, length: number): { offset: number; length: number } {
-  const first = Math.floor(offset / BLOCK_BYTES) * BLOCK_BYTES;
-  const end = Math.ceil((offset + length) / BLOCK_BYTES) * BLOCK_BYTES;
-  return { offset: first, length: end - first };
 }

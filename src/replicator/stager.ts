@@ -12,10 +12,11 @@
 import type { Clock } from '../io/clock.ts';
 import { BLOCK_BYTES, EPOCH_BYTES } from '../io/limits.ts';
 import type { Volume } from '../volume/volume.ts';
-import { wholeBlocks, type Mirror } from './mirror.ts';
+import type { Mirror } from './mirror.ts';
 import { isOutrun } from './policy.ts';
 import type { RegionGate } from './region-gate.ts';
 import type { StagingQueue } from './staging-queue.ts';
+import { wholeBlocks } from './whole-blocks.ts';
 
 const READ_BACK_BYTES = 256 * 1024;
 /** A failed change of more than this is not read back: that would hold up everything else. */
