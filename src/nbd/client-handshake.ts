@@ -15,6 +15,8 @@
  *   counts as said under it.
  * - A private option that is refused ends the handshake. Only a server that does not know it, or has nothing of that kind under
  *   that name, is asked for the export, and only where the option is not required.
+ * - Where it has nothing of that kind and no export that can be written, its first answer stands: one text, whether it has a
+ *   read-only export of that name, one that is not for this client, or none.
  */
 import assert from 'node:assert';
 import { BlockferryError, type ErrorCode } from '../io/errors.ts';
@@ -124,6 +126,8 @@ export class ClientHandshake {
   private readonly infos = new InfoReplies();
   private contexts = 0;
   private privateReply: Buffer | null = null;
+  /** What the server said to the private option: that it has nothing of that kind here. */
+  private strange: string | null = null;
   private secure = false;
   private send: Buffer[] = [];
   private outcome: HandshakeOutcome | null = null;
@@ -285,9 +289,10 @@ export class ClientHandshake {
   }
 
   private privateAnswer(length: number): void {
-    const nothingThere =
-      this.replyType === NBD_REP.ERR_UNSUP || this.replyType === NBD_REP.ERR_UNKNOWN;
+    const unknown = this.replyType === NBD_REP.ERR_UNKNOWN;
+    const nothingThere = unknown || this.replyType === NBD_REP.ERR_UNSUP;
     if (nothingThere && this.wishes.privately?.required === false) {
+      if (unknown) this.strange = this.textOf(length);
       return this.askForExport();
     }
     if (this.replyType >= NBD_REP_FLAG_ERROR) return this.refused(length);
@@ -360,6 +365,10 @@ export class ClientHandshake {
 
   private ready(judged: Judged<ExportInfo>): void {
     if ('wrong' in judged) return this.protocolError(judged.wrong);
+    if (this.strange !== null && judged.ok.readOnly) {
+      // Behind the answer to GO there is no ABORT.
+      return this.fail(this.refusal(NBD_OPT.BLOCKFERRY, NBD_REP.ERR_UNKNOWN, this.strange), false);
+    }
     this.state = 'over';
     this.outcome = { kind: 'ready', info: judged.ok, terms: this.terms };
   }
@@ -368,14 +377,29 @@ export class ClientHandshake {
   private refused(length: number): void {
     const { asked, replyType } = this;
     if (asked === NBD_OPT.GO && replyType === NBD_REP.ERR_UNSUP) return this.askExportName();
-    const text = this.pending.toString('utf8', 0, length);
-    return this.refuse(asked, replyType, printable(text, NBD_CLIENT_MESSAGE_CHARACTERS_MAX));
+    if (
+      this.strange !== null &&
+      (replyType === NBD_REP.ERR_UNKNOWN || replyType === NBD_REP.ERR_POLICY)
+    ) {
+      return this.refuse(NBD_OPT.BLOCKFERRY, NBD_REP.ERR_UNKNOWN, this.strange);
+    }
+    return this.refuse(asked, replyType, this.textOf(length));
   }
 
   private refuse(asked: NbdOption, replyType: number, said = ''): void {
-    const { code, why } = refusalOf(asked, replyType, said, this.quotedName());
     this.send.push(encodeOption(NBD_OPT.ABORT));
-    this.fail(this.error(code, why), true);
+    this.fail(this.refusal(asked, replyType, said), true);
+  }
+
+  private refusal(asked: NbdOption, replyType: number, said: string): BlockferryError {
+    const { code, why } = refusalOf(asked, replyType, said, this.quotedName());
+    return this.error(code, why);
+  }
+
+  /** What the server wrote into its reply, fit for a line. */
+  private textOf(length: number): string {
+    const text = this.pending.toString('utf8', 0, length);
+    return printable(text, NBD_CLIENT_MESSAGE_CHARACTERS_MAX);
   }
 
   private quotedName(): string {

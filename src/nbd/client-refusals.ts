@@ -38,8 +38,13 @@ function privateRefusal(replyType: number, words: string): ClientRefusal {
       return { code: 'MIRROR_REFUSED', why: `it is not, or no more, a blockferry node${words}` };
     case NBD_REP.ERR_POLICY:
       return { code: 'PEER_REFUSED', why: `it refuses to be the mirror${words}` };
-    case NBD_REP.ERR_UNKNOWN:
-      return { code: 'MIRROR_REFUSED', why: `it expects no such mirror of this node${words}` };
+    case NBD_REP.ERR_UNKNOWN: {
+      const check = 'check there: name of the volume, node that it is a mirror of, TLS identity';
+      return {
+        code: 'MIRROR_REFUSED',
+        why: `it expects no such mirror of this node${words}; ${check}`,
+      };
+    }
     default: {
       const why = `it refused to be the mirror with ${nameOfOptionReply(replyType)}${words}`;
       return { code: 'MIRROR_REFUSED', why };

@@ -13,8 +13,7 @@ export function unfitAsMirror(
   sizeBytes: number,
 ): BlockferryError | null {
   if (info.readOnly) {
-    const message = `${uri.text} is read-only, or is the mirror of another node`;
-    return new BlockferryError('MIRROR_READ_ONLY', message);
+    return new BlockferryError('MIRROR_READ_ONLY', `${uri.text} is read-only`);
   }
   if (info.sizeBytes < sizeBytes) {
     return new BlockferryError(

@@ -9,6 +9,7 @@ import {
   type ClientWishes,
   type HandshakeOutcome,
 } from '../../src/nbd/client-handshake.ts';
+import { goData } from '../../src/nbd/client-questions.ts';
 import { ACK, FLAGS, GREETING, infoExport, optionReply } from './support/fake-server.ts';
 
 const PRIVATE = 0x62660001;
@@ -17,6 +18,7 @@ const REPLY = Buffer.from('you may');
 const BEHIND = Buffer.from('frames');
 const ACCEPTED = Buffer.concat([optionReply(PRIVATE, PRIVATE, REPLY), optionReply(PRIVATE, 1)]);
 const GRANTED = Buffer.concat([infoExport(4096, FLAGS), ACK]);
+const READ_ONLY = Buffer.concat([infoExport(4096, FLAGS | 2), ACK]);
 const FLAGS_SENT = Buffer.from('00000003', 'hex');
 
 const asked = (option: number, data: Buffer): Buffer => {
@@ -27,6 +29,7 @@ const asked = (option: number, data: Buffer): Buffer => {
 };
 const ABORT = asked(2, Buffer.alloc(0));
 const PRIVATE_SENT = asked(PRIVATE, ASK);
+const GO_SENT = asked(7, goData('demo'));
 
 interface Played {
   readonly sent: string;
@@ -82,6 +85,30 @@ describe('A private option', () => {
     const required = talk(true, refusal);
     expect(required.outcome).toMatchObject({ kind: 'failed', error: { code: 'MIRROR_REFUSED' } });
     expect(required.sent).toBe(hex(FLAGS_SENT, PRIVATE_SENT, ABORT));
+  });
+
+  it('that finds nothing for this client has the last word, unless there is an export to write', () => {
+    const unknown = optionReply(PRIVATE, 0x80000006, Buffer.from('nothing\u001b'));
+    const heard = new Set<string>();
+    for (const [answer, sent] of [
+      [optionReply(7, 0x80000006, Buffer.from('no export')), [GO_SENT, ABORT]],
+      [optionReply(7, 0x80000002, Buffer.from('not yours')), [GO_SENT, ABORT]],
+      [READ_ONLY, [GO_SENT]],
+    ] as const) {
+      const told = talk(false, unknown, answer);
+      expect(told.outcome).toMatchObject({ kind: 'failed', error: { code: 'MIRROR_REFUSED' } });
+      expect(told.sent).toBe(hex(FLAGS_SENT, PRIVATE_SENT, ...sent));
+      heard.add(told.outcome?.kind === 'failed' ? told.outcome.error.message : '');
+    }
+    expect([...heard]).toHaveLength(1);
+    expect([...heard][0]).toMatch(
+      /no such mirror of this node \(it says: nothing.?\); check there/,
+    );
+    const needsTls = talk(false, unknown, optionReply(7, 0x80000005)).outcome;
+    expect(needsTls?.kind === 'failed' && needsTls.error.message).toMatch(/requires TLS/);
+    // A server that knows nothing of all this has just a read-only export.
+    const other = talk(false, optionReply(PRIVATE, 0x80000001), READ_ONLY);
+    expect(other.outcome).toMatchObject({ kind: 'ready', info: { readOnly: true } });
   });
 
   it.each([
