@@ -589,5 +589,6 @@ function ignoreFullDisk(thrown: unknown): void {
 }
 
 function notFound(volume: string, name: string): BlockferryError {
-  return new BlockferryError('SNAPSHOT_NOT_FOUND', `volume ${volume} has no snapshot ${name}`);
+  const shown = JSON.stringify(`${volume}@${name}`);
+  return new BlockferryError('SNAPSHOT_NOT_FOUND', `there is no snapshot ${shown}`);
 }
