@@ -226,11 +226,6 @@ export class Mirror {
   /** A synchronous mirror did not answer in time. */
   stalled(message: string): void {
     this.guarding = false;
-    if (this.bridge !== null) {
-      this.host.emit('mirror-error', this, message);
-      this.host.progressed(this);
-      return;
-    }
     this.link.fail(new BlockferryError('MIRROR_UNREACHABLE', message));
   }
 
@@ -322,11 +317,14 @@ export class Mirror {
     };
   }
 
+  /** What is staged is all that it lacks: it follows, or waits for its link, or catches up after that. */
+  private get inOrder(): boolean {
+    return this.state === 'streaming' || this.bridge !== null || this.bridgedAt !== null;
+  }
+
   private lagSeconds(now: number): number {
     const since =
-      this.follower !== null && (this.state === 'streaming' || this.bridge !== null)
-        ? this.lackingSince(this.follower)
-        : this.behindSince;
+      this.follower !== null && this.inOrder ? this.lackingSince(this.follower) : this.behindSince;
     // Never zero while something is lacking, however young: scripts wait for zero.
     return since === null ? 0 : Math.max(1, Math.round(now - since)) / 1000;
   }
@@ -412,14 +410,19 @@ export class Mirror {
     assert(follower !== null, 'a bridge is for what is staged');
     this.bridge = null;
     this.bridgedAt = host.surroundings.clock.now();
-    const bytes = this.stagedBytes;
+    this.runSummary = `${this.stagedBytes} bytes waited for the link`;
     const sender = contact.sender(behind, this.senderHooks(contact, follower));
     this.sender = sender;
-    this.transition({ kind: 'rejoined' }, `the link is back, ${bytes} bytes waited for it`);
+    // `streaming` tells of a synchronous mirror that replies wait for it: after degrading, that is when it is in step.
+    if (this.mode === 'async' || this.guarding) this.rejoin();
     this.catchUpTo = host.queue.close('command');
     this.flushedTo(follower);
     host.wakeSoon();
     sender.pump();
+  }
+
+  private rejoin(): void {
+    this.transition({ kind: 'rejoined' }, `the link is back (${this.runSummary})`);
   }
 
   private async runAfter(last: Promise<void>, run: Transfer, contact: Contact): Promise<void> {
@@ -467,7 +470,8 @@ export class Mirror {
     this.durableEpoch = durable;
     this.link.settled();
     this.watch.entered();
-    this.transition({ kind: 'shipped' }, `in step with the volume (${this.runSummary})`);
+    if (this.state === 'connecting') this.rejoin();
+    else this.transition({ kind: 'shipped' }, `in step with the volume (${this.runSummary})`);
   }
 
   private senderHooks(contact: Contact, follower: Follower): SenderHooks {
@@ -544,7 +548,7 @@ export class Mirror {
   /** What is staged waits for the next link, if the mirror can go on from there. */
   private buildBridge({ sent }: PeerSender, error: BlockferryError): void {
     const { follower, host } = this;
-    if (follower === null || this.state !== 'streaming' || !isLoss(error)) return;
+    if (follower === null || !this.inOrder || !isLoss(error)) return;
     if (host.graceMs === 0) return;
     this.catchUpTo = null;
     if (this.stallPolicy === 'degrade') this.guarding = false;
