@@ -10,7 +10,11 @@ const banner = `import { createRequire as createRequireOfBundle } from 'node:mod
 const require = createRequireOfBundle(import.meta.url);`;
 
 await build({
-  entryPoints: ['dist/src/cli/main.js', 'dist/src/workers/examine-task.js'],
+  entryPoints: [
+    'dist/src/cli/main.js',
+    'dist/src/workers/examine-task.js',
+    'dist/src/workers/compress-task.js',
+  ],
   entryNames: '[name]',
   outdir: 'dist/bundle',
   bundle: true,

@@ -520,6 +520,12 @@ export const EXAMINER_GROUP_MAX = 8;
 export const EXAMINER_DIGEST_BYTES_MIN: number = 256 * KIB;
 /** Workers: time without work after which a thread ends. */
 export const EXAMINER_IDLE_MS = 5_000;
+/** Workers: threads that compress and expand payloads of links, whatever the number of cores. */
+export const COMPRESS_THREADS_MAX = 4;
+/** Workers: payloads waiting for such a thread. More are sent as they are. */
+export const COMPRESS_QUEUE_MAX = 64;
+/** Workers: time without work after which such a thread ends. */
+export const COMPRESS_IDLE_MS = 5_000;
 
 /** Data directory: how long a start waits for the last threads of a killed holder. Then it is in use. */
 export const LOCK_ENDING_MS_MAX = 2_000;
