@@ -112,7 +112,7 @@ test('a node that is killed is reported, and comes back by the command that is s
   );
   await waitUntil('alpha to notice', async () => {
     const { mirrors } = await demoOf(running.client('alpha'));
-    return mirrors[0]?.state === 'delta';
+    return mirrors[0]?.state !== 'streaming' && mirrors[0]?.last_error !== null;
   });
   const byHand = start(scope, 'bash', ['-c', `exec ${command}`], { cwd: dir });
   await untilStreaming(running);
