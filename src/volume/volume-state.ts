@@ -101,6 +101,14 @@ export interface VolumeState {
   readonly run: RunRecord | null;
   /** Why no writes are taken: another node goes on under a newer generation. Null: nothing is known of one. */
   readonly fenced: string | null;
+  /** A secondary that took writes: outside of the sets of that mirror entry it holds what its line held there. Null: it is none. */
+  readonly rejoin: (CopyPosition & { readonly mirror: number }) | null;
+  /** A mirror was asked to go on from that epoch in a generation of that id, and it is not known whether it did. */
+  readonly handover: {
+    readonly mirror: number;
+    readonly id: string;
+    readonly epoch: number;
+  } | null;
   /** The snapshot below the base layer, by the ids of its volume and its own; null: nothing is below it. */
   readonly origin: { readonly volume: string; readonly snapshot: string } | null;
   /** Parents before their children, as they came. */
@@ -163,6 +171,8 @@ export function emptyState(): VolumeState {
     position: null,
     run: null,
     fenced: null,
+    rejoin: null,
+    handover: null,
     origin: null,
     layers: new Map<number, LayerRecord>(),
     topLayer: 0,

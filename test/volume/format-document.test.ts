@@ -234,6 +234,9 @@ const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
     limit: fc.option(u64, { nil: null }),
   }),
   fc.record({ kind: fc.constant('sync-failed' as const), boot: id }),
+  fc.record({ kind: fc.constant('rejoining' as const), mirror: u32, generation: u64, epoch: u64 }),
+  fc.record({ kind: fc.constant('handing-over' as const), mirror: u32, id, epoch: u64 }),
+  fc.record({ kind: fc.constant('handover-over' as const) }),
   fc.record({ kind: fc.constant('fenced' as const), reason: fc.string() }),
   fc.record({
     kind: fc.constant('layer-placed' as const),

@@ -122,6 +122,9 @@ const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
     limit: fc.option(fc.nat(9), { nil: null }),
   }),
   fc.record({ kind: kinds('sync-failed'), boot: id }),
+  fc.record({ kind: kinds('rejoining'), mirror, generation: small, epoch: fc.nat(30) }),
+  fc.record({ kind: kinds('handing-over'), mirror, id, epoch: fc.nat(30) }),
+  fc.record({ kind: kinds('handover-over') }),
   fc.record({ kind: kinds('fenced'), reason: fc.constantFrom('promoted', 'gone on') }),
   fc.record({ kind: kinds('booted'), id: fc.oneof(id, fc.constant(hex(0))) }),
 );

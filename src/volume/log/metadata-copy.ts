@@ -4,6 +4,7 @@
  * Invariants:
  * - Only a secondary has a position or a run, and its position lies in a generation of its history.
  * - Outside of a run a position never goes back. A run that is committed brings its position and its history at once.
+ * - A copy that rejoins has marks of what may differ, until a run is committed.
  * - A volume in the middle of a run does not leave its source: its content is no state that the primary had.
  */
 import { check } from '../volume-state.ts';
@@ -12,7 +13,13 @@ import { checkHistory, setHistory } from './metadata-history.ts';
 import type { Generation, MetadataRecord, RunClosed, RunOpened } from './records.ts';
 
 type CopyKind =
-  'source-bound' | 'source-cleared' | 'position' | 'run-opened' | 'run-marked' | 'run-closed';
+  | 'source-bound'
+  | 'source-cleared'
+  | 'position'
+  | 'rejoining'
+  | 'run-opened'
+  | 'run-marked'
+  | 'run-closed';
 
 /** Throws RecordRefused before any change. */
 export function foldCopyRecord(
@@ -22,6 +29,7 @@ export function foldCopyRecord(
   if (record.kind === 'source-bound') {
     state.source = { node: record.node, volumeId: record.volumeId };
     state.fenced = null;
+    state.handover = null;
     return;
   }
   check(state.source !== null, 'the volume is no secondary');
@@ -31,12 +39,20 @@ export function foldCopyRecord(
       state.reservedEpoch = Math.max(state.reservedEpoch, state.position?.epoch ?? 0);
       state.position = null;
       state.source = null;
+      endRejoin(state);
       return;
     case 'position': {
       const { generation, epoch, time } = record;
       checkPosition(state.generations, record);
       check(state.run !== null || !isBefore(record, state.position), 'a position never goes back');
       state.position = { generation, epoch, time };
+      return;
+    }
+    case 'rejoining': {
+      const { mirror, generation, epoch } = record;
+      check(state.mirrors.has(mirror), `mirror ${mirror} is unknown`);
+      checkPosition(state.generations, record);
+      state.rejoin = { mirror, generation, epoch };
       return;
     }
     case 'run-opened':
@@ -68,8 +84,15 @@ function closeRun(state: MutableState, { run: id, committed }: RunClosed): void 
   if (committed) {
     setHistory(state, generations);
     state.position = { generation, epoch, time };
+    endRejoin(state);
   }
   state.run = null;
+}
+
+/** It holds what its primary held, or takes writes: what may differ means nothing any more. */
+function endRejoin(state: MutableState): void {
+  if (state.rejoin !== null) state.mirrors.delete(state.rejoin.mirror);
+  state.rejoin = null;
 }
 
 function runOf(state: MutableState, id: string): RunRecord {

@@ -38,6 +38,7 @@ export function foldHistoryRecord(
       setHistory(state, history.slice(-GENERATIONS_MAX));
       state.reservedEpoch = Math.max(state.reservedEpoch, firstEpoch - 1);
       state.fenced = null;
+      state.handover = null;
       return;
     }
     case 'fenced':
@@ -57,6 +58,10 @@ export function setHistory(state: MutableState, generations: readonly Generation
   state.generation = generations.at(-1)?.number ?? 0;
   const held = state.position?.generation;
   if (!generations.some(({ number }) => number === held)) state.position = null;
+  const { rejoin } = state;
+  if (rejoin === null || generations.some(({ number }) => number === rejoin.generation)) return;
+  state.mirrors.delete(rejoin.mirror);
+  state.rejoin = null;
 }
 
 /** Throws RecordRefused. */

@@ -33,7 +33,9 @@ type MirrorKind =
   | 'mirror-run-over'
   | 'mirror-options'
   | 'regions-hot'
-  | 'regions-cold';
+  | 'regions-cold'
+  | 'handing-over'
+  | 'handover-over';
 
 /** Throws RecordRefused before any change. */
 export function foldMirrorRecord(
@@ -46,6 +48,8 @@ export function foldMirrorRecord(
       return;
     case 'mirror-removed':
       check(state.mirrors.delete(record.mirror), `mirror ${record.mirror} is unknown`);
+      if (state.rejoin?.mirror === record.mirror) state.rejoin = null;
+      if (state.handover?.mirror === record.mirror) state.handover = null;
       return;
     case 'mirror-paused':
       mirrorOf(state, record.mirror).paused = record.paused;
@@ -83,6 +87,16 @@ export function foldMirrorRecord(
       return;
     case 'mirror-options':
       setOptions(state, record);
+      return;
+    case 'handing-over': {
+      const { mirror, id, epoch } = record;
+      check(state.source === null, 'a secondary hands nothing over');
+      check(state.mirrors.has(mirror), `mirror ${mirror} is unknown`);
+      state.handover = { mirror, id, epoch };
+      return;
+    }
+    case 'handover-over':
+      state.handover = null;
       return;
     case 'regions-hot':
       for (const region of record.regions) checkRegion(state, region);

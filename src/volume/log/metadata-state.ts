@@ -105,6 +105,8 @@ export function foldRecord(folded: VolumeState, record: MetadataRecord): void {
     case 'mirror-options':
     case 'regions-hot':
     case 'regions-cold':
+    case 'handing-over':
+    case 'handover-over':
       foldMirrorRecord(state, record);
       return;
     case 'generation-numbered':
@@ -117,6 +119,7 @@ export function foldRecord(folded: VolumeState, record: MetadataRecord): void {
     case 'source-bound':
     case 'source-cleared':
     case 'position':
+    case 'rejoining':
     case 'run-opened':
     case 'run-marked':
     case 'run-closed':

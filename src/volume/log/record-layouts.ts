@@ -175,6 +175,23 @@ export const LAYOUTS: Readonly<Record<RecordKind, Layout>> = {
   'sync-failed': { code: 40, fields: [['boot', 'id']] },
   'layer-placed': { code: 41, fields: null },
   fenced: { code: 42, fields: null },
+  rejoining: {
+    code: 43,
+    fields: [
+      ['mirror', 'u32'],
+      ['generation', 'u64'],
+      ['epoch', 'u64'],
+    ],
+  },
+  'handing-over': {
+    code: 44,
+    fields: [
+      ['mirror', 'u32'],
+      ['id', 'id'],
+      ['epoch', 'u64'],
+    ],
+  },
+  'handover-over': { code: 45, fields: [] },
 };
 
 const ID_BYTES = 16;

@@ -275,6 +275,28 @@ export interface Fenced {
   /** For operators. */
   readonly reason: string;
 }
+/**
+ * A secondary that took writes of its own: outside of what the sets of `mirror` mark it holds what its line held at that
+ * position. The entry stands for marks alone, and goes with them when a run is committed.
+ */
+export interface Rejoining {
+  readonly kind: 'rejoining';
+  readonly mirror: number;
+  readonly generation: number;
+  readonly epoch: number;
+}
+/** The mirror is asked to go on from that epoch, in a generation of that id: until it is known whether it did, no writes are taken. */
+export interface HandingOver {
+  readonly kind: 'handing-over';
+  readonly mirror: number;
+  /** 32 hexadecimal digits. */
+  readonly id: string;
+  readonly epoch: number;
+}
+/** The mirror did not go on, and will not. */
+export interface HandoverOver {
+  readonly kind: 'handover-over';
+}
 /** Writes may follow: until `closed-clean` the maps may lag behind the data files. */
 export interface Opened {
   readonly kind: 'opened';
@@ -332,6 +354,9 @@ export type MetadataRecord =
   | MirrorOptions
   | SyncFailed
   | LayerPlaced
-  | Fenced;
+  | Fenced
+  | Rejoining
+  | HandingOver
+  | HandoverOver;
 
 export type RecordKind = MetadataRecord['kind'];

@@ -28,6 +28,8 @@ export function* recordsOf(state: VolumeState): Generator<MetadataRecord> {
   yield* recordsOfLayers(state);
   yield* recordsOfCopy(state);
   for (const mirror of state.mirrors.values()) yield* recordsOfMirror(mirror);
+  if (state.rejoin !== null) yield { kind: 'rejoining', ...state.rejoin };
+  if (state.handover !== null) yield { kind: 'handing-over', ...state.handover };
   yield* recordsOfHot(state.hot);
   if (state.boot !== '') yield { kind: 'booted', id: state.boot };
   if (state.failedBoot !== '') yield { kind: 'sync-failed', boot: state.failedBoot };
