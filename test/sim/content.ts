@@ -100,6 +100,8 @@ export class Inode {
   /** What is durable. */
   private readonly disk: Bytes;
   private changes: Change[] = [];
+  /** How many syncs of it have failed. */
+  syncsFailed = 0;
 
   constructor(durable = new Bytes()) {
     this.disk = durable;
@@ -137,6 +139,7 @@ export class Inode {
   }
 
   syncFailed(covered: readonly Change[], dice: Dice): void {
+    this.syncsFailed += 1;
     keepSome(this.disk, this.forget(covered), dice, { per: 'write', percent: 30 });
   }
 

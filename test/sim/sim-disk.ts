@@ -299,8 +299,11 @@ export class SimDisk implements Disk {
 
   sync(file: SimFile, callback: DiskCallback): void {
     const covered = file.inode.dirty();
+    const { syncsFailed } = file.inode;
     this.later(() => {
-      const errno = this.fault('sync', file.path);
+      // As Linux has it: every descriptor that waits hears of a failure, and syncs side by side have one each.
+      const heard = file.inode.syncsFailed === syncsFailed ? 0 : EIO;
+      const errno = heard === 0 ? this.fault('sync', file.path) : heard;
       if (errno === 0) file.inode.synced(covered);
       else file.inode.syncFailed(covered, this.dice);
       return -errno;
