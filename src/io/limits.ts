@@ -267,6 +267,9 @@ export const MIRROR_RETRY_MS_MAX = 5_000;
 export const LINK_MESSAGE_BYTES_MAX: number = NBD_OPTION_BYTES_MAX;
 /** Link: generations of a volume that a message names. More end the link. */
 export const LINK_GENERATIONS_MAX = 1024;
+/** Link: features that a hello or a welcome names, and characters of a name. More end the link. */
+export const LINK_FEATURES_MAX = 32;
+export const LINK_FEATURE_CHARACTERS_MAX = 32;
 /** Link: connections that carry one link. More are refused. */
 export const LINK_LANES_MAX = 16;
 /** Link: characters of a text for people in a message. The sender cuts it; a longer one ends the link. */

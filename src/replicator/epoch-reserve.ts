@@ -3,7 +3,7 @@
  *
  * Invariants:
  * - No mirror is told of an epoch beyond what is reserved durably.
- * - The numbers of a run of the process begin behind all that were reserved before it.
+ * - The numbers of a run of the process begin behind all that were reserved before it, or that a snapshot names.
  */
 import { Status } from '../io/device.ts';
 import { EPOCHS_RESERVED } from '../io/limits.ts';
@@ -21,7 +21,11 @@ export class EpochReserve {
   constructor(metadata: Metadata) {
     this.metadata = metadata;
     this.durable = metadata.state.reservedEpoch;
-    this.first = this.durable + 1;
+    // A snapshot names the epoch that it is the end of, also where no mirror was ever told of one.
+    let last = this.durable;
+    for (const { mark } of metadata.state.snapshots.values())
+      last = Math.max(last, mark?.epoch ?? 0);
+    this.first = last + 1;
   }
 
   /** Whether `epoch` may be used. Asks for more when half of what there is has been used. */

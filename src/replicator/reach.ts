@@ -14,7 +14,7 @@ import { decide, type Decision } from './generations.ts';
 import type { Contact } from './contact.ts';
 import { connectPeer, type ConnectedPeer } from './link/connect-peer.ts';
 import type { Link } from './link/link-types.ts';
-import { LINK_VERSION } from './link/link-version.ts';
+import { LINK_FEATURES, LINK_VERSION } from './link/link-version.ts';
 import type { Hello, LinkPosition, Welcome } from './link/messages.ts';
 import type { MirrorBlocks } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
@@ -113,6 +113,7 @@ function connect(
     epoch: queue.openNumber - 1,
     lane: null,
     lanes,
+    features: LINK_FEATURES,
   };
   return connectPeer(uri, hello, { network, clock, tls: tls?.(), peerOnly });
 }

@@ -19,6 +19,18 @@ export interface LayerRecord {
   readonly place: Place | null;
 }
 
+/** What a copy holds: an epoch of a generation. */
+export interface CopyPosition {
+  readonly generation: number;
+  readonly epoch: number;
+}
+
+/** The epoch whose end the content of a snapshot is. */
+export interface SnapshotMark extends CopyPosition {
+  /** It came from the primary that the volume is a mirror of. */
+  readonly shipped: boolean;
+}
+
 export interface SnapshotRecord {
   /** 32 hexadecimal digits. */
   readonly id: string;
@@ -27,12 +39,8 @@ export interface SnapshotRecord {
   /** Wall-clock milliseconds since 1970. */
   readonly createdAt: number;
   readonly sizeBytes: number;
-}
-
-/** What a copy holds: an epoch of a generation. */
-export interface CopyPosition {
-  readonly generation: number;
-  readonly epoch: number;
+  /** Not there for the replicator's own, for copies, and for those of versions before 0.5. */
+  readonly mark?: SnapshotMark;
 }
 
 /** The same, with the primary's wall-clock milliseconds since 1970 of the end of that epoch. */

@@ -16,7 +16,8 @@ import type { Connection } from '../../io/network.ts';
 import type { Random } from '../../io/random.ts';
 import type { ClientFacts, PrivateAnswer, Successor } from '../../nbd/server.ts';
 import { HandedConnection } from './handed-connection.ts';
-import { decodeHello, encodeWelcome, LINK_VERSION, type Hello, type Welcome } from './messages.ts';
+import { decodeHello, encodeWelcome, type Hello, type Welcome } from './messages.ts';
+import { LINK_FEATURES, LINK_VERSION } from './link-version.ts';
 import { PeerLink } from './peer-link.ts';
 
 /** What the mirror says of itself. */
@@ -141,6 +142,7 @@ export class PeerAcceptor {
       version: LINK_VERSION,
       token: token.toString('hex'),
       lanes,
+      ...(hello.features === undefined ? {} : { features: [...LINK_FEATURES] }),
     };
     const link = new PeerLink({ clock, side: 'mirror', token: welcome.token, peer: hello.node });
     const begun: HalfOpen = {

@@ -6,6 +6,7 @@
  * - One connection asks and is used, whatever the answer: a server that does not know the private option goes on with the
  *   export on it.
  * - A link is handed out with all of its lanes, or not at all: if one cannot be had, the others are closed.
+ * - What the other side named no feature of is never sent to it; one that knows of no features is asked again without.
  * - A node that knows this one and refuses is an error, and so is any refusal where `peerOnly`; it is never taken for a plain
  *   server instead.
  */
@@ -40,6 +41,26 @@ export type ConnectedPeer =
  *   PEER_VERSION, LINK_PROTOCOL: its answer is of no use.
  */
 export async function connectPeer(
+  uri: NbdUri,
+  hello: Hello,
+  surroundings: PeerSurroundings,
+): Promise<ConnectedPeer> {
+  try {
+    return await connectAs(uri, hello, surroundings);
+  } catch (thrown) {
+    const { features, ...plainly } = hello;
+    if (features === undefined || !isOlder(thrown)) throw thrown;
+    return connectAs(uri, plainly, surroundings);
+  }
+}
+
+/** A node of the first version calls a hello malformed that names features. */
+function isOlder(thrown: unknown): boolean {
+  if (!(thrown instanceof BlockferryError) || thrown.code !== 'MIRROR_REFUSED') return false;
+  return thrown.message.includes('(it says: malformed)');
+}
+
+async function connectAs(
   uri: NbdUri,
   hello: Hello,
   surroundings: PeerSurroundings,

@@ -1,2 +1,22 @@
-/** The version of the link: of its frames, its messages and what they mean. A node refuses a peer whose version differs. */
+/**
+ * The version of the link: of its frames, its messages and what they mean. A node refuses a peer whose version differs.
+ *
+ * What came later is a feature: both sides name what they know in the handshake, and a node uses what the other named. A node
+ * of the first version refuses a hello that names any, and is asked again without.
+ */
 export const LINK_VERSION = 1;
+
+export const LINK_FEATURES = [
+  /** Snapshots of the primary become snapshots of the mirror, by commands in the stream and by delta runs. */
+  'snapshots',
+] as const;
+
+export type LinkFeature = (typeof LINK_FEATURES)[number];
+
+/** Whether the side that said this knows it. */
+export function hasFeature(
+  { features }: { readonly features?: readonly string[] },
+  feature: LinkFeature,
+): boolean {
+  return features?.includes(feature) === true;
+}

@@ -48,6 +48,9 @@ export function encodeControl(message: ControlMessage): Buffer {
     return encode({ ...message, generations: wireGenerations(message.generations) });
   }
   if (kind === 'failed') return encode({ ...message, message: cut(message.message) });
+  if (kind === 'run-committed' && message.refused !== undefined) {
+    return encode({ ...message, refused: cut(message.refused) });
+  }
   if (kind === 'command-done' && message.error !== null) {
     return encode({ ...message, error: cut(message.error) });
   }

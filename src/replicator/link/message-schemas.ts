@@ -9,9 +9,13 @@
 import { z } from 'zod';
 import {
   BLOCK_BYTES,
+  LINK_FEATURE_CHARACTERS_MAX,
+  LINK_FEATURES_MAX,
   LINK_GENERATIONS_MAX,
   LINK_LANES_MAX,
   LINK_TEXT_CHARACTERS_MAX,
+  SNAPSHOT_NAME_BYTES_MAX,
+  SNAPSHOTS_PER_VOLUME_MAX,
   VOLUME_BYTES_MAX,
   VOLUME_NAME_BYTES_MAX,
 } from '../../io/limits.ts';
@@ -56,6 +60,15 @@ function build(): MessageSchemas {
     )
     .refine(areInOrder, 'must be in their order');
   const run = { run: id };
+  // Those of a later version are known to it alone.
+  const features = z.array(z.string().max(LINK_FEATURE_CHARACTERS_MAX)).max(LINK_FEATURES_MAX);
+  const snapshotName = z
+    .string()
+    .min(1)
+    .refine((name) => Buffer.byteLength(name) <= SNAPSHOT_NAME_BYTES_MAX, 'is too long');
+  const twin = { id, name: snapshotName, createdAt: whole };
+  const snapshots = z.array(id).max(SNAPSHOTS_PER_VOLUME_MAX);
+  const position = z.strictObject({ generation: z.int().min(1), epoch: whole }).nullable();
   const volumeName = z
     .string()
     .min(1)
@@ -80,6 +93,7 @@ function build(): MessageSchemas {
         })
         .nullable(),
       lanes,
+      features: features.exactOptional(),
     }),
     welcome: z.strictObject({
       version,
@@ -88,8 +102,9 @@ function build(): MessageSchemas {
       lanes,
       sizeBytes: size,
       generations,
-      position: z.strictObject({ generation: z.int().min(1), epoch: whole }).nullable(),
+      position,
       run: z.strictObject({ id, cursor }).nullable(),
+      features: features.exactOptional(),
     }),
     control: z.discriminatedUnion('kind', [
       z.strictObject({ kind: z.literal('stream-begin'), generation: z.int().min(1), after: whole }),
@@ -107,15 +122,32 @@ function build(): MessageSchemas {
       z.strictObject({ kind: z.literal('run-ready'), ...run, cursor }),
       z.strictObject({ kind: z.literal('run-mark'), ...run, cursor, frames: whole }),
       z.strictObject({ kind: z.literal('run-durable'), ...run, cursor }),
-      z.strictObject({ kind: z.literal('run-commit'), ...run, frames: whole }),
-      z.strictObject({ kind: z.literal('run-committed'), ...run }),
+      z.strictObject({
+        kind: z.literal('run-commit'),
+        ...run,
+        frames: whole,
+        snapshot: z.strictObject(twin).exactOptional(),
+      }),
+      z.strictObject({
+        kind: z.literal('run-committed'),
+        ...run,
+        refused: text.exactOptional(),
+      }),
       z.strictObject({ kind: z.literal('run-abort'), ...run }),
+      z.strictObject({ kind: z.literal('snapshots-are'), ids: snapshots }),
+      z.strictObject({ kind: z.literal('snapshots-held'), ids: snapshots, position }),
       z.strictObject({ kind: z.literal('command-done'), epoch: whole, error: text.nullable() }),
       z.strictObject({ kind: z.literal('failed'), code: z.string().regex(CODE), message: text }),
     ]),
     command: z.discriminatedUnion('kind', [
       z.strictObject({ kind: z.literal('freeze'), id }),
       z.strictObject({ kind: z.literal('thaw'), id }),
+      z.strictObject({
+        kind: z.literal('snapshot-create'),
+        ...twin,
+        replaces: id.nullable(),
+      }),
+      z.strictObject({ kind: z.literal('snapshot-delete'), id }),
     ]),
   };
 }

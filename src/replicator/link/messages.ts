@@ -1,6 +1,6 @@
 /**
  * Control messages of the link between two nodes: msgpack on the wire, each checked against its schema before anybody
- * sees it. Versions: a node refuses a peer whose LINK_VERSION differs, and says so.
+ * sees it. Versions: a node refuses a peer whose LINK_VERSION differs, and says so; what came later is a feature.
  * Bytes: message-codec.ts; bounds: message-schemas.ts.
  */
 export {
@@ -48,6 +48,8 @@ export interface Hello {
   readonly lane: { readonly token: string; readonly index: number } | null;
   /** How many lanes the primary wants (1..16). */
   readonly lanes: number;
+  /** What it knows beyond the first version of the link (link-version.ts). Not there: nothing. */
+  readonly features?: readonly string[];
 }
 
 /** What the mirror answers. */
@@ -64,6 +66,8 @@ export interface Welcome {
   readonly position: LinkPosition | null;
   /** A delta run that was interrupted, and up to which byte of the volume it is durable. */
   readonly run: { readonly id: string; readonly cursor: number } | null;
+  /** As in the hello, and only in answer to one that has them. Neither side uses what the other did not name. */
+  readonly features?: readonly string[];
 }
 
 export type ControlMessage =
@@ -97,17 +101,53 @@ export type ControlMessage =
   /** Mirror: everything up to the mark is durable. */
   | { readonly kind: 'run-durable'; readonly run: string; readonly cursor: number }
   /** Primary: the run is complete with `frames` frames. */
-  | { readonly kind: 'run-commit'; readonly run: string; readonly frames: number }
+  | {
+      readonly kind: 'run-commit';
+      readonly run: string;
+      readonly frames: number;
+      /** Feature `snapshots`: what the run brought is kept as this snapshot, in the same step. */
+      readonly snapshot?: SnapshotTwin;
+    }
   /** Mirror: the run is part of the volume, durably. */
-  | { readonly kind: 'run-committed'; readonly run: string }
+  | {
+      readonly kind: 'run-committed';
+      readonly run: string;
+      /** Why the snapshot that was asked for is not there. */
+      readonly refused?: string;
+    }
   /** Primary: the run is given up; the mirror goes back to its base. */
   | { readonly kind: 'run-abort'; readonly run: string }
+  /** Primary, feature `snapshots`: ids of all its snapshots. A mirror lets go of those that came from it and are no more. */
+  | { readonly kind: 'snapshots-are'; readonly ids: readonly string[] }
+  /** Mirror: which of them it has, and its position, all that came before applied. */
+  | {
+      readonly kind: 'snapshots-held';
+      readonly ids: readonly string[];
+      readonly position: LinkPosition | null;
+    }
   /** Mirror: what became of the command in `epoch`. `error` is null when it was done. */
   | { readonly kind: 'command-done'; readonly epoch: number; readonly error: string | null }
   /** Mirror: it cannot go on (full disk, failed volume), and why. The link ends. */
   | { readonly kind: 'failed'; readonly code: string; readonly message: string };
 
+/** What makes a snapshot on the mirror the same as that on the primary. */
+export interface SnapshotTwin {
+  /** 32 hexadecimal digits. */
+  readonly id: string;
+  readonly name: string;
+  /** Wall-clock milliseconds on the primary. */
+  readonly createdAt: number;
+}
+
 /** A command in the stream: the payload of a COMMAND frame. */
 export type StreamCommand =
   /** Keep the content at this epoch under a hidden name, for comparing. */
-  { readonly kind: 'freeze'; readonly id: string } | { readonly kind: 'thaw'; readonly id: string };
+  | { readonly kind: 'freeze'; readonly id: string }
+  | { readonly kind: 'thaw'; readonly id: string }
+  | SnapshotCommand;
+
+/** Feature `snapshots`. */
+export type SnapshotCommand =
+  /** The content at this epoch is that snapshot, in place of the one with the id `replaces`. */
+  | (SnapshotTwin & { readonly kind: 'snapshot-create'; readonly replaces: string | null })
+  | { readonly kind: 'snapshot-delete'; readonly id: string };

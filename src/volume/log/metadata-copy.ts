@@ -40,6 +40,7 @@ export function foldCopyRecord(
       state.position = null;
       state.source = null;
       endRejoin(state);
+      keepSnapshots(state);
       return;
     case 'position': {
       const { generation, epoch, time } = record;
@@ -67,6 +68,14 @@ export function foldCopyRecord(
     }
     case 'run-closed':
       closeRun(state, record);
+  }
+}
+
+/** What came from a primary is the volume's own from now on. */
+function keepSnapshots(state: MutableState): void {
+  for (const [id, { mark, ...snapshot }] of state.snapshots) {
+    if (mark?.shipped !== true) continue;
+    state.snapshots.set(id, { ...snapshot, mark: { ...mark, shipped: false } });
   }
 }
 

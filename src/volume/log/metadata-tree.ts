@@ -62,12 +62,13 @@ export function foldTreeRecord(
       removeLayer(state, record.layer);
       return;
     case 'snapshot-created': {
-      const { id, name, layer, createdAt, sizeBytes } = record;
+      const { kind: _, ...snapshot } = record;
+      const { id, name, layer, sizeBytes } = snapshot;
       check(!state.snapshots.has(id), `snapshot ${id} exists already`);
       check(!hasName(state, name), `a snapshot has the name ${name} already`);
       check(layerOf(state, layer).sealed, `layer ${layer} is not sealed`);
       checkSize(sizeBytes);
-      state.snapshots.set(id, { id, name, layer, createdAt, sizeBytes });
+      state.snapshots.set(id, snapshot);
       return;
     }
     case 'snapshot-removed':

@@ -44,6 +44,7 @@ const READERS: Partial<Record<RecordKind, (map: FieldMap) => MetadataRecord>> = 
     layer: integer(map, 'layer'),
     createdAt: integer(map, 'createdAt'),
     sizeBytes: integer(map, 'sizeBytes'),
+    ...markOf(map),
   }),
   'snapshot-removed': (map): SnapshotRemoved => ({
     kind: 'snapshot-removed',
@@ -92,6 +93,13 @@ export function recordOfMap(kind: RecordKind, decoded: unknown): MetadataRecord 
 function mapOf(value: unknown): FieldMap {
   refuseUnless(typeof value === 'object' && value !== null, 'a record or a part of it is no map');
   return value as FieldMap;
+}
+
+function markOf({ mark }: FieldMap): Pick<SnapshotCreated, 'mark'> {
+  if (mark === undefined) return {};
+  const told = mapOf(mark);
+  const position = { generation: integer(told, 'generation'), epoch: integer(told, 'epoch') };
+  return { mark: { ...position, shipped: flag(told, 'shipped') } };
 }
 
 function runOf(map: FieldMap): RunOpened {

@@ -1,6 +1,7 @@
 /** The records of the metadata log. Their bytes are in record-codec.ts and docs/internals/metadata-log.md. */
 import type { ContainerKind } from '../containers.ts';
 import type { RegionState } from '../maps/block-set.ts';
+import type { SnapshotMark } from '../volume-state.ts';
 import type { BlockState } from '../maps/layer-map.ts';
 
 /** Which of a mirror's two sets of blocks: known to differ, or to be compared first. */
@@ -75,6 +76,8 @@ export interface SnapshotCreated {
   readonly createdAt: number;
   /** The volume's size then. */
   readonly sizeBytes: number;
+  /** The epoch whose end it is, if that is known. */
+  readonly mark?: SnapshotMark;
 }
 /** The name is free again. */
 export interface SnapshotRemoved {

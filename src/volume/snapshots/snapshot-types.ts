@@ -1,6 +1,7 @@
 /** Snapshots of a volume, as the rooms above the volume see them. */
 import type { BlockDevice } from '../../io/device.ts';
 import type { MetadataRecord } from '../log/records.ts';
+import type { CopyPosition, SnapshotMark } from '../volume-state.ts';
 
 export interface SnapshotInfo {
   /** 32 hexadecimal digits. Another content is another id: refresh and synchronise give a new one. */
@@ -10,6 +11,24 @@ export interface SnapshotInfo {
   readonly createdAt: number;
   /** The volume's size then. */
   readonly sizeBytes: number;
+}
+
+/** Hears of snapshots that operators see: what keeps them the same elsewhere. */
+export interface SnapshotWitness {
+  /**
+   * In the turn of the instant: changes that are in the snapshot were answered before, all others begin after it. It takes
+   * the place of the snapshot `replaces`. Answers which epoch ends there. `removed` follows when it could not be kept.
+   */
+  taken(snapshot: Twin, replaces: string | null): CopyPosition;
+  /** There is no such snapshot any more. */
+  removed(id: string): void;
+}
+
+/** What makes a snapshot on one node the same as that on another. */
+export interface Twin {
+  readonly id: string;
+  readonly name: string;
+  readonly createdAt: number;
 }
 
 /** A snapshot and the space that it takes. */
@@ -104,6 +123,32 @@ export interface VolumeSnapshots {
 
   /** `restore`, for a hidden snapshot. */
   restoreHidden(name: string): Promise<void>;
+
+  /** Told of what becomes of snapshots that operators see; null: nobody is. */
+  witness: SnapshotWitness | null;
+
+  /**
+   * For a mirror: keeps the present content as that snapshot of its primary, in place of the snapshot `replaces`, and records
+   * more with it. Does nothing when it is there. Throws as `create`, and SNAPSHOT_HAS_CLONES.
+   */
+  keepTwin(
+    twin: Twin,
+    replaces: string | null,
+    mark: SnapshotMark,
+    records: readonly MetadataRecord[],
+  ): Promise<void>;
+
+  /**
+   * For a mirror: a hidden snapshot becomes that snapshot of its primary with the commit that follows; nothing waits for it
+   * here. Throws SNAPSHOT_NAME_INVALID, SNAPSHOT_EXISTS, SNAPSHOT_LIMIT: nothing was changed.
+   */
+  showTwin(hidden: string, twin: Twin, mark: SnapshotMark): void;
+
+  /** For a mirror: deletes the snapshot of that id; nothing when there is none. Throws SNAPSHOT_HAS_CLONES, METADATA_WRITE_FAILED. */
+  removeTwin(id: string): Promise<void>;
+
+  /** Another name for the content of the snapshot of that id: a hidden one, that is free. Throws SNAPSHOT_NOT_FOUND, METADATA_WRITE_FAILED. */
+  shadow(id: string, hidden: string): Promise<SnapshotInfo>;
 
   /** Names of the hidden snapshots. */
   readonly hidden: readonly string[];

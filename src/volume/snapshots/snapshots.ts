@@ -31,6 +31,7 @@ import type { Metadata } from '../log/metadata.ts';
 import type { SnapshotRecord } from '../log/metadata-state.ts';
 import type { MetadataRecord } from '../log/records.ts';
 import { isHidden, validateSnapshotName } from '../names.ts';
+import type { SnapshotMark } from '../volume-state.ts';
 import { freeze } from './freeze.ts';
 import type { Freezing, Frozen } from './freeze.ts';
 import { restoreRange } from './restore-range.ts';
@@ -40,6 +41,8 @@ import type {
   MergeStatus,
   SnapshotInfo,
   SnapshotUsage,
+  SnapshotWitness,
+  Twin,
   VolumeSnapshots,
 } from './snapshot-types.ts';
 
@@ -70,6 +73,7 @@ const MEASURE_MS = 2;
 
 export class Snapshots implements VolumeSnapshots {
   readonly host: SnapshotHost;
+  witness: SnapshotWitness | null = null;
   private readonly merger: MergeQueue;
   private readonly devices = new Map<string, SnapshotDevice>();
   /** Layers that the log gave up; durably, once a commit succeeds. */
@@ -166,8 +170,14 @@ export class Snapshots implements VolumeSnapshots {
     return this.host.exclusive(async () => {
       const original = this.require(name);
       this.refuseName(copyName);
-      return this.record({ ...original, id: this.newId(), name: copyName }, null);
+      return this.record(this.copyOf(original, copyName), null);
     });
+  }
+
+  /** Without a mark: that is of a content which came at the end of an epoch, and this one comes later. */
+  private copyOf(original: SnapshotRecord, name: string): SnapshotRecord {
+    const { layer, createdAt, sizeBytes } = original;
+    return { id: this.newId(), name, layer, createdAt, sizeBytes };
   }
 
   refresh(name: string): Promise<SnapshotInfo> {
@@ -189,7 +199,9 @@ export class Snapshots implements VolumeSnapshots {
       const source = this.require(from);
       const target = this.require(to);
       this.refuseCloned(target);
-      return this.record({ ...source, id: this.newId(), name: to }, target);
+      const info = await this.record(this.copyOf(source, to), target);
+      this.witness?.removed(target.id);
+      return info;
     });
   }
 
@@ -198,6 +210,52 @@ export class Snapshots implements VolumeSnapshots {
       const snapshot = this.require(name);
       this.refuseCloned(snapshot);
       await this.remove(snapshot, []);
+      this.witness?.removed(snapshot.id);
+    });
+  }
+
+  // ---- snapshots that are the same on two nodes
+
+  keepTwin(
+    twin: Twin,
+    replaces: string | null,
+    mark: SnapshotMark,
+    records: readonly MetadataRecord[],
+  ): Promise<void> {
+    return this.host.exclusive(async () => {
+      const { snapshots } = this.host.metadata.state;
+      // Taken before a crash: it has the right content, and a second one might not.
+      if (snapshots.has(twin.id)) return;
+      const replaced = (replaces === null ? null : snapshots.get(replaces)) ?? null;
+      if (replaced !== null) this.refuseCloned(replaced);
+      if (replaced?.name !== twin.name) this.refuseName(twin.name);
+      await this.freezeAlone({ name: twin.name, replaced, twin: { twin, mark }, records });
+    });
+  }
+
+  showTwin(hidden: string, { id, name, createdAt }: Twin, mark: SnapshotMark): void {
+    const { metadata } = this.host;
+    if (metadata.state.snapshots.has(id)) return;
+    this.refuseName(name);
+    const { layer, sizeBytes } = this.requireHidden(hidden);
+    metadata.append({ kind: 'snapshot-created', id, name, layer, createdAt, sizeBytes, mark });
+  }
+
+  removeTwin(id: string): Promise<void> {
+    return this.host.exclusive(async () => {
+      const snapshot = this.host.metadata.state.snapshots.get(id);
+      if (snapshot === undefined || isHidden(snapshot.name)) return;
+      this.refuseCloned(snapshot);
+      await this.remove(snapshot, []);
+    });
+  }
+
+  shadow(id: string, hidden: string): Promise<SnapshotInfo> {
+    return this.host.exclusive(async () => {
+      assert(isHidden(hidden) && this.find(hidden) === null, 'a hidden name that is free');
+      const original = this.host.metadata.state.snapshots.get(id);
+      if (original === undefined) throw notFound(this.host.name, id);
+      return this.record(this.copyOf(original, hidden), null);
     });
   }
 
@@ -394,17 +452,16 @@ export class Snapshots implements VolumeSnapshots {
 
   /** Makes the frozen content durable and records it under a name. */
   async keep(
-    { layer, sizeBytes, createdAt }: Frozen,
-    name: string,
-    replaced: SnapshotRecord | null,
+    { layer, sizeBytes, createdAt, id, mark }: Frozen,
+    { name, replaced = null, records = [] }: Freezing,
   ): Promise<SnapshotInfo> {
     if (!layer.sealed) {
       await this.durable([layer]);
       this.host.layers.seal(layer);
     }
-    const id = this.newId();
     const holder = this.holderOf(layer).id;
-    return this.record({ id, name, layer: holder, createdAt, sizeBytes }, replaced);
+    const snapshot = { id, name, layer: holder, createdAt, sizeBytes };
+    return this.record(mark === null ? snapshot : { ...snapshot, mark }, replaced, records);
   }
 
   /** Where the content of a frozen layer is by now: one that was sealed before may have been merged meanwhile. */
@@ -424,9 +481,14 @@ export class Snapshots implements VolumeSnapshots {
     await this.tidy();
   }
 
-  /** Records a snapshot in place of another, durably. */
-  async record(snapshot: SnapshotRecord, replaced: SnapshotRecord | null): Promise<SnapshotInfo> {
+  /** Records a snapshot in place of another, durably, and with it what stays also when it is taken back. */
+  async record(
+    snapshot: SnapshotRecord,
+    replaced: SnapshotRecord | null,
+    records: readonly MetadataRecord[] = [],
+  ): Promise<SnapshotInfo> {
     const { metadata } = this.host;
+    for (const record of records) metadata.append(record);
     if (replaced !== null) metadata.append({ kind: 'snapshot-removed', id: replaced.id });
     metadata.append({ kind: 'snapshot-created', ...snapshot });
     await this.committed(() => {

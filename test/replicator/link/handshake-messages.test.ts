@@ -9,6 +9,7 @@ import { BlockferryError } from '../../../src/io/errors.ts';
 import {
   LINK_GENERATIONS_MAX,
   LINK_MESSAGE_BYTES_MAX,
+  SNAPSHOTS_PER_VOLUME_MAX,
   LINK_TEXT_CHARACTERS_MAX,
 } from '../../../src/io/limits.ts';
 import {
@@ -76,6 +77,15 @@ const CONTROLS: readonly ControlMessage[] = [
   { kind: 'run-durable', run: ID, cursor: 4096 },
   { kind: 'run-commit', run: ID, frames: 2 ** 33 },
   { kind: 'run-committed', run: ID },
+  {
+    kind: 'run-commit',
+    run: ID,
+    frames: 1,
+    snapshot: { id: ID, name: 'tägliche', createdAt: 1_900_000_000_000 },
+  },
+  { kind: 'run-committed', run: ID, refused: 'the name is taken' },
+  { kind: 'snapshots-are', ids: [ID] },
+  { kind: 'snapshots-held', ids: [], position: { generation: 1, epoch: 7 } },
   { kind: 'run-abort', run: ID },
   { kind: 'command-done', epoch: 5, error: null },
   { kind: 'command-done', epoch: 5, error: 'no room' },
@@ -85,6 +95,9 @@ const CONTROLS: readonly ControlMessage[] = [
 const COMMANDS: readonly StreamCommand[] = [
   { kind: 'freeze', id: ID },
   { kind: 'thaw', id: ID },
+  { kind: 'snapshot-create', id: ID, name: 's', createdAt: 1, replaces: null },
+  { kind: 'snapshot-create', id: ID, name: 's', createdAt: 1, replaces: ID },
+  { kind: 'snapshot-delete', id: ID },
 ];
 
 const wire = (generations: readonly Generation[]): unknown =>
@@ -112,6 +125,10 @@ describe('What was sent comes back', () => {
     const lane: Hello = { ...HELLO, lane: { token: ID, index: 15 }, generations: [] };
     expect(decodeHello(encodeHello(lane))).toEqual(lane);
     expect(decodeWelcome(encodeWelcome(WELCOME))).toEqual(WELCOME);
+    const features = ['snapshots'];
+    expect(decodeHello(encodeHello({ ...HELLO, features }))).toEqual({ ...HELLO, features });
+    const known: Welcome = { ...WELCOME, features };
+    expect(decodeWelcome(encodeWelcome(known))).toEqual(known);
     const empty: Welcome = { ...WELCOME, position: null, run: null };
     expect(decodeWelcome(encodeWelcome(empty))).toEqual(empty);
   });
@@ -122,6 +139,14 @@ describe('What was sent comes back', () => {
 
   test.each(COMMANDS)('$kind', (command) => {
     expect(decodeCommand(encodeCommand(command))).toEqual(command);
+  });
+
+  test('the ids of as many snapshots as there can be fit', () => {
+    const ids = Array.from({ length: SNAPSHOTS_PER_VOLUME_MAX }, () => ID);
+    const held: ControlMessage = { kind: 'snapshots-held', ids, position: WELCOME.position };
+    expect(decodeControl(encodeControl(held))).toEqual(held);
+    const over = { kind: 'snapshots-are', ids: [...ids, ID] };
+    expect(codeOf(() => decodeControl(plain(over)))).toBe('LINK_PROTOCOL');
   });
 
   test('the longest history of generations fits, one more does not', () => {
@@ -258,7 +283,7 @@ describe('Anything else is refused', () => {
   });
 
   test('command: a control message, an unknown kind, an odd id', () => {
-    for (const value of [CONTROLS[7], { kind: 'melt', id: ID }, { kind: 'thaw', id: 'x' }]) {
+    for (const value of [CONTROLS[11], { kind: 'melt', id: ID }, { kind: 'thaw', id: 'x' }]) {
       expect(codeOf(() => decodeCommand(plain(value)))).toBe('LINK_PROTOCOL');
     }
   });

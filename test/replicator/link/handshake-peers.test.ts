@@ -179,6 +179,21 @@ it('another version is refused as such by the one side, and by the other', async
   expect(other.code).toBe('PEER_VERSION');
 });
 
+it('both sides name their features; a node that knows of none is asked without', async () => {
+  const scope = testScope();
+  const features = ['snapshots', 'of-a-later-version'];
+  const node = await HandshakeNode.start(scope);
+  const { welcome } = await connectLink(scope, node.uri(), { features, lanes: 2 });
+  expect(welcome.features).toContain('snapshots');
+  expect(node.asked[0]?.hello.features).toEqual(features);
+  const first = await HandshakeNode.start(scope);
+  first.old = true;
+  const plainly = await connectLink(scope, first.uri(), { features, lanes: 2 });
+  expect(plainly.welcome.features).toBeUndefined();
+  expect(plainly.link.laneCount).toBe(2);
+  expect(first.asked.map(({ hello }) => hello)).toEqual([{ ...HELLO, lanes: 2 }]);
+});
+
 it('a node without the option is a plain mirror, unless it must be a peer', async () => {
   const scope = testScope();
   const plain = await answering(scope, (socket) => socket.write(optionReply(0x80000001)));

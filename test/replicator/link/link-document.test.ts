@@ -80,9 +80,16 @@ const MESSAGES: { readonly [K in ControlMessage['kind']]: Extract<ControlMessage
   'run-ready': { kind: 'run-ready', run, cursor: 0 },
   'run-mark': { kind: 'run-mark', run, cursor: 0, frames: 0 },
   'run-durable': { kind: 'run-durable', run, cursor: 0 },
-  'run-commit': { kind: 'run-commit', run, frames: 0 },
-  'run-committed': { kind: 'run-committed', run },
+  'run-commit': {
+    kind: 'run-commit',
+    run,
+    frames: 0,
+    snapshot: { id: run, name: 's', createdAt: 0 },
+  },
+  'run-committed': { kind: 'run-committed', run, refused: '' },
   'run-abort': { kind: 'run-abort', run },
+  'snapshots-are': { kind: 'snapshots-are', ids: [] },
+  'snapshots-held': { kind: 'snapshots-held', ids: [], position: null },
   'command-done': { kind: 'command-done', epoch: 1, error: null },
   failed: { kind: 'failed', code: 'X', message: '' },
 };

@@ -23,6 +23,7 @@ import type {
   ReceivedPayload,
 } from '../../../../src/replicator/link/link-types.ts';
 import {
+  decodeHello,
   LINK_VERSION,
   type ControlMessage,
   type Hello,
@@ -68,6 +69,8 @@ export class HandshakeNode {
   readonly links: Standing[] = [];
   readonly asked: { hello: Hello; client: ClientFacts }[] = [];
   lanes = 16;
+  /** It is of the first version, which knew of no features. */
+  old = false;
   /** Links that were welcome and came to nothing. */
   abandoned = 0;
   judgement: (hello: Hello, client: ClientFacts) => Judgement = () => this.welcome();
@@ -91,7 +94,13 @@ export class HandshakeNode {
       exports: sourceOf('vault', this.device),
       log: { info: note, warn: note },
       tls,
-      privateOption: this.acceptor.option,
+      privateOption: (data, client) => {
+        if (!this.old || decodeHello(data).features === undefined) {
+          return this.acceptor.option(data, client);
+        }
+        const denied = { name: '', reason: 'malformed' };
+        return { kind: 'refuse', as: 'invalid', text: 'malformed', denied };
+      },
     });
   }
 
