@@ -3,8 +3,8 @@
  *
  * Invariants (I3):
  * - Epochs are made durable and applied in their order. One is applied when the journal has it durably.
- * - The content moves from the end of one epoch to the end of a later one while no read is under way; one that could be
- *   applied only in part is torn, and is applied again until it is whole.
+ * - The content moves from the end of one epoch to the end of a later one while no read is under way; one that the disk took
+ *   only in part is shown whole from memory, and is applied again until it is whole there too.
  * - The position is recorded after a flush that covers everything up to it; then the journal may forget.
  * - Memory: what is not durable is bounded by the assembly, what is and is not applied by INTAKE_BACKLOG_BYTES_MAX.
  */
@@ -26,6 +26,7 @@ import { decodeCommand } from '../link/messages.ts';
 import type { StreamCommand } from '../link/messages.ts';
 import { Applier, faultInFrame } from './apply.ts';
 import type { CompleteEpoch } from './epoch-assembly.ts';
+import { EpochPatch } from './epoch-patch.ts';
 import { Journal } from './journal.ts';
 import type { JournalOwner } from './journal.ts';
 import type { ReadGate } from './read-gate.ts';
@@ -217,8 +218,18 @@ export class EpochIntake implements JournalOwner {
     for (const epoch of this.accepted.splice(0)) release(epoch);
     await this.journal.close();
     await this.applying;
+    await this.showNoPart();
     for (const epoch of this.toApply.splice(0)) release(epoch);
     if (!this.volume.failed && this.gate.torn === null) await this.checkpoint();
+  }
+
+  /** What was applied in part is shown no more: its payloads go. */
+  private async showNoPart(): Promise<void> {
+    if (this.gate.patch === null) return;
+    await this.gate.enter();
+    this.gate.patch = null;
+    this.gate.torn = 'an epoch is applied in part, and the node is stopping';
+    this.gate.leave();
   }
 
   // ---- the journal
@@ -301,10 +312,19 @@ export class EpochIntake implements JournalOwner {
       command = commandOf(epoch);
       release(epoch);
     }
-    this.gate.torn = status === Status.OK ? null : `an epoch could not be applied: errno ${status}`;
+    this.show(status);
     this.gate.leave();
     const epoch = this.applied?.epoch ?? 0;
     return { status, command: command === null ? null : { command, epoch } };
+  }
+
+  /** What readers see from now on; `status` is that of the first epoch in `toApply`, if it is not 0. */
+  private show(status: number): void {
+    const { gate, volume } = this;
+    const [part] = this.toApply;
+    const halfWay = status !== Status.OK && part !== undefined;
+    gate.patch = halfWay && !volume.failed ? new EpochPatch(part.frames) : null;
+    gate.torn = halfWay && volume.failed ? `an epoch was not applied: errno ${status}` : null;
   }
 
   /** All changes of an epoch, in their order; 0 or an errno. */

@@ -5,16 +5,20 @@
  * - While somebody is inside, no read is under way: a read sees one state, whole.
  * - Reads that come while one waits to enter, or is inside, wait until it left; then all of them go first. So a read waits
  *   for one change, and a change for the reads of one moment.
- * - While the content is torn (a change failed half-way) reads are refused.
+ * - While a change failed half-way, what is read is made whole with it (`patch`); where that cannot be (`torn`), reads are
+ *   refused.
  * - Waiting reads are bounded by the in-flight limits of the sessions. Nothing is allocated for a read that need not wait.
  */
 import assert from 'node:assert';
 import { PENDING, Status } from '../../io/device.ts';
 import type { Completer, DeviceRequest } from '../../io/device.ts';
+import type { EpochPatch } from './epoch-patch.ts';
 
 export class ReadGate {
   /** Why reads are refused; null: they are not. */
   torn: string | null = null;
+  /** Put over what is read; null: the content is whole without. Set by whoever is inside. */
+  patch: EpochPatch | null = null;
   /** Reads that the device has not answered. */
   private running = 0;
   private inside = false;
@@ -29,9 +33,14 @@ export class ReadGate {
     this.target = target;
   }
 
-  /** A read would be handed on at once. */
+  /** The content is that of one moment. */
+  get whole(): boolean {
+    return this.torn === null && this.patch === null;
+  }
+
+  /** A read would be handed on at once, and is answered from the volume alone. */
   get open(): boolean {
-    return !this.inside && this.waitingToEnter.length === 0 && this.torn === null;
+    return !this.inside && this.waitingToEnter.length === 0 && this.whole;
   }
 
   /** Reads, as a device does. */
@@ -72,14 +81,19 @@ export class ReadGate {
     if (this.torn !== null) return Status.EIO;
     request.push(this.done);
     const status = this.target(request);
-    if (status === PENDING) this.running += 1;
-    else request.pop(this.done);
+    if (status === PENDING) {
+      this.running += 1;
+      return status;
+    }
+    request.pop(this.done);
+    if (status === Status.OK) this.patch?.over(request);
     return status;
   }
 
   private readonly done: Completer = {
     completed: (request, status) => {
       this.running -= 1;
+      if (status === Status.OK) this.patch?.over(request);
       request.complete(status);
       this.letIn();
     },

@@ -4,6 +4,7 @@
  * at many moments.
  */
 import { describe, expect, test } from 'vitest';
+import type { DeviceRequest } from '../../../src/io/device.ts';
 import { FrameKind } from '../../../src/replicator/link/link-types.ts';
 import { encodeCommand } from '../../../src/replicator/link/messages.ts';
 import { GENERATIONS, MirrorWorld } from './support/mirror-world.ts';
@@ -72,6 +73,41 @@ describe('a run that is begun', () => {
 });
 
 describe('a mirror whose disk is full', () => {
+  test.each(Array.from({ length: 20 }, (_, seed) => seed))(
+    'shows whole epochs, also the one that found space only in part (seed %i)',
+    async (seed) => {
+      const world = await streaming(seed);
+      const { model, link, mirror } = world;
+      const { volume } = mirror!;
+      const write = volume.write.bind(volume);
+      const zero = volume.zero.bind(volume);
+      let changes = 0;
+      const full = (): boolean => (changes += 1) > 2 && (changes + seed) % 3 !== 0;
+      Object.assign(volume, {
+        write: (request: DeviceRequest) => (full() ? ENOSPC : write(request)),
+        zero: (request: DeviceRequest) => (full() ? ENOSPC : zero(request)),
+      });
+      const before = model.last;
+      while (mirror!.sourceStatus().state === 'streaming') {
+        model.write();
+        world.sendEpoch(model.last);
+        while (link!.queued > 0 && link!.deliver());
+        await world.step();
+      }
+      for (let count = 0; count < 10; count += 1) {
+        const content = (await world.content())!;
+        const { applied_epoch: applied } = mirror!.sourceStatus();
+        expect(applied).toBeGreaterThanOrEqual(before);
+        expect([applied, applied + 1].some((epoch) => model.isAt(epoch, content))).toBe(true);
+        for (let steps = 20; steps > 0; steps -= 1) await world.step();
+      }
+      Object.assign(volume, { write, zero });
+      const { epoch } = mirror!.position();
+      await world.until('the rest', () => mirror!.sourceStatus().applied_epoch === epoch);
+      expect(model.isAt(epoch, (await world.content())!)).toBe(true);
+    },
+  );
+
   test('can be closed while a run waits for what came before it to be applied', async () => {
     const world = await streaming(3);
     const { model, link, mirror } = world;
