@@ -2,9 +2,6 @@
  * One mirror of a volume: its progress, its link, what it lacks, and what is on its way to it.
  *
  * Invariants:
- * - `follower` is set exactly while host writes are staged for this mirror; else they are marked in
- *   `blocks.dirty` (I5). Leaving the stream turns what is staged and not durable there into marks (I6).
- * - `bridge` is set while what is staged waits for a lost link to come back; it ends with the following of the queue.
  * - `streaming`, `consistent` and the wait of synchronous replies begin when the mirror has what was staged
  *   while the delta run was sending: until then its blocks are of different moments.
  * - State changes go through `progress.step` only, and each is emitted as an event.
@@ -23,6 +20,7 @@ import { MirrorBlocks } from './mirror-blocks.ts';
 import { MirrorCounts } from './mirror-counts.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { MirrorLink } from './mirror-link.ts';
+import { MirrorPlace } from './mirror-place.ts';
 import { MirrorVerify } from './mirror-verify.ts';
 import { MirrorWatch } from './mirror-watch.ts';
 import { PeerContact } from './peer-contact.ts';
@@ -31,7 +29,7 @@ import { step, type MirrorEvent } from './progress.ts';
 import { PartedWays, reachMirror } from './reach.ts';
 import { SendLimit } from './send-limit.ts';
 import { PeerSender } from './peer-sender.ts';
-import { isLoss, StreamBridge } from './stream-bridge.ts';
+import { isLoss } from './stream-bridge.ts';
 import type { Backlog, Follower } from './staging-queue.ts';
 import type { Trigger } from './triggers.ts';
 import type { MirrorMode, MirrorRunningStatus, MirrorState, StallPolicy } from './status.ts';
@@ -42,17 +40,14 @@ export class Mirror {
   readonly mode: MirrorMode;
   readonly stallPolicy: StallPolicy;
   readonly blocks: MirrorBlocks;
+  readonly place: MirrorPlace;
   state: MirrorState;
   /** The mirror holds a state that the volume really had. */
   consistent = false;
   lastError: string | null = null;
 
-  private follower: Follower | null = null;
   private sender: Sender | null = null;
   private run: Transfer | null = null;
-  private bridge: StreamBridge | null = null;
-  /** When the stream went on over a bridge, or the mirror last had more since then; null: it is in step. */
-  private bridgedAt: number | null = null;
   /** Settled when nothing of the last run is on its way. */
   private lastRun: Promise<void> = Promise.resolve();
   private started = false;
@@ -63,12 +58,8 @@ export class Mirror {
   /** Before a mirror that had to leave the stream is tried again. */
   private pauseMs: number = STREAM_PAUSE_MS_MIN;
   private durableEpoch: number | null = null;
-  private behindSince: number;
   /** Synchronous replies wait for this mirror. */
   private guarding: boolean;
-  /** Epochs up to this one were shed; 0: none is. Their blocks are in `blocks.inFlight`. */
-  private shedUpTo = 0;
-  private shedSince: number | null = null;
   private readonly counts = new MirrorCounts();
   private readonly link: MirrorLink;
   private readonly host: MirrorHost;
@@ -86,10 +77,10 @@ export class Mirror {
     this.watch = new MirrorWatch(host.surroundings.clock, host.queue);
     this.limit = new SendLimit(host.surroundings.clock, record.limit, null);
     this.blocks = new MirrorBlocks(host.volume.metadata, record, host.parked);
+    this.place = new MirrorPlace(host, this.blocks);
     this.state = record.paused ? 'paused' : 'connecting';
     const blocking = this.mode === 'sync' && this.stallPolicy === 'block';
     this.guarding = blocking && !record.paused && !fresh;
-    this.behindSince = host.surroundings.clock.now();
     this.link = new MirrorLink({
       surroundings: host.surroundings,
       connect: () => this.connect(),
@@ -100,16 +91,16 @@ export class Mirror {
 
   /** Host writes are staged for this mirror. */
   get inStream(): boolean {
-    return this.follower !== null;
+    return this.place.follower !== null;
   }
 
   get stagedBytes(): number {
-    return this.follower === null ? 0 : this.host.queue.stagedBytesOf(this.follower);
+    return this.place.stagedBytes;
   }
 
   /** How far this mirror lags behind in the stream; null when it is not in it. */
   get backlog(): Backlog | null {
-    return this.follower === null ? null : this.host.queue.backlogOf(this.follower);
+    return this.place.backlog;
   }
 
   start(): void {
@@ -130,8 +121,9 @@ export class Mirror {
 
   /** Every epoch up to `epoch` was answered by the mirror (`held`), or flushed by it. */
   has(epoch: number, level: 'held' | 'durable'): boolean {
-    if (this.follower === null) return false;
-    if (this.bridge !== null) return this.follower.released >= epoch;
+    const { follower, bridge } = this.place;
+    if (follower === null) return false;
+    if (bridge !== null) return follower.released >= epoch;
     if (this.sender === null) return false;
     return (level === 'held' ? this.sender.held : this.sender.durable) >= epoch;
   }
@@ -143,8 +135,9 @@ export class Mirror {
 
   /** What was staged up to this epoch is durable there, or marked: infinite while nothing is staged for it. */
   get settledEpoch(): number {
-    if (this.follower === null) return Number.POSITIVE_INFINITY;
-    return this.sender?.durable ?? this.follower.released;
+    const { follower } = this.place;
+    if (follower === null) return Number.POSITIVE_INFINITY;
+    return this.sender?.durable ?? follower.released;
   }
 
   /**
@@ -152,37 +145,27 @@ export class Mirror {
    * marked instead, until it has.
    */
   shed(): void {
-    const { follower, sender } = this;
-    if (this.bridge !== null) return this.lookAtBridge();
-    if (follower === null || sender === null || sender.held === follower.released) return;
-    const { queue } = this.host;
-    this.shedSince ??= queue.behindSince(follower);
-    for (let number = follower.released + 1; number <= sender.held; number += 1) {
-      queue.epoch(number)?.eachRange((offset, length) => this.blocks.markInFlight(offset, length));
-    }
-    this.shedUpTo = sender.held;
-    queue.release(follower, sender.held);
+    if (this.place.bridge !== null) return this.lookAtBridge();
+    if (this.sender !== null) this.place.shed(this.sender);
   }
 
   /** Leaves the stream if that is better for all: see triggers.ts. Called now and then. */
   look(): void {
-    if (this.follower === null || this.run !== null) return;
-    if (this.bridge !== null) return this.lookAtBridge();
+    const { follower, bridge } = this.place;
+    if (follower === null || this.run !== null) return;
+    if (bridge !== null) return this.lookAtBridge();
     const { parked } = this.host;
     if (parked.size >= PARKED_REGIONS_MAX / 2 && this.stagedBytes >= STAGING_BYTES_MAX / 2) {
       this.outrun('it lags behind in too many regions of the volume');
       return;
     }
-    const since = this.lackingSince(this.follower);
-    // What waited for the link is old, and on its way.
-    const late = since === null ? null : Math.max(since, this.bridgedAt ?? since);
-    const fired = this.watch.look(this.follower, late);
+    const fired = this.watch.look(follower, this.place.lateSince);
     if (fired !== null) this.outrun(fired.message, fired.trigger);
   }
 
   /** Whether it is still worth while to wait for the link, by the triggers but for the age of what waits. */
   private lookAtBridge(): void {
-    const { follower, bridge } = this;
+    const { follower, bridge } = this.place;
     if (follower === null || bridge === null) return;
     const now = this.host.surroundings.clock.now();
     const why = bridge.over(now) ?? this.watch.look(follower, null)?.message ?? null;
@@ -219,8 +202,7 @@ export class Mirror {
 
   /** Staged data is on its way and may arrive. */
   get draining(): boolean {
-    if (this.follower === null || this.sender === null) return false;
-    return this.lackingSince(this.follower) !== null;
+    return this.sender !== null && this.place.lackingSince !== null;
   }
 
   /** A synchronous mirror did not answer in time. */
@@ -319,19 +301,13 @@ export class Mirror {
 
   /** What is staged is all that it lacks: it follows, or waits for its link, or catches up after that. */
   private get inOrder(): boolean {
-    return this.state === 'streaming' || this.bridge !== null || this.bridgedAt !== null;
+    return this.state === 'streaming' || this.place.bridged;
   }
 
   private lagSeconds(now: number): number {
-    const since =
-      this.follower !== null && this.inOrder ? this.lackingSince(this.follower) : this.behindSince;
+    const since = this.place.lagsSince(this.inOrder);
     // Never zero while something is lacking, however young: scripts wait for zero.
     return since === null ? 0 : Math.max(1, Math.round(now - since)) / 1000;
-  }
-
-  /** Clock time of the oldest write in the stream that the mirror has not flushed, or null. */
-  private lackingSince(follower: Follower): number | null {
-    return this.shedSince ?? this.host.queue.behindSince(follower);
   }
 
   private async connect(): Promise<Contact> {
@@ -365,8 +341,9 @@ export class Mirror {
   }
 
   private beginRun(contact: Contact, message: string): void {
-    if (this.bridge !== null) {
-      const behind = contact instanceof PeerContact ? this.bridge.goesOnBehind(contact) : null;
+    const { bridge } = this.place;
+    if (bridge !== null) {
+      const behind = contact instanceof PeerContact ? bridge.goesOnBehind(contact) : null;
       if (behind !== null) return this.crossBridge(contact, behind);
       this.watch.left('link');
       this.leaveQueue();
@@ -388,10 +365,10 @@ export class Mirror {
     const run = contact.transfer({
       compared: () => this.transition({ kind: 'compared' }, 'compared, sending what differs'),
       beginStaging: () => {
-        this.follower ??= this.host.queue.follow();
+        this.place.take();
         this.host.wakeSoon();
       },
-      isStaging: () => this.follower !== null,
+      isStaging: () => this.inStream,
       stuck: (stuck) => this.stuck(stuck),
       pause: (ms) =>
         new Promise((resolve) => {
@@ -406,10 +383,10 @@ export class Mirror {
 
   /** The stream goes on behind an epoch that the mirror has, with what waited. */
   private crossBridge(contact: Contact, behind: number): void {
-    const { follower, host } = this;
+    const { host, place } = this;
+    const { follower } = place;
     assert(follower !== null, 'a bridge is for what is staged');
-    this.bridge = null;
-    this.bridgedAt = host.surroundings.clock.now();
+    place.crossBridge();
     this.runSummary = `${this.stagedBytes} bytes waited for the link`;
     const sender = contact.sender(behind, this.senderHooks(contact, follower));
     this.sender = sender;
@@ -443,13 +420,12 @@ export class Mirror {
     assert(this.blocks.clean, 'a run ends with nothing left');
     this.blocks.recordAll();
     this.blocks.commit();
-    assert(this.follower !== null, 'staging began before the last sweep');
+    const { follower } = this.place;
+    assert(follower !== null, 'staging began before the last sweep');
     this.catchUpTo = this.host.queue.close('command');
     this.host.wakeSoon();
     this.runSummary = `${run.bytesSent} bytes sent, ${run.bytesCompared} compared`;
-    const { released } = this.follower;
-    const hooks = this.senderHooks(contact, this.follower);
-    const sender = contact.sender(released, hooks);
+    const sender = contact.sender(follower.released, this.senderHooks(contact, follower));
     this.sender = sender;
     this.noticeInStep();
     this.host.progressed(this);
@@ -463,7 +439,7 @@ export class Mirror {
     const { durable } = sender;
     if (!isInStep({ durable, catchUpTo, mode, stagedBytes: backlog.bytes })) return;
     this.catchUpTo = null;
-    this.bridgedAt = null;
+    this.place.inStep();
     this.consistent = true;
     this.guarding = mode === 'sync';
     this.lastError = null;
@@ -491,16 +467,10 @@ export class Mirror {
 
   private flushedTo(follower: Follower): void {
     const durable = this.sender?.durable;
-    if (durable === undefined || this.follower !== follower) return;
-    if (durable >= this.shedUpTo && this.shedUpTo > 0) {
-      this.blocks.settleInFlight();
-      this.shedUpTo = 0;
-      this.shedSince = null;
-    }
-    if (durable > follower.released) this.host.queue.release(follower, durable);
+    if (durable === undefined || this.place.follower !== follower) return;
+    this.place.settle(durable);
     const { generation } = this.host.volume.metadata.state;
     this.blocks.acknowledge({ generation, epoch: durable });
-    if (this.bridgedAt !== null) this.bridgedAt = this.host.surroundings.clock.now();
     // On any other server it has a meaning once all that was staged in the run is there.
     if (this.catchUpTo === null || this.consistent) this.durableEpoch = durable;
     this.noticeInStep();
@@ -535,7 +505,7 @@ export class Mirror {
     this.sender = null;
     this.stopRun();
     if (sender instanceof PeerSender) this.buildBridge(sender, error);
-    if (this.bridge !== null) {
+    if (this.place.bridge !== null) {
       if (news) this.host.emit('mirror-error', this, error.message);
       return;
     }
@@ -547,14 +517,13 @@ export class Mirror {
 
   /** What is staged waits for the next link, if the mirror can go on from there. */
   private buildBridge({ sent }: PeerSender, error: BlockferryError): void {
-    const { follower, host } = this;
-    if (follower === null || !this.inOrder || !isLoss(error)) return;
-    if (host.graceMs === 0) return;
+    if (!this.inStream || !this.inOrder || !isLoss(error)) return;
+    if (this.host.graceMs === 0) return;
     this.catchUpTo = null;
     if (this.stallPolicy === 'degrade') this.guarding = false;
-    this.bridge = new StreamBridge({ host, follower, sent });
+    this.place.buildBridge(sent);
     this.transition({ kind: 'interrupted' }, error.message);
-    host.progressed(this);
+    this.host.progressed(this);
   }
 
   /** Returns whether the state changed. */
@@ -580,17 +549,9 @@ export class Mirror {
   }
 
   private leaveQueue(): boolean {
-    if (this.follower === null) return false;
-    const { follower } = this;
-    this.follower = null;
-    this.bridge = null;
-    this.bridgedAt = null;
+    if (!this.place.leave()) return false;
     this.catchUpTo = null;
     if (this.stallPolicy === 'degrade') this.guarding = false;
-    this.behindSince = this.lackingSince(follower) ?? this.host.surroundings.clock.now();
-    this.shedUpTo = 0;
-    this.shedSince = null;
-    this.host.queue.leave(follower, (offset, length) => this.blocks.mark(offset, length));
     return true;
   }
 

@@ -123,7 +123,7 @@ export class Checks {
 
 function stagedBlocks(mirror: Mirror, queue: StagingQueue): Set<number> {
   const blocks = new Set<number>();
-  const { follower } = mirror as unknown as { follower: { released: number } | null };
+  const { follower } = mirror.place;
   if (follower === null) return blocks;
   for (let number = follower.released + 1; number <= queue.openNumber; number += 1) {
     queue.epochOrOpen(number)?.eachRange((offset, length) => {
