@@ -8,22 +8,21 @@
  * The primary is killed while its mirror is in step: only then is it known how little may be sent when it comes back. What is found wrong is a violation; what goes wrong with the
  * drill itself is an exception. Both fail the round.
  */
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { holdsMounts, MountedExport } from './filesystem.ts';
+import { MountedExport } from './filesystem.ts';
+import type { Drill, Round } from './frame.ts';
 import { Load } from './load.ts';
 import { DrilledNode, expectEqualExports, inStep, type SeenMirror, settled } from './node.ts';
-import { judge, type OracleMode, type Verdict } from './oracle.ts';
-import { Hopeless, pause, run, Undo, until } from './process.ts';
+import { judge, type Verdict } from './oracle.ts';
+import { Hopeless, run, until } from './process.ts';
 import { Promotion } from './promotion.ts';
 import { FaultProxy } from './proxy.ts';
-import { type SeededRandom, seededRandom } from './random.ts';
 import { Recorder } from './recorder.ts';
 import { isWriteClass, readRequestLog, type RequestLog, RequestLogWriter } from './request-log.ts';
 import { nbdUri } from './sockets.ts';
 import { takeOver } from './takeover.ts';
-import { countText, sizeText, Timeline } from './timeline.ts';
+import { judgeRecovery } from './targets.ts';
+import { countText, sizeText } from './timeline.ts';
 
 const VOLUME = 'demo';
 const VOLUME_BYTES = 256 * 1024 * 1024;
@@ -41,56 +40,34 @@ const BEFORE_CUT_MS = { low: 500, high: 2500 };
 const OUTAGE_MS = { low: 500, high: 3000 };
 const BEFORE_KILL_MS = { low: 100, high: 2500 };
 
-export const DRILLS = ['failover', 'restart'] as const;
-export type Drill = (typeof DRILLS)[number];
+export const failover: Drill = {
+  name: 'failover',
+  about:
+    'the primary dies under ext4 and sqlite, its mirror is promoted, the old primary becomes its mirror',
+  modes: ['async', 'sync'],
+  play: async (round) => await new FailoverRound(round, true).play(),
+};
 
-export interface RoundOptions {
-  readonly drill: Drill;
-  readonly seed: number;
-  readonly mode: OracleMode;
-  /** Keep the directory with logs and images when the round ends. */
-  readonly keep: boolean;
-  readonly print: (line: string) => void;
-  readonly signal: AbortSignal;
-}
+export const restart: Drill = {
+  name: 'restart',
+  about: 'the primary dies under ext4 and sqlite and comes back, and its mirror is brought in step',
+  modes: ['async'],
+  play: async (round) => await new FailoverRound(round, false).play(),
+};
 
-/** Plays one round, and returns the violations that it found. */
-export async function holdRound(options: RoundOptions): Promise<string[]> {
-  const undo = new Undo();
-  const directory = mkdtempSync(join(tmpdir(), 'bf-drill-'));
-  const round = new Round(options, directory, undo);
-  let sound = false;
-  try {
-    await round.play();
-    sound = round.violations.length === 0;
-    return round.violations;
-  } finally {
-    const failures = await undo.run();
-    for (const failure of failures) options.print(`clean-up: ${failure}`);
-    const interrupted = options.signal.aborted;
-    if (holdsMounts(directory)) options.print(`left alone, something is mounted in: ${directory}`);
-    else if (options.keep || !(sound || interrupted)) options.print(`kept: ${directory}`);
-    else rmSync(directory, { recursive: true, force: true });
-  }
-}
-
-class Round {
-  readonly violations: string[] = [];
-  private readonly options: RoundOptions;
+class FailoverRound {
+  private readonly round: Round;
+  private readonly failover: boolean;
   private readonly directory: string;
-  private readonly undo: Undo;
-  private readonly random: SeededRandom;
-  private readonly timeline: Timeline;
   private readonly alpha: DrilledNode;
   private readonly beta: DrilledNode;
   private readonly promotion: Promotion;
 
-  constructor(options: RoundOptions, directory: string, undo: Undo) {
-    this.options = options;
+  constructor(round: Round, failover: boolean) {
+    const { directory, signal } = round;
+    this.round = round;
+    this.failover = failover;
     this.directory = directory;
-    this.undo = undo;
-    this.random = seededRandom(options.seed);
-    this.timeline = new Timeline(options.print);
     this.alpha = new DrilledNode({ name: 'alpha', directory });
     this.beta = new DrilledNode({ name: 'beta', directory });
     this.promotion = new Promotion({
@@ -99,15 +76,15 @@ class Round {
       volume: VOLUME,
       sizeBytes: VOLUME_BYTES,
       directory,
-      signal: options.signal,
-      note: (text) => this.note(text),
-      violate: (text) => this.violate(text),
+      signal,
+      note: (text) => round.note(text),
+      violate: (text) => round.violate(text),
     });
   }
 
   async play(): Promise<void> {
     const link = await this.setUp();
-    const failover = this.options.drill === 'failover';
+    const { failover } = this;
     const log = await this.liveAndDie(link);
     const image = join(this.directory, 'mirror.raw');
     if (!failover) await this.untilQuiet();
@@ -123,6 +100,9 @@ class Round {
   }
 
   private noteLoss(promotedMs: number, { writesLost, lossMs }: Verdict): void {
+    this.round.atLeast('lostWrites', writesLost);
+    this.round.atLeast('lostMs', lossMs);
+    judgeRecovery(this.round, promotedMs);
     const lost = writesLost === 0 ? '0' : `the last ${lossMs} ms`;
     this.note(
       `RPO ${countText(writesLost)} acknowledged writes (${lost}); RTO ${promotedMs} ms from the kill until beta takes writes`,
@@ -131,20 +111,21 @@ class Round {
 
   /** Two nodes, a link between them, a mirrored volume in step. */
   private async setUp(): Promise<FaultProxy> {
-    const { alpha, beta, undo, options } = this;
+    const { alpha, beta, round } = this;
+    const { undo } = round;
     const link = await FaultProxy.start({ listen: '127.0.0.1:0', target: beta.nbdAddress });
     undo.add('close the link', () => link.close());
     for (const node of [beta, alpha]) {
       undo.add(`end ${node.name}`, () => node.kill());
-      await node.start(options.signal);
+      await node.start(round.signal);
       const role = node === beta ? ['--mirror-of', alpha.name] : [];
       await node.command('volume', 'create', VOLUME, String(VOLUME_BYTES), ...role);
     }
     const uri = nbdUri(link.address, VOLUME);
-    await alpha.command('mirror', 'add', VOLUME, uri, '--mode', options.mode);
+    await alpha.command('mirror', 'add', VOLUME, uri, '--mode', round.mode);
     await this.waitInStep();
     this.note(
-      `alpha (pid ${alpha.pid}) mirrors ${VOLUME}, ${sizeText(VOLUME_BYTES)}, to beta (pid ${beta.pid}), ${options.mode}: streaming`,
+      `alpha (pid ${alpha.pid}) mirrors ${VOLUME}, ${sizeText(VOLUME_BYTES)}, to beta (pid ${beta.pid}), ${round.mode}: streaming`,
     );
     return link;
   }
@@ -153,7 +134,8 @@ class Round {
   private async liveAndDie(
     link: FaultProxy,
   ): Promise<{ recorded: RequestLog; ledgerLines: number; promotedMs: number | null }> {
-    const { alpha, undo, options, directory } = this;
+    const { alpha, directory, round } = this;
+    const { undo, signal } = round;
     const logDirectory = join(directory, 'requests');
     const log = new RequestLogWriter(logDirectory);
     undo.add('close the record', () => log.close());
@@ -165,7 +147,7 @@ class Round {
     undo.add('close the recorder', () => recorder.close());
     const filesystem = new MountedExport(directory);
     undo.add('detach the filesystem', () => filesystem.detach());
-    await filesystem.attach(nbdUri(recorder.address, VOLUME), options.signal);
+    await filesystem.attach(nbdUri(recorder.address, VOLUME), signal);
     const load = new Load(filesystem.mountPoint, directory);
     undo.add('end the load', () => load.stop());
     this.note('ext4 mounted through nbdfuse; fio and the ledger write to it');
@@ -178,7 +160,7 @@ class Round {
     const killedAt = performance.now();
     await alpha.kill();
     this.note(`alpha killed (SIGKILL) under load; ${loadText(recorder, load)}`);
-    const failover = options.drill === 'failover';
+    const { failover } = this;
     const promotedMs = failover ? await this.promotion.promote(killedAt) : null;
     if (failover) this.note('beta promoted');
 
@@ -224,7 +206,7 @@ class Round {
       {
         what: 'beta to see the end of the link, and to show all that came',
         timeoutMs: QUIET_MS_MAX,
-        signal: this.options.signal,
+        signal: this.round.signal,
       },
       async () => {
         const { connections, source } = await beta.volume(VOLUME);
@@ -236,14 +218,14 @@ class Round {
   }
 
   private consultOracle(log: RequestLog, image: string): Verdict {
-    const startMs = this.timeline.elapsedMs;
+    const startMs = this.round.timeline.elapsedMs;
     const verdict = judge({
       log,
       imagePath: image,
       sizeBytes: VOLUME_BYTES,
-      mode: this.options.mode,
+      mode: this.round.mode,
     });
-    const tookMs = Math.round(this.timeline.elapsedMs - startMs);
+    const tookMs = Math.round(this.round.timeline.elapsedMs - startMs);
     this.note(
       `oracle: ${countText(verdict.cells)} cells, ${countText(verdict.versions)} versions, ` +
         `${countText(verdict.flushesInForce)} of ${countText(verdict.flushesAnswered)} flushes in force, ` +
@@ -252,7 +234,7 @@ class Round {
         `: ${verdict.ok ? 'sound' : `${countText(verdict.violationCount)} VIOLATIONS`} (${tookMs} ms)`,
     );
     for (const violation of verdict.violations) {
-      this.violations.push(`oracle, rule "${violation.rule}": ${violation.text}`);
+      this.violate(`oracle, rule "${violation.rule}": ${violation.text}`);
     }
     return verdict;
   }
@@ -264,7 +246,7 @@ class Round {
         `filesystem: fsck clean, mounted, ${countText(files)} files read; ` +
           `ledger 1..${ledgerLines} without a gap, ${told} were synced`,
       );
-      if (this.options.mode === 'sync' && ledgerLines < told) {
+      if (this.round.mode === 'sync' && ledgerLines < told) {
         this.violate(`sync mode, but the ledger ends at ${ledgerLines} of ${told} synced lines`);
       }
     } catch (thrown) {
@@ -277,7 +259,7 @@ class Round {
   /** The old primary returns: both sides end equal, for the price of its active regions. */
   private async comeBack(log: RequestLog): Promise<void> {
     const { alpha, beta } = this;
-    await alpha.start(this.options.signal);
+    await alpha.start(this.round.signal);
     const mirror = await this.waitMirror('both sides to be in step again', IN_STEP_MS_MAX, {
       accept: settled,
     });
@@ -309,7 +291,7 @@ class Round {
     timeoutMs: number,
     options: { accept: (mirror: SeenMirror) => boolean },
   ): Promise<SeenMirror> {
-    const { signal } = this.options;
+    const { signal } = this.round;
     let last: SeenMirror | null = null;
     try {
       return await until({ what, timeoutMs, everyMs: 20, signal }, async () => {
@@ -323,16 +305,15 @@ class Round {
   }
 
   private async pauseBetween(bounds: { low: number; high: number }): Promise<void> {
-    await pause(this.random.between(bounds.low, bounds.high), this.options.signal);
+    await this.round.pauseBetween(bounds.low, bounds.high);
   }
 
   private note(text: string): void {
-    this.timeline.note(text);
+    this.round.note(text);
   }
 
   private violate(text: string): void {
-    this.violations.push(text);
-    this.timeline.note(`VIOLATION: ${text}`);
+    this.round.violate(text);
   }
 }
 

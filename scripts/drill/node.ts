@@ -70,23 +70,33 @@ export function blockferryBin(): string {
   return join(directory, 'bin', 'blockferry.cjs');
 }
 
+export interface NodeOptions {
+  /** DIRECTORY/NAME unless given; sockets and the log lie in `directory`. */
+  readonly dataDirectory?: string;
+  readonly nbdAddress?: string;
+  readonly bin?: string;
+  /** More options of `serve`. */
+  readonly serveOptions?: readonly string[];
+}
+
 export class DrilledNode {
   readonly name: string;
   readonly dataDirectory: string;
   /** Where NBD clients connect, as `unix:PATH` or `HOST:PORT`. */
   readonly nbdAddress: string;
   readonly controlPath: string;
+  /** Path of bin/blockferry.cjs: another build, from the next start on. */
+  bin: string;
+  /** Words in front of the command, such as `unshare --mount`, from the next start on. */
+  wrapper: readonly string[] = [];
+  private readonly serveOptions: readonly string[];
   private readonly logPath: string;
   private child: Child | null = null;
 
-  /** `dataDirectory` is DIRECTORY/NAME unless given; sockets and the log lie in `directory`. */
-  constructor(options: {
-    name: string;
-    directory: string;
-    dataDirectory?: string;
-    nbdAddress?: string;
-  }) {
+  constructor(options: NodeOptions & { name: string; directory: string }) {
     this.name = options.name;
+    this.bin = options.bin ?? blockferryBin();
+    this.serveOptions = options.serveOptions ?? [];
     this.dataDirectory = options.dataDirectory ?? join(options.directory, options.name);
     this.nbdAddress =
       options.nbdAddress ?? `unix:${join(options.directory, `${options.name}.nbd`)}`;
@@ -109,8 +119,10 @@ export class DrilledNode {
 
   /** Returns when the node answers. */
   async start(signal?: AbortSignal): Promise<void> {
-    const args = [
-      blockferryBin(),
+    const words = [
+      ...this.wrapper,
+      process.execPath,
+      this.bin,
       'serve',
       '--name',
       this.name,
@@ -120,8 +132,10 @@ export class DrilledNode {
       this.nbdAddress,
       '--control',
       `unix:${this.controlPath}`,
+      ...this.serveOptions,
     ];
-    const child = new Child(process.execPath, args, { logPath: this.logPath });
+    const [command = '', ...args] = words;
+    const child = new Child(command, args, { logPath: this.logPath });
     this.child = child;
     const wait = { what: `node ${this.name} to answer`, timeoutMs: START_MS_MAX };
     try {
@@ -145,6 +159,15 @@ export class DrilledNode {
     await this.child?.kill();
   }
 
+  /** Stops it where it is, as a machine that hangs; `thaw` lets it go on. */
+  freeze(): void {
+    this.child?.signal('SIGSTOP');
+  }
+
+  thaw(): void {
+    this.child?.signal('SIGCONT');
+  }
+
   /** SIGTERM, the clean way. */
   async stop(): Promise<void> {
     await this.child?.stop();
@@ -157,7 +180,7 @@ export class DrilledNode {
 
   /** The same, for what may be refused: the exit codes are 0 and 1, unless said otherwise. */
   async attempt(args: readonly string[], accept: readonly number[] = [0, 1]): Promise<RunResult> {
-    return await run(process.execPath, [blockferryBin(), ...args], {
+    return await run(process.execPath, [this.bin, ...args], {
       accept,
       env: { BLOCKFERRY_CONTROL: `unix:${this.controlPath}` },
     });

@@ -4,6 +4,7 @@
  * - `cut`: every connection is reset, and new ones are reset at once, until `restore`.
  * - `halfOpen`: connections stay up and nothing passes any more, in silence, until `restore`. New
  *   connections are accepted and hear nothing. This is what a dead peer behind a live switch looks like.
+ * - `deafen`: the same in one direction only: the other goes on, as with a broken route or firewall.
  * - `delay`: every byte arrives this much later. `throttle`: at most so many bytes a second, each way.
  *
  * A direction holds at most HELD_BYTES_MAX; then its source is not read. Bytes are never reordered,
@@ -17,10 +18,14 @@ const HELD_BYTES_MAX = 4 * 1024 * 1024;
 const BURST_BYTES = 64 * 1024;
 
 export type LinkState = 'open' | 'cut' | 'half-open';
+/** Which way bytes go: from clients to the target, or back. */
+export type Way = 'to-target' | 'to-client';
 
 /** What all connections of a proxy share, and read at every chunk. */
 interface Conditions {
   state: LinkState;
+  /** The way that is silent although the link is open, or null. */
+  deaf: Way | null;
   delayMs: number;
   /** Bytes a second each way, or null for no limit. */
   bytesPerSecond: number | null;
@@ -44,8 +49,10 @@ class Direction {
   private readonly source: Socket;
   private readonly target: Socket;
   private readonly conditions: Conditions;
+  private readonly way: Way;
 
-  constructor(source: Socket, target: Socket, conditions: Conditions) {
+  constructor(source: Socket, target: Socket, way: Way, conditions: Conditions) {
+    this.way = way;
     this.source = source;
     this.target = target;
     this.conditions = conditions;
@@ -67,7 +74,7 @@ class Direction {
   /** Sends what may go now, and arranges to be called again for the rest. */
   pump(): void {
     if (this.target.destroyed) return;
-    while (this.conditions.state === 'open' && this.targetReady) {
+    while (this.open && this.targetReady) {
       const head = this.held[0];
       if (head === undefined) break;
       const waitMs = this.waitMs(head);
@@ -81,10 +88,11 @@ class Direction {
       this.budgetBytes -= head.chunk.length;
       this.targetReady = this.target.write(head.chunk);
     }
-    if (this.conditions.state === 'open' && this.sourceEnded && this.held.length === 0) {
+    if (this.open && this.sourceEnded && this.held.length === 0) {
       this.target.end();
     }
-    if (this.conditions.state === 'half-open' || this.heldBytes > HELD_BYTES_MAX) {
+    const silent = this.conditions.state === 'half-open' || this.conditions.deaf === this.way;
+    if (silent || this.heldBytes > HELD_BYTES_MAX) {
       this.source.pause();
     } else if (this.source.isPaused()) {
       this.source.resume();
@@ -94,6 +102,10 @@ class Direction {
   stop(): void {
     if (this.timer !== null) clearTimeout(this.timer);
     this.timer = null;
+  }
+
+  private get open(): boolean {
+    return this.conditions.state === 'open' && this.conditions.deaf !== this.way;
   }
 
   private waitMs(head: Held): number {
@@ -133,7 +145,12 @@ export class FaultProxy {
   refused = 0;
   private readonly server: Server;
   private readonly target: SocketAddress;
-  private readonly conditions: Conditions = { state: 'open', delayMs: 0, bytesPerSecond: null };
+  private readonly conditions: Conditions = {
+    state: 'open',
+    deaf: null,
+    delayMs: 0,
+    bytesPerSecond: null,
+  };
   private readonly pairs = new Set<Pair>();
   private closedBytesToTarget = 0;
   private closedBytesToClient = 0;
@@ -186,8 +203,14 @@ export class FaultProxy {
     this.pumpAll();
   }
 
+  deafen(way: Way): void {
+    this.conditions.deaf = way;
+    this.pumpAll();
+  }
+
   restore(): void {
     this.conditions.state = 'open';
+    this.conditions.deaf = null;
     for (const pair of this.pairs) {
       if (pair.client.destroyed) reset(pair.upstream);
       if (pair.upstream.destroyed) reset(pair.client);
@@ -224,8 +247,8 @@ export class FaultProxy {
     const pair: Pair = {
       client,
       upstream,
-      forward: new Direction(client, upstream, this.conditions),
-      backward: new Direction(upstream, client, this.conditions),
+      forward: new Direction(client, upstream, 'to-target', this.conditions),
+      backward: new Direction(upstream, client, 'to-client', this.conditions),
     };
     this.pairs.add(pair);
     this.tie(pair, client, upstream);
@@ -241,7 +264,8 @@ export class FaultProxy {
    */
   private tie(pair: Pair, one: Socket, other: Socket): void {
     one.on('error', () => {
-      if (this.conditions.state !== 'half-open') reset(other);
+      const { state, deaf } = this.conditions;
+      if (state !== 'half-open' && deaf === null) reset(other);
     });
     one.on('close', () => {
       if (other.destroyed) this.forget(pair);

@@ -1,5 +1,11 @@
 /** What happened when, for a person: seconds since the start of the round, and what. */
+export interface TimelineEntry {
+  readonly atSeconds: number;
+  readonly text: string;
+}
+
 export class Timeline {
+  readonly entries: TimelineEntry[] = [];
   private readonly startMs = performance.now();
   private readonly print: (line: string) => void;
 
@@ -12,8 +18,9 @@ export class Timeline {
   }
 
   note(text: string): void {
-    const seconds = (this.elapsedMs / 1000).toFixed(2).padStart(7);
-    this.print(`${seconds} s  ${text}`);
+    const seconds = (this.elapsedMs / 1000).toFixed(2);
+    this.entries.push({ atSeconds: Number(seconds), text });
+    this.print(`${seconds.padStart(7)} s  ${text}`);
   }
 }
 

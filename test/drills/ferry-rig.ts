@@ -20,7 +20,7 @@ import { LIBNBD_SCRIPTS } from '../support/libnbd.ts';
 import { type ManagedProcess, run, start } from '../support/process.ts';
 import type { Scope } from '../support/scope.ts';
 import { waitUntil } from '../support/wait.ts';
-import { type RoundsArea, writesIn } from './rounds.ts';
+import { type RoundsArea, writesIn } from '../../scripts/drill/rounds.ts';
 
 export const VOLUME = 'demo';
 export const MIB: number = 2 ** 20;

@@ -1,7 +1,7 @@
 """Writes rounds: the same number into every one of many scattered blocks, one write after the other, then a FLUSH.
 
 So each state that the disk ever had is known by its content: the first blocks in the order of a round hold its number, the
-others that of the round before (test/drills/rounds.ts). After each answered FLUSH the number of the round goes to stdout. A
+others that of the round before (scripts/drill/rounds.ts). After each answered FLUSH the number of the round goes to stdout. A
 round that was begun before may be written again: it writes the same.
 
 Usage: rounds.py URI FIRST_ROUND LAST_ROUND BLOCKS SPREAD

@@ -1,5 +1,5 @@
 /**
- * What a disk holds that test/clients/libnbd/rounds.py writes to: which state of its history that is. Any mixture of two
+ * What a disk holds that test/clients/libnbd/rounds.py or a drill's writer (writer.ts) writes to: which state of its history that is. Any mixture of two
  * states is none, and is told with the numbers that stand side by side.
  */
 import { readFileSync } from 'node:fs';
