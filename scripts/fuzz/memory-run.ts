@@ -24,12 +24,18 @@ class FuzzClient {
   readonly dice: Dice;
   private readonly world: MemoryWorld;
   private readonly connection: FakeConnection;
+  private readonly passTime: (ms: number) => void;
   private closedTold = false;
   private sent = true;
 
-  constructor(world: MemoryWorld, judge: Judge, connection: FakeConnection, script: ClientScript) {
-    this.world = world;
-    this.judge = judge;
+  constructor(
+    parts: { world: MemoryWorld; judge: Judge; passTime: (ms: number) => void },
+    connection: FakeConnection,
+    script: ClientScript,
+  ) {
+    this.world = parts.world;
+    this.judge = parts.judge;
+    this.passTime = parts.passTime;
     this.connection = connection;
     this.dice = new Dice(script.seed, 0);
   }
@@ -55,7 +61,7 @@ class FuzzClient {
   }
 
   play(step: Step, pieces: ClientScript['pieces']): void {
-    const { connection, judge, world } = this;
+    const { connection, judge, world, passTime } = this;
     switch (step.do) {
       case 'send':
         this.send(step.bytes, pieces);
@@ -70,7 +76,7 @@ class FuzzClient {
         connection.stalled = true;
         break;
       case 'wait':
-        world.clock.advance(step.ms);
+        passTime(step.ms);
         break;
       case 'half-close':
         this.sent = false;
@@ -114,7 +120,7 @@ class FuzzClient {
     else this.connection.die(null);
     this.world.settle();
     this.hear();
-    if (!this.connection.over) this.world.clock.advance(PATIENCE_MS);
+    if (!this.connection.over) this.passTime(PATIENCE_MS);
     this.world.settle();
     demand(this.connection.over, 'the connection outlives its client');
     this.hear();
@@ -224,9 +230,14 @@ export async function runMemoryCase(plan: MemoryCase): Promise<void> {
     return content;
   };
   const good = new GoodClient(world, world.connect() ?? never(), new Dice(plan.seed, 99));
+  const passTime = (ms: number): void => {
+    if (ms >= HANDSHAKE_MS) for (const { client } of clients) client.outOfTime();
+    world.clock.advance(ms);
+  };
   const clients = plan.clients.map((script) => {
     const judge = new Judge({ facts: world.facts, contentOf, stopping, readsInOrder: true });
-    const client = new FuzzClient(world, judge, world.connect() ?? never(), script);
+    const parts = { world, judge, passTime };
+    const client = new FuzzClient(parts, world.connect() ?? never(), script);
     return { client, script, next: 0 };
   });
   let played = 0;
@@ -236,9 +247,6 @@ export async function runMemoryCase(plan: MemoryCase): Promise<void> {
     if (played++ === plan.stopAt) closing = world.server.close();
     const chosen = dice.pick(ready);
     const step = chosen.script.steps[chosen.next++];
-    if (step?.do === 'wait' && step.ms >= HANDSHAKE_MS) {
-      for (const { client } of clients) client.outOfTime();
-    }
     if (step !== undefined) chosen.client.play(step, chosen.script.pieces);
     for (let turns = dice.skewed(20); turns > 0; turns--) world.turn();
     for (const { client } of clients) client.hear();
