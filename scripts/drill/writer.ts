@@ -1,0 +1,163 @@
+/**
+ * A host that leaves its place in history in the content, and writes down how long it waited: the same number into every one of
+ * many scattered blocks, one write after the other, then a FLUSH, then the next number. So each state that the disk ever had
+ * is known by its content (rounds.ts), and what a copy lacks is known to the single write.
+ *
+ * It is a process of its own: what it measures is not the drill. Its log has 32 bytes for each answer, in the file before
+ * the next request goes out: kind (0 write, 1 flush), its number, begin and end in milliseconds since 1970.
+ */
+import { closeSync, existsSync, openSync, readFileSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { Child, until } from './process.ts';
+import type { RoundsArea } from './rounds.ts';
+
+const PROGRAM = `
+import itertools, os, signal, struct, sys, time
+import nbd
+uri, log = sys.argv[1], os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+first, blocks, spread, pause_ms = (int(text) for text in sys.argv[3:])
+ending = []
+signal.signal(signal.SIGTERM, lambda *_: ending.append(1))
+def timed(kind, number, work):
+    begin = time.time()
+    work()
+    os.write(log, struct.pack('<4d', kind, number, begin * 1000, time.time() * 1000))
+h = nbd.NBD()
+h.connect_uri(uri)
+try:
+    for number in itertools.count(first):
+        content = number.to_bytes(8, 'little') * 512
+        for index in range(blocks):
+            at = (index * 7 + number) % blocks * spread
+            timed(0, (number - 1) * blocks + index + 1, lambda: h.pwrite(content, at))
+            if ending:
+                sys.exit(0)
+            time.sleep(pause_ms / 1000)
+        timed(1, number, h.flush)
+except nbd.Error as error:
+    print(error, file=sys.stderr)
+    sys.exit(3)
+`;
+const RECORD_BYTES = 32;
+const END_MS_MAX = 8_000;
+const PROGRESS_MS_MAX = 60_000;
+
+export interface Answer {
+  readonly flush: boolean;
+  /** Of a write: how many writes the history has with it. Of a flush: its round. */
+  readonly number: number;
+  readonly beginMs: number;
+  readonly endMs: number;
+}
+
+export interface WriterOptions {
+  readonly uri: string;
+  readonly directory: string;
+  readonly area: RoundsArea;
+  /** The round that it begins with. */
+  readonly first: number;
+  /** Between two writes. */
+  readonly pauseMs: number;
+}
+
+let writers = 0;
+
+export class Writer {
+  readonly area: RoundsArea;
+  private readonly first: number;
+  private readonly logPath: string;
+  private readonly child: Child;
+
+  constructor(options: WriterOptions) {
+    const { uri, directory, area, first, pauseMs } = options;
+    const name = `writer-${++writers}`;
+    this.area = area;
+    this.first = first;
+    this.logPath = join(directory, `${name}.answers`);
+    closeSync(openSync(this.logPath, 'a'));
+    const numbers = [first, area.blocks, area.spread, pauseMs].map(String);
+    this.child = new Child(
+      '/usr/bin/python3',
+      ['-B', '-c', PROGRAM, uri, this.logPath, ...numbers],
+      {
+        logPath: join(directory, `${name}.log`),
+      },
+    );
+  }
+
+  get running(): boolean {
+    return this.child.running;
+  }
+
+  get answerCount(): number {
+    const bytes = existsSync(this.logPath) ? statSync(this.logPath).size : 0;
+    return Math.floor(bytes / RECORD_BYTES);
+  }
+
+  /** All answers so far, in their order. */
+  answers(): Answer[] {
+    const bytes = readFileSync(this.logPath);
+    const answers: Answer[] = [];
+    for (let at = 0; at + RECORD_BYTES <= bytes.length; at += RECORD_BYTES) {
+      answers.push({
+        flush: bytes.readDoubleLE(at) === 1,
+        number: bytes.readDoubleLE(at + 8),
+        beginMs: bytes.readDoubleLE(at + 16),
+        endMs: bytes.readDoubleLE(at + 24),
+      });
+    }
+    return answers;
+  }
+
+  /** How many writes the history has that were answered. */
+  get writes(): number {
+    const last = this.answers().findLast(({ flush }) => !flush);
+    return last?.number ?? (this.first - 1) * this.area.blocks;
+  }
+
+  /** The same of those that a FLUSH was answered after. */
+  get flushedWrites(): number {
+    const last = this.answers().findLast(({ flush }) => flush);
+    return (last?.number ?? this.first - 1) * this.area.blocks;
+  }
+
+  /** The first round that a later writer may begin with, so that no content comes twice. */
+  get next(): number {
+    return Math.floor(this.writes / this.area.blocks) + 2;
+  }
+
+  /** The longest that it waited for one answer in a span of time, in milliseconds. */
+  longestWaitMs(fromMs: number, toMs = Infinity): number {
+    const within = this.answers().filter(({ beginMs, endMs }) => endMs >= fromMs && beginMs < toMs);
+    return Math.max(0, ...within.map(({ beginMs, endMs }) => endMs - beginMs));
+  }
+
+  /** What of the answered writes a copy lacks that holds the first `shown` ones, and the time that they span until `atMs`. */
+  lost(shown: number, atMs: number): { writes: number; spanMs: number } {
+    const lost = this.answers().filter(({ flush, number }) => !flush && number > shown);
+    const [first] = lost;
+    return { writes: lost.length, spanMs: first === undefined ? 0 : atMs - first.endMs };
+  }
+
+  /** Waits until so many more answers have come. */
+  async progress(more: number, signal: AbortSignal, timeoutMs = PROGRESS_MS_MAX): Promise<void> {
+    const goal = this.answerCount + more;
+    const what = `${more} more answers to the writer`;
+    await until({ what, timeoutMs, everyMs: 5, signal }, () => {
+      return this.answerCount >= goal || !this.running;
+    });
+    if (this.answerCount < goal) throw new Error(`the writer ended: ${this.child.tail()}`);
+  }
+
+  /** Ends it after the answer that it waits for; one that does not come is not waited for. */
+  async stop(): Promise<void> {
+    this.child.signal('SIGTERM');
+    if (!(await this.child.waitForExit(END_MS_MAX))) await this.child.kill();
+  }
+
+  /** Waits until it has noticed that its server is gone. */
+  async ended(): Promise<void> {
+    if (await this.child.waitForExit(END_MS_MAX)) return;
+    throw new Error(`the writer did not notice the end of its server: ${this.child.tail()}`);
+  }
+}
