@@ -111,6 +111,11 @@ export class StagingQueue {
     return this.open.number;
   }
 
+  /** The last epoch that has something in it, or was closed. */
+  get stagedEpoch(): number {
+    return this.open.empty ? this.open.number - 1 : this.open.number;
+  }
+
   get openBytes(): number {
     return this.open.bytes;
   }
