@@ -195,7 +195,7 @@ export class MirrorSet {
 
   /**
    * Compares a mirror with the volume as both were at one moment; other commands go on meanwhile. `repair`: what differs is
-   * sent again. @throws BlockferryError MIRROR_NOT_FOUND, MIRROR_STATE, METADATA_WRITE_FAILED
+   * sent again. @throws BlockferryError MIRROR_NOT_FOUND, MIRROR_STATE, MIRROR_REFUSED, VOLUME_FAILED, METADATA_WRITE_FAILED
    */
   async verify(uri: string, { repair }: { repair: boolean }): Promise<VerifyReport> {
     const mirror = this.find(uri);

@@ -7,8 +7,9 @@
  * - Neither twin outlives the comparison; what a loss of the link leaves behind goes with the next one.
  */
 import { BlockferryError } from '../io/errors.ts';
-import { RunAborted } from './delta-run.ts';
+import { RunAborted, RunFailed } from './delta-run.ts';
 import { frozenSource } from './frozen-source.ts';
+import { nameOfErrno } from '../nbd/constants.ts';
 import type { FrameHeader, ReceivedPayload } from './link/link-types.ts';
 import type { ControlMessage } from './link/messages.ts';
 import type { PeerContact, PeerTalk } from './peer-contact.ts';
@@ -38,7 +39,10 @@ export class MirrorVerify implements PeerTalk {
     return this.comparison?.bytesCompared ?? 0;
   }
 
-  /** The blocks that differ. Throws MIRROR_STATE when the mirror leaves the stream, or does not freeze; and as `freeze`. */
+  /**
+   * The blocks that differ. Throws MIRROR_STATE when the mirror leaves the stream, or does not freeze; VOLUME_FAILED or MIRROR_REFUSED
+   * when a side cannot be read; and as `freeze`.
+   */
   async run(): Promise<BlockSet> {
     const { contact } = this;
     const { volume, queue, surroundings } = contact.host;
@@ -56,8 +60,7 @@ export class MirrorVerify implements PeerTalk {
       await this.frozenThere();
       return await this.compare(name);
     } catch (thrown) {
-      if (!(thrown instanceof RunAborted)) throw thrown;
-      throw new BlockferryError('MIRROR_STATE', `${contact.link.peer} left the stream`);
+      throw this.reasonOf(thrown);
     } finally {
       contact.silence(this);
       // The command went to every mirror that follows.
@@ -67,6 +70,17 @@ export class MirrorVerify implements PeerTalk {
       }
       if (volume.snapshots.hidden.includes(name)) await volume.snapshots.discard(name);
     }
+  }
+
+  private reasonOf(thrown: unknown): unknown {
+    const { peer } = this.contact.link;
+    if (thrown instanceof RunAborted) {
+      return new BlockferryError('MIRROR_STATE', `${peer} left the stream`);
+    }
+    if (!(thrown instanceof RunFailed)) return thrown;
+    const code = thrown.local ? 'VOLUME_FAILED' : 'MIRROR_REFUSED';
+    const message = `comparing with ${peer}: ${thrown.message} (${nameOfErrno(thrown.errno)})`;
+    return new BlockferryError(code, message);
   }
 
   lost(): void {

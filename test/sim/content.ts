@@ -22,18 +22,52 @@ export interface Survival {
   readonly percent: number;
 }
 
-export class Bytes {
-  readonly pages = new Map<number, Buffer>();
-  /** Pages that have space and read as zeroes. */
-  readonly reserved = new Set<number>();
-  size = 0;
+/** Who may write to a page: else it is copied first. */
+type Owner = object;
 
+interface Page {
+  readonly data: Buffer;
+  readonly owner: Owner;
+}
+
+const PAGES_AT_ONCE = 64;
+let chunk = Buffer.alloc(0);
+
+/** A page of zeroes. A buffer for each would be the most expensive part of the whole simulation. */
+function newPage(): Buffer {
+  if (chunk.length === 0) chunk = Buffer.alloc(PAGES_AT_ONCE * PAGE);
+  const page = chunk.subarray(0, PAGE);
+  chunk = chunk.subarray(PAGE);
+  return page;
+}
+
+export class Bytes {
+  readonly pages: Map<number, Page>;
+  /** Pages that have space and read as zeroes. */
+  readonly reserved: Set<number>;
+  size: number;
+  private owner: Owner = {};
+
+  constructor(from?: Bytes) {
+    this.pages = new Map(from?.pages);
+    this.reserved = new Set(from?.reserved);
+    this.size = from?.size ?? 0;
+  }
+
+  /** A copy: both have the same pages until one writes to them. */
   clone(): Bytes {
-    const copy = new Bytes();
-    for (const [page, data] of this.pages) copy.pages.set(page, Buffer.from(data));
-    for (const page of this.reserved) copy.reserved.add(page);
-    copy.size = this.size;
-    return copy;
+    this.owner = {};
+    return new Bytes(this);
+  }
+
+  /** The page, to be written to. */
+  private own(page: number): Buffer {
+    const found = this.pages.get(page);
+    if (found?.owner === this.owner) return found.data;
+    const data = newPage();
+    found?.data.copy(data);
+    this.pages.set(page, { data, owner: this.owner });
+    return data;
   }
 
   has(page: number): boolean {
@@ -45,10 +79,8 @@ export class Bytes {
       const page = Math.floor((position + done) / PAGE);
       const within = position + done - page * PAGE;
       const length = Math.min(PAGE - within, bytes.length - done);
-      let data = this.pages.get(page);
-      if (data === undefined) this.pages.set(page, (data = Buffer.alloc(PAGE)));
       this.reserved.delete(page);
-      bytes.copy(data, within, done, done + length);
+      bytes.copy(this.own(page), within, done, done + length);
       done += length;
     }
     this.size = Math.max(this.size, end);
@@ -64,7 +96,7 @@ export class Bytes {
         this.reserved.delete(page);
         if (reserve) this.reserved.add(page);
       } else {
-        this.pages.get(page)?.fill(0, at - page * PAGE, pageEnd - page * PAGE);
+        if (this.pages.has(page)) this.own(page).fill(0, at - page * PAGE, pageEnd - page * PAGE);
         if (reserve && !this.pages.has(page)) this.reserved.add(page);
       }
       at = pageEnd;
@@ -73,24 +105,30 @@ export class Bytes {
   }
 
   truncate(size: number): void {
-    for (const [page, data] of this.pages) {
+    for (const page of this.pages.keys()) {
       if (page * PAGE >= size) this.pages.delete(page);
-      else if ((page + 1) * PAGE > size) data.fill(0, size - page * PAGE);
+      else if ((page + 1) * PAGE > size) this.own(page).fill(0, size - page * PAGE);
     }
     for (const page of this.reserved) if (page * PAGE >= size) this.reserved.delete(page);
     this.size = size;
   }
 
   read(position: number, length: number): Buffer {
-    const bytes = Buffer.alloc(length);
+    const bytes = Buffer.allocUnsafe(length);
+    this.readInto(bytes, 0, position, length);
+    return bytes;
+  }
+
+  readInto(target: Buffer, start: number, position: number, length: number): void {
     for (let done = 0; done < length;) {
       const page = Math.floor((position + done) / PAGE);
       const within = position + done - page * PAGE;
       const part = Math.min(PAGE - within, length - done);
-      this.pages.get(page)?.copy(bytes, done, within, within + part);
+      const found = this.pages.get(page);
+      if (found === undefined) target.fill(0, start + done, start + done + part);
+      else found.data.copy(target, start + done, within, within + part);
       done += part;
     }
-    return bytes;
   }
 }
 

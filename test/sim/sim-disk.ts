@@ -255,7 +255,7 @@ export class SimDisk implements Disk {
     const errno = this.gone() ? 0 : this.fault('read', file.path);
     if (errno !== 0) return -errno;
     const count = Math.max(0, Math.min(length, file.inode.cache.size - position));
-    file.inode.cache.read(position, count).copy(buffer, start);
+    file.inode.cache.readInto(buffer, start, position, count);
     return count;
   }
 

@@ -43,6 +43,8 @@ export abstract class Node {
   /** Since when it is down, in milliseconds of the world. */
   downSince = 0;
   lastEnding: Ending = 'kill';
+  /** Its volume failed in an earlier life, and the machine was not started anew since. */
+  private distrusted = false;
   /** Told of each end of a process, before it is forgotten. */
   onEnd: (process: Process) => void = () => {};
   private readonly index: number;
@@ -58,12 +60,15 @@ export abstract class Node {
     return this.process !== null;
   }
 
-  /** Something went wrong with its disk in this life. */
+  /** Something went wrong with its disk, in this life or before it. */
   get troubled(): boolean {
     const { disk } = this;
+    if (disk === null) return false;
     return (
-      disk !== null &&
-      (disk.injected.length > 0 || disk.wasFull || disk.platter.pagesMax < Infinity)
+      this.distrusted ||
+      disk.injected.length > 0 ||
+      disk.wasFull ||
+      disk.platter.pagesMax < Infinity
     );
   }
 
@@ -112,6 +117,8 @@ export abstract class Node {
     const { disk, process, surroundings } = this;
     if (disk === null || process === null || disk.ended === null) return false;
     this.lastEnding = disk.ended;
+    const failed = this.store?.list().some((volume) => volume.failed) === true;
+    this.distrusted = disk.ended === 'kill' && failed;
     this.platter = disk.platter;
     this.note(disk.ended === 'cut' ? 'loses power' : 'is killed');
     process.abandon();

@@ -6,7 +6,7 @@ import { Dice } from '../../../scripts/fuzz/dice.ts';
 import type { Disk } from '../../../src/io/disk.ts';
 import type { SecondaryVolume } from '../../../src/replicator/intake/secondary.ts';
 import { answered, requestOf, type TestRequest } from '../../volume/support/request.ts';
-import { wrongUnless } from '../failure.ts';
+import { Wrong, wrongUnless } from '../failure.ts';
 import { settled } from '../scheduler.ts';
 import type { SimDisk } from '../sim-disk.ts';
 import { Checks, type Shown } from './checks.ts';
@@ -124,7 +124,8 @@ export class Player {
     const end = this.world.time + ms;
     await this.turn();
     while (!ready()) {
-      wrongUnless(this.world.time < end, `${what} takes more than ${ms / 1000} s: ${state()}`);
+      if (this.world.time >= end)
+        throw new Wrong(`${what} takes more than ${ms / 1000} s: ${state()}`);
       // What `ready` asked for begins first.
       await settled();
       this.world.step(Math.min(end, this.nextStart, this.world.time + LOOK_MS));
@@ -171,11 +172,9 @@ export class Player {
 
   /** Somebody starts a node again whose volume failed. */
   private restartFailed(node: Node, now: number): void {
+    if (!node.troubled && !this.failedSince.has(node)) return;
     const failed = node.store?.list().some((volume) => volume.failed) === true;
-    const broken =
-      node instanceof MirrorNode &&
-      node.secondary?.sourceStatus().state === 'failed' &&
-      node.troubled;
+    const broken = node instanceof MirrorNode && node.secondary?.sourceStatus().state === 'failed';
     if (!failed && !broken) {
       this.failedSince.delete(node);
       return;
@@ -596,8 +595,9 @@ export class Player {
     const { device } = this.primary;
     const mirror = this.primary.mirrorOf(node.name);
     if (device === null || mirror === null || node.secondary === null) return false;
-    const { state, staged_bytes, dirty_bytes, suspect_bytes } = mirror.status();
-    if (state !== 'streaming' || staged_bytes + dirty_bytes + suspect_bytes > 0) return false;
+    const { state, stagedBytes, blocks } = mirror;
+    if (state !== 'streaming') return false;
+    if (stagedBytes + blocks.dirtyBytes + blocks.suspectBytes > 0) return false;
     const { epoch } = device.position();
     return mirror.settledEpoch >= epoch && node.secondary.intake.applied?.epoch === epoch;
   }
