@@ -4,6 +4,7 @@
  */
 import { Command, CommanderError } from 'commander';
 import { VERSION } from '../control/version.ts';
+import { addAttachVerbs } from './attach-verbs.ts';
 import { addCheckVerb } from './check.ts';
 import { EXIT_FAILED, EXIT_OK, EXIT_USAGE, reportError } from './context.ts';
 import { oneLine } from './format.ts';
@@ -22,7 +23,7 @@ A first session:
   blockferry volume create demo 10G                        make a volume
   blockferry snapshot create demo clean                    keep its content; go back any time
   blockferry mirror add demo nbd://host2:10809/demo        keep a remote copy of it
-  nbd-client -N demo 127.0.0.1 10809 /dev/nbd0             attach it (as root)
+  blockferry attach demo /dev/nbd0                         attach it (as root)
   blockferry status --watch                                watch the mirror
 
 Every verb but serve and check --data talks to a running node: --control ADDR, or BLOCKFERRY_CONTROL,
@@ -58,6 +59,7 @@ export function createProgram(): Command {
   addMirrorVerbs(program);
   addPromoteVerb(program);
   addFailbackVerb(program);
+  addAttachVerbs(program);
   addStatusVerbs(program);
   addReloadVerb(program);
   addCheckVerb(program);

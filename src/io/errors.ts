@@ -28,6 +28,19 @@ export const ERROR_CATALOGUE = {
   ADDRESS_IN_USE: entry('operator', 409, 'stop the other process or choose another address'),
   ADDRESS_INVALID: entry('usage', 400, 'use host:port or unix:PATH'),
   ADDRESS_UNAVAILABLE: entry('environment', 500, 'choose an address that this host can listen on'),
+  ATTACH_FAILED: entry('environment', 500, 'see what dmesg says'),
+  ATTACH_SERVER: entry('peer', 502, 'start the node, and check address, export name and rights'),
+  ATTACH_TLS: entry(
+    'operator',
+    400,
+    'name files for TLS: --uri nbds://HOST/VOLUME?tls-certificates=DIR, as docs/operating/clients.md says',
+  ),
+  ATTACH_TOOL_MISSING: entry(
+    'environment',
+    501,
+    'install it (Debian: apt install nbd-client; Fedora: dnf install nbd), or attach with --persist, which needs none',
+  ),
+  ATTACH_UNSUPPORTED: entry('environment', 501, 'attach without --persist, or from another system'),
   BUSY: entry('operator', 503, 'try again when the commands under way are done'),
   CHECK_FOUND_FAULTS: entry(
     'environment',
@@ -138,7 +151,23 @@ export const ERROR_CATALOGUE = {
     507,
     'free space on, or replace, the disk under --data',
   ),
+  NBD_DEVICE_BUSY: entry(
+    'operator',
+    409,
+    'name another device or none, or end that use; see: blockferry attach --list',
+  ),
+  NBD_DEVICE_NOT_ATTACHED: entry(
+    'operator',
+    404,
+    'list what is attached with: blockferry attach --list',
+  ),
+  NBD_MODULE_MISSING: entry(
+    'environment',
+    501,
+    'load it: modprobe nbd (and at boot: echo nbd > /etc/modules-load.d/nbd.conf)',
+  ),
   NODE_NAME_INVALID: entry('usage', 400, 'use 1 to 63 letters, digits, dots and dashes'),
+  NOT_ROOT: entry('operator', 403, 'run it as root, for example with sudo'),
   PEER_REFUSED: entry('peer', 409, 'do what the mirror asks for, and see its log'),
   PEER_VERSION: entry('peer', 409, 'run the same version of blockferry on both nodes'),
   PRIMARY_ALIVE: entry(

@@ -312,6 +312,22 @@ export const LINK_BACKLOG_BYTES_HIGH: number = 4 * MIB;
 export const LINK_BACKLOG_BYTES_LOW: number = MIB;
 /** Link: the same, of senders that do not hold back: answers that the other side does not read. Beyond it the link ends. */
 export const LINK_BACKLOG_BYTES_MAX: number = 128 * MIB;
+/** Link: data that waits for it, from which on its speed is measured. Less is no wait. */
+export const COMPRESS_WAITING_BYTES_MIN: number = 64 * KIB;
+/** Link: a payload shorter than this is never compressed: the way to a thread and back takes longer. */
+export const COMPRESS_BYTES_MIN: number = 16 * KIB;
+/** Link: how often it is looked at whether compression pays, while something is sent. */
+export const COMPRESS_LOOK_MS = 250;
+/**
+ * Link: memory of payloads that came, those that wait to be expanded not counted. At the limit none is expanded until some of it
+ * is released. It holds all that may be unacknowledged.
+ */
+export const LINK_EXPANDED_BYTES_MAX: number = LINK_RECEIVED_BYTES_LOW;
+/** Link: payloads that are being expanded at one time. Others wait. */
+export const LINK_EXPANDING_MAX = 4;
+/** Link: payloads that wait to be expanded. From HIGH on the link is not read; with MAX it ends. */
+export const LINK_COMPRESSED_FRAMES_HIGH = 1024;
+export const LINK_COMPRESSED_FRAMES_MAX: number = 128 * KIB;
 /** Stream: payload bytes and epochs sent and not acknowledged as durable. The sender waits; the intake ends a link with more. */
 export const LINK_UNACKED_BYTES_MAX: number = 64 * MIB;
 export const LINK_UNACKED_EPOCHS_MAX = 1024;
@@ -532,3 +548,29 @@ export const COMPRESS_IDLE_MS = 5_000;
 
 /** Data directory: how long a start waits for the last threads of a killed holder. Then it is in use. */
 export const LOCK_ENDING_MS_MAX = 2_000;
+
+/** Netlink: bytes of one message or datagram. Requests are far smaller; what is larger is cut by the system. */
+export const NETLINK_MESSAGE_BYTES_MAX: number = 16 * KIB;
+/** Attach: connections of one device. More is refused. */
+export const ATTACH_CONNECTIONS_MAX = 16;
+/** Attach: servers that one device may turn to. More is refused. */
+export const ATTACH_URIS_MAX = 8;
+/** Attach: N of the last device /dev/nbdN that can be named. A higher one is refused. */
+export const ATTACH_INDEX_MAX = 4095;
+/** Attach: seconds that an unanswered request waits before it is sent again, unless told. Above what a synchronous mirror may delay it. */
+export const ATTACH_REQUEST_S = 10;
+/** Attach: seconds that requests wait for a server, unless told; then they fail. */
+export const ATTACH_DEAD_S: number = 24 * 3600;
+/** Attach: the longest of both that can be asked for. Timers of the kernel are not longer than some days. */
+export const ATTACH_SECONDS_MAX: number = 7 * 24 * 3600;
+/** Attach: time to connect to one server and shake hands. The next server is tried then. */
+export const ATTACH_CONNECT_MS_MAX = 3000;
+/** Attach: how often a keeper looks for lost connections, and tries again to replace them. */
+export const ATTACH_POLL_MS = 100;
+export const ATTACH_RETRY_MS = 250;
+/** Attach: bytes on their way to a slow end of a relay. Above it the other end is not read. */
+export const ATTACH_RELAY_BYTES_MAX: number = MIB;
+/** Attach: time for nbd-client to attach or detach. It is ended then. */
+export const ATTACH_TOOL_MS_MAX = 60_000;
+/** Attach: characters kept of what it says. The oldest are dropped. */
+export const ATTACH_TOOL_CHARACTERS_MAX: number = 16 * KIB;

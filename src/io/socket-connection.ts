@@ -201,6 +201,13 @@ export class SocketConnection implements Connection, Receiver {
     return state === 'unknown' ? 'open' : state;
   }
 
+  /** The system's socket, for one who speaks on it in the place of this program. Null: it is encrypted, or closed. */
+  descriptor(): number | null {
+    if (this.socket !== this.raw || this.raw.destroyed) return null;
+    const descriptor = (this.raw as unknown as HandleOwner)._handle?.fd ?? -1;
+    return descriptor < 0 ? null : descriptor;
+  }
+
   startTls(how: TlsServerContext | TlsClientTerms, secured: (peer: TlsPeer) => void): void {
     assert(this.handler !== null, 'a connection is started before it is secured');
     assert(this.socket === this.raw, 'a connection is secured once');

@@ -52,6 +52,16 @@ const POLLRDHUP = 0x2000;
 /** No process can have this many. */
 const NO_DESCRIPTOR: number = 2 ** 31 - 1;
 
+const AF_UNIX = 1;
+const AF_NETLINK = 16;
+const NETLINK_GENERIC = 16;
+const SOCK_STREAM = 1;
+const SOCK_RAW = 3;
+const SOCK_CLOEXEC = 0x80000;
+const SOL_NETLINK = 270;
+const NETLINK_ADD_MEMBERSHIP = 1;
+const MSG_DONTWAIT = 0x40;
+
 const SO_SNDBUF = 7;
 const SOL_SOCKET = 1;
 const SO_ACCEPTCONN = 30;
@@ -60,6 +70,15 @@ const SOCKET_NAME_BYTES_MAX = 128;
 
 /** `ended`: its data ends, some may wait. `dead`: reset, or shut both ways. `unknown`: no open descriptor. */
 export type PeerState = 'open' | 'ended' | 'dead' | 'unknown';
+
+/** Talk with drivers of the kernel over generic netlink, without waiting. Results are descriptors, counts, 0, or negative errnos. */
+export interface NetlinkCalls {
+  open(): number;
+  send(fd: number, message: Buffer): number;
+  receive(fd: number, into: Buffer): number;
+  /** Hear what is said to a group. */
+  join(fd: number, group: number): number;
+}
 
 export interface Syscalls {
   /** preadv2 of one range. `flags` is 0 or RWF_NOWAIT. May read less. */
@@ -105,6 +124,9 @@ export interface Syscalls {
   readonly socketName: ((fd: number) => Buffer | number) | null;
   /** setsockopt of SO_SNDBUF, which the system cuts to what it allows. */
   readonly setSendBuffer: ((fd: number, bytes: number) => number) | null;
+  readonly netlink: NetlinkCalls | null;
+  /** socketpair of unix stream sockets, closed on exec: both descriptors, or a negative errno. */
+  readonly socketPair: (() => readonly [number, number] | number) | null;
   /** Where the bytes of a buffer begin, valid as long as the caller holds the buffer and it is not detached. */
   readonly addressOf: (buffer: Buffer) => number;
 }
@@ -151,6 +173,8 @@ interface Bound {
   readonly accepts: NonNullable<Syscalls['accepts']>;
   readonly socketName: NonNullable<Syscalls['socketName']>;
   readonly setSendBuffer: NonNullable<Syscalls['setSendBuffer']>;
+  readonly netlink: NetlinkCalls;
+  readonly socketPair: NonNullable<Syscalls['socketPair']>;
 }
 
 function bind(koffi: Koffi): Bound {
@@ -189,6 +213,7 @@ function bind(koffi: Koffi): Bound {
     lock: (fd) => statusOf(flock(fd, LOCK_EX_NB)),
     peerState: bindPeerState(poll, addressOf),
     ...bindSocketFacts(library, addressOf, statusOf),
+    ...bindKernelTalk(library, addressOf, statusOf),
   };
 }
 
@@ -343,6 +368,40 @@ function bindSocketFacts(
   };
 }
 
+function bindKernelTalk(
+  library: koffiTypes.LibraryHandle,
+  addressOf: Syscalls['addressOf'],
+  statusOf: (result: number) => number,
+): Pick<Bound, 'netlink' | 'socketPair'> {
+  const socket = library.func('int socket(int domain, int type, int protocol)');
+  const socketpair = library.func(
+    'int socketpair(int domain, int type, int protocol, uintptr_t pair)',
+  );
+  const send = library.func('int64_t send(int fd, uintptr_t bytes, size_t length, int flags)');
+  const recv = library.func('int64_t recv(int fd, uintptr_t bytes, size_t length, int flags)');
+  const setsockopt = library.func(
+    'int setsockopt(int fd, int level, int name, uintptr_t value, uint32_t length)',
+  );
+  const words = Buffer.from(new ArrayBuffer(8));
+  const view = new Int32Array(words.buffer);
+  const wordsAddress = addressOf(words);
+  return {
+    netlink: {
+      open: () => statusOf(socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_GENERIC)),
+      send: (fd, message) => statusOf(send(fd, addressOf(message), message.length, MSG_DONTWAIT)),
+      receive: (fd, into) => statusOf(recv(fd, addressOf(into), into.length, MSG_DONTWAIT)),
+      join(fd, group) {
+        view[0] = group;
+        return statusOf(setsockopt(fd, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, wordsAddress, 4));
+      },
+    },
+    socketPair() {
+      const status = statusOf(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, wordsAddress));
+      return status < 0 ? status : [view[0] ?? -1, view[1] ?? -1];
+    },
+  };
+}
+
 type Away = (
   call: (done: (error: unknown, result: number) => void) => void,
   statusOf: (result: number) => number,
@@ -397,6 +456,8 @@ function probe(bound: Bound, parent: string): Syscalls | null {
       accepts: bound.accepts(first) === -ENOTSOCK ? bound.accepts : null,
       socketName: bound.socketName(first) === -ENOTSOCK ? bound.socketName : null,
       setSendBuffer: bound.setSendBuffer(first, 1) === -ENOTSOCK ? bound.setSendBuffer : null,
+      netlink: bound.netlink.send(first, Buffer.alloc(1)) === -ENOTSOCK ? bound.netlink : null,
+      socketPair: socketPairWorks(bound) ? bound.socketPair : null,
       // Last: it may take the data away.
       allocate: allocateWorks(bound, first) ? bound.allocate : null,
     };
@@ -406,6 +467,14 @@ function probe(bound: Bound, parent: string): Syscalls | null {
     for (const descriptor of descriptors) closeSync(descriptor);
     if (directory !== null) rmSync(directory, { recursive: true, force: true });
   }
+}
+
+function socketPairWorks({ socketPair, peerState }: Bound): boolean {
+  const pair = socketPair();
+  if (typeof pair === 'number') return false;
+  const open = pair.every((fd) => peerState(fd) === 'open');
+  for (const fd of pair) closeSync(fd);
+  return open;
 }
 
 function readWorks({ read, addressOf }: Bound, fd: number): boolean {
