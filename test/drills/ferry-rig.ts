@@ -5,11 +5,13 @@
  *
  *   fio, rounds -> alpha -> link -> beta
  */
+import { writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import {
   DrilledNode,
   expectEqualExports,
+  type NodeOptions,
   type SeenMirror,
   type SeenSource,
   settled,
@@ -40,6 +42,8 @@ export interface FerryOptions {
   readonly volumes?: readonly string[];
   /** Data directory of beta, where a test wants it on a disk of its own. */
   readonly betaData?: string;
+  /** For how long alpha keeps writes in order for a lost link; 0: a delta run follows each loss. Default: as a node does. */
+  readonly graceSeconds?: number;
 }
 
 export class FerryRig {
@@ -70,15 +74,15 @@ export class FerryRig {
   static async create(scope: Scope, options: FerryOptions): Promise<FerryRig> {
     const directory = scope.tempDir('bf-ferry-');
     const { betaData } = options;
-    const node = async (name: string, dataDirectory?: string): Promise<DrilledNode> =>
+    const node = async (name: string, more: NodeOptions): Promise<DrilledNode> =>
       new DrilledNode({
         name,
         directory,
         nbdAddress: `127.0.0.1:${await freePort()}`,
-        ...(dataDirectory === undefined ? {} : { dataDirectory }),
+        ...more,
       });
-    const alpha = await node('alpha');
-    const beta = await node('beta', betaData);
+    const alpha = await node('alpha', { serveOptions: alphaOptions(directory, options) });
+    const beta = await node('beta', betaData === undefined ? {} : { dataDirectory: betaData });
     const link = await FaultProxy.start({ listen: '127.0.0.1:0', target: beta.nbdAddress });
     scope.defer('close the link', () => link.close());
     const rig = new FerryRig({ scope, directory, alpha, beta, link, options });
@@ -199,6 +203,13 @@ export class FerryRig {
 }
 
 const MIRROR_OF = ['--mirror-of', 'alpha'] as const;
+
+function alphaOptions(directory: string, { graceSeconds }: FerryOptions): string[] {
+  if (graceSeconds === undefined) return [];
+  const config = join(directory, 'alpha.toml');
+  writeFileSync(config, `[replication]\ngrace_seconds = ${graceSeconds}\n`);
+  return ['--config', config];
+}
 
 /** The last round whose FLUSH was answered, or 0. */
 export function lastRound(rounds: ManagedProcess): number {
