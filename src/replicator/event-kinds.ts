@@ -59,10 +59,13 @@ export const EVENT_LEVELS = {
   'mirror-removed': 'info',
   'mirror-outrun': 'warn',
   'mirror-error': 'warn',
+  'mirror-snapshot-sent': 'info',
+  'mirror-snapshot-refused': 'warn',
   'staging-disk-failed': 'warn',
   ...MIRROR_EVENTS,
   ...SOURCE_EVENTS,
   'source-committed': 'info',
+  'source-snapshot-refused': 'warn',
 } as const satisfies Record<string, EventLevel>;
 
 export type EventKind = keyof typeof EVENT_LEVELS;

@@ -323,6 +323,7 @@ export class Mirror {
           this.durableEpoch = epoch;
           this.consistent = true;
         },
+        note: (kind, message) => host.emit(kind, this, message),
       });
     } catch (thrown) {
       if (thrown instanceof PartedWays) this.part(thrown);

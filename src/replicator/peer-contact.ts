@@ -7,9 +7,11 @@
  * - `onClosed` comes once, when the link needs no buffer any more.
  */
 import { BlockferryError } from '../io/errors.ts';
+import type { EventKind } from './event-kinds.ts';
 import type { Contact, RunHooks, Sender, SenderHooks, Transfer } from './contact.ts';
 import { FrameKind } from './link/link-types.ts';
 import type { FrameHeader, Link, LinkHandler, ReceivedPayload } from './link/link-types.ts';
+import { hasFeature } from './link/link-version.ts';
 import type { ControlMessage, Welcome } from './link/messages.ts';
 import type { MirrorBlocks } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
@@ -38,6 +40,8 @@ export interface PeerContactOptions {
   readonly limit: SendLimit;
   /** The mirror holds this epoch, durably. */
   readonly arrived: (epoch: number) => void;
+  /** Something about its snapshots. */
+  readonly note: (kind: EventKind, message: string) => void;
 }
 
 export class PeerContact implements Contact, LinkHandler {
@@ -51,6 +55,7 @@ export class PeerContact implements Contact, LinkHandler {
   readonly full: boolean;
   readonly limit: SendLimit;
   readonly arrived: (epoch: number) => void;
+  readonly note: (kind: EventKind, message: string) => void;
   private talk: PeerTalk | null = null;
   private peerSender: PeerSender | null = null;
   private runs = 0;
@@ -68,7 +73,12 @@ export class PeerContact implements Contact, LinkHandler {
     this.full = options.full;
     this.limit = options.limit;
     this.arrived = options.arrived;
+    this.note = options.note;
     this.link.start(this);
+  }
+
+  get takesSnapshots(): boolean {
+    return hasFeature(this.welcome, 'snapshots');
   }
 
   get position(): number | null {
@@ -121,7 +131,8 @@ export class PeerContact implements Contact, LinkHandler {
     const { link, host, limit } = this;
     const { generation } = host.volume.metadata.state;
     link.sendControl({ kind: 'stream-begin', generation, after });
-    const sender = new PeerSender({ host, link, after, limit, ...hooks });
+    const { takesSnapshots: snapshots } = this;
+    const sender = new PeerSender({ host, link, after, limit, snapshots, ...hooks });
     this.peerSender = sender;
     return sender;
   }
@@ -159,6 +170,7 @@ export class PeerContact implements Contact, LinkHandler {
       const text = `${this.link.peer} cannot go on: ${message.message} (${message.code})`;
       return this.link.destroy(new BlockferryError('MIRROR_REFUSED', text));
     }
+    if (message.kind === 'command-done') this.answered(message.epoch, message.error);
     // A command that went to all mirrors is waited for by one at most.
     if (message.kind === 'command-done' && this.talk === null) return;
     if (this.talk === null) return this.unexpected(`the message ${message.kind}`);
@@ -179,6 +191,18 @@ export class PeerContact implements Contact, LinkHandler {
     this.talk?.lost();
     this.ended?.();
     this.tell();
+  }
+
+  /** What it does not do about a snapshot is told; others wait for what else there is. */
+  private answered(epoch: number, error: string | null): void {
+    const command = this.peerSender?.answered(epoch) ?? null;
+    if (command === null || error === null) return;
+    const { name: volume } = this.host.volume;
+    const what =
+      command.kind === 'snapshot-create'
+        ? `${volume}@${command.name} is not there`
+        : `the snapshot ${command.id} of ${volume} is still there`;
+    this.note('mirror-snapshot-refused', `${what}: ${error}`);
   }
 
   private unexpected(what: string): void {

@@ -18,12 +18,13 @@ import {
   EPOCH_AGE_MS,
   LINK_BACKLOG_BYTES_HIGH,
   LINK_FRAME_BYTES_MAX,
+  SNAPSHOTS_PER_VOLUME_MAX,
   STAGING_SLAB_BYTES,
 } from '../io/limits.ts';
 import { EpochCursor } from './epoch-cursor.ts';
 import type { Epoch } from './epoch.ts';
 import { FrameKind, type FrameHeader, type Link } from './link/link-types.ts';
-import { encodeCommand } from './link/messages.ts';
+import { encodeCommand, type SnapshotCommand, type StreamCommand } from './link/messages.ts';
 import { encodeRanges, RANGE_BYTES } from './link/ranges.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { closesNow } from './policy.ts';
@@ -57,6 +58,9 @@ export class PeerSender {
   /** Until more may be sent. */
   private limitTimer: Timer | null = null;
   private readonly limit: SendLimit | null;
+  private readonly snapshots: boolean;
+  /** Commands about snapshots that the peer did not answer, so many at most: of further ones nobody hears what became. */
+  private readonly ordered = new Map<number, SnapshotCommand>();
   private readonly cursor: EpochCursor;
   private readonly window: SendWindow;
   private readonly host: StreamHost;
@@ -81,7 +85,10 @@ export class PeerSender {
     onIdle: () => void;
     /** Bytes a second; no limit if not given. */
     limit?: SendLimit | null;
+    /** The peer knows commands about snapshots. */
+    snapshots?: boolean;
   }) {
+    this.snapshots = options.snapshots ?? false;
     this.limit = options.limit ?? null;
     this.host = options.host;
     this.link = options.link;
@@ -134,6 +141,13 @@ export class PeerSender {
   connectionOver(): void {
     this.stop();
     this.idle = true;
+  }
+
+  /** The peer answered the command of that epoch: what it was, if it was about a snapshot. */
+  answered(epoch: number): SnapshotCommand | null {
+    const command = this.ordered.get(epoch) ?? null;
+    this.ordered.delete(epoch);
+    return command;
   }
 
   /** An ACK, or a heartbeat, which says the same. Older ones than those seen mean nothing. */
@@ -204,8 +218,12 @@ export class PeerSender {
 
   /** The command, if there is one, and CLOSE. */
   private sendEnd(epoch: Epoch): void {
-    if (epoch.command !== null) {
-      this.sendFrame(epoch, FrameKind.COMMAND, encodeCommand(epoch.command));
+    const { command } = epoch;
+    if (command !== null && (this.snapshots || !isAboutSnapshots(command))) {
+      this.sendFrame(epoch, FrameKind.COMMAND, encodeCommand(command));
+      if (isAboutSnapshots(command) && this.ordered.size < SNAPSHOTS_PER_VOLUME_MAX) {
+        this.ordered.set(epoch.number, command);
+      }
     }
     this.link.send({
       kind: FrameKind.CLOSE,
@@ -304,4 +322,8 @@ export class PeerSender {
     const message = `${this.link.peer} acknowledged epoch ${epoch}, the last sent is ${this.closedEpoch}`;
     this.link.destroy(new BlockferryError('LINK_PROTOCOL', message));
   }
+}
+
+function isAboutSnapshots(command: StreamCommand): command is SnapshotCommand {
+  return command.kind === 'snapshot-create' || command.kind === 'snapshot-delete';
 }

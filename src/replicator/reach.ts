@@ -10,6 +10,7 @@ import { BlockferryError, type ErrorCode } from '../io/errors.ts';
 import { Status } from '../io/device.ts';
 import type { NbdClient } from '../nbd/client.ts';
 import type { NbdUri } from '../nbd/uri.ts';
+import type { EventKind } from './event-kinds.ts';
 import { decide, type Decision } from './generations.ts';
 import type { Contact } from './contact.ts';
 import { connectPeer, type ConnectedPeer } from './link/connect-peer.ts';
@@ -34,6 +35,8 @@ export interface MirrorToReach {
   readonly limit: SendLimit;
   /** The mirror holds this epoch, durably. */
   readonly arrived: (epoch: number) => void;
+  /** A node said something about snapshots. */
+  readonly note: (kind: EventKind, message: string) => void;
 }
 
 /** @throws BlockferryError as `connectPeer`; MIRROR_*: unfit; PartedWays; METADATA_WRITE_FAILED */
@@ -52,7 +55,7 @@ export async function reachMirror(mirror: MirrorToReach): Promise<Contact> {
   try {
     const { full } = markBy(judge(host, welcome, blocks.acknowledged), blocks);
     await recordPeer(mirror, welcome);
-    const { arrived } = mirror;
+    const { arrived, note } = mirror;
     return new PeerContact({
       link,
       welcome,
@@ -62,6 +65,7 @@ export async function reachMirror(mirror: MirrorToReach): Promise<Contact> {
       full,
       limit: mirror.limit,
       arrived,
+      note,
     });
   } catch (thrown) {
     giveUp(link, thrown);

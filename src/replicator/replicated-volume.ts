@@ -30,6 +30,7 @@ import type { Mirror } from './mirror.ts';
 import { randomId } from './random-id.ts';
 import { RegionGate } from './region-gate.ts';
 import { Stager } from './stager.ts';
+import { SnapshotStream } from './snapshot-stream.ts';
 import { StagingDisk } from './staging-disk.ts';
 import { StagingQueue } from './staging-queue.ts';
 import type {
@@ -135,6 +136,12 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
   start(): void {
     this.way.start(this.volume.metadata.state.mirrors.size > 0);
     this.stagingDisk?.clear();
+    const { queue, volume } = this;
+    volume.snapshots.witness = new SnapshotStream({
+      queue,
+      metadata: volume.metadata,
+      wakeSoon: () => this.wakeSoon(),
+    });
     this.mirrorSet.load();
     this.mirrorsChanged();
     void this.mirrorSet.discardFrozen();
@@ -234,6 +241,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
   /** Ships what is staged, within a bound, and records what each mirror lacks. The volume stays open. */
   async close(): Promise<void> {
     this.fence.close();
+    this.volume.snapshots.witness = null;
     await this.mirrorSet.close();
     this.tickTimer?.cancel();
     await this.stagingDisk?.close();

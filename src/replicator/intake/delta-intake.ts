@@ -6,6 +6,7 @@
  * - The base is durable before the run is recorded, and the run before the first of its frames is written.
  * - A run becomes visible by one commit, after all of it is durable: it is closed, with its position and history, and the
  *   base is gone.
+ * - What is to be a snapshot of the primary is durable under a hidden name before that commit, and gets its own with it (I9).
  * - A run that is given up is recorded as such before the head goes back to the base: it is never resumed after that.
  * - No run and a base: the head goes back to the base before anything else is written, also after a crash.
  */
@@ -15,17 +16,20 @@ import { Status } from '../../io/device.ts';
 import type { BlockDevice } from '../../io/device.ts';
 import { BlockferryError } from '../../io/errors.ts';
 import { INTAKE_RUN_BYTES_MAX } from '../../io/limits.ts';
-import type { RunRecord } from '../../volume/log/metadata-state.ts';
+import type { RunRecord, TimedPosition } from '../../volume/log/metadata-state.ts';
 import type { Volume } from '../../volume/volume.ts';
 import type { FrameHeader, ReceivedPayload } from '../link/link-types.ts';
-import type { ControlMessage } from '../link/messages.ts';
+import type { ControlMessage, SnapshotTwin } from '../link/messages.ts';
 import { Applier, faultInFrame } from './apply.ts';
 import { refusal } from './epoch-intake.ts';
+import type { PrimarySnapshots } from './primary-snapshots.ts';
 import type { ReadGate } from './read-gate.ts';
 import { RunTracker } from './run-tracker.ts';
 
 /** The hidden snapshot of what the volume was before the run. */
 export const BASE_NAME = '.base';
+/** The hidden snapshot of what a run brought, on its way to be a snapshot of the primary. */
+const ARRIVED_NAME = '.arrived';
 
 export type RunBegin = Extract<ControlMessage, { kind: 'run-begin' }>;
 
@@ -41,6 +45,7 @@ interface Receiving {
 
 export class DeltaIntake {
   private readonly volume: Volume;
+  private readonly twins: PrimarySnapshots;
   private readonly clock: Clock;
   private readonly gate: ReadGate;
   private readonly applier: Applier;
@@ -54,8 +59,9 @@ export class DeltaIntake {
   /** Whoever calls has the gate. */
   gateIsHeld = false;
 
-  constructor(options: { volume: Volume; clock: Clock; gate: ReadGate }) {
+  constructor(options: { volume: Volume; clock: Clock; gate: ReadGate; twins: PrimarySnapshots }) {
     this.volume = options.volume;
+    this.twins = options.twins;
     this.clock = options.clock;
     this.gate = options.gate;
     this.applier = new Applier(options.volume);
@@ -92,6 +98,7 @@ export class DeltaIntake {
   /** Ends what an earlier run, or process, left. Throws VOLUME_FAILED, METADATA_WRITE_FAILED: it is to be called again. */
   async settle(): Promise<void> {
     if (this.behind) await this.commit();
+    if (this.open === null) await this.discardArrived();
     if (this.open !== null || !this.hasBase) return;
     const { snapshots } = this.volume;
     await this.applier.idle();
@@ -216,26 +223,55 @@ export class DeltaIntake {
     return true;
   }
 
-  /** Makes the run, of `frames` frames, what the volume is. False: the link went meanwhile. Throws as `begin`. */
-  async finish(run: string, frames: number): Promise<boolean> {
+  /**
+   * Makes the run, of `frames` frames, what the volume is, and keeps it as that snapshot of the primary. Null: the link went
+   * meanwhile; `refused`: why that snapshot is not there. Throws as `begin`.
+   */
+  async finish(
+    run: string,
+    frames: number,
+    twin: SnapshotTwin | null,
+  ): Promise<{ refused: string | null } | null> {
     const receiving = this.receivingOf(run);
     if (receiving.tracker.frames > frames) throw wrong(`a run of ${frames} frames has more`);
-    if (!(await this.have(receiving, frames))) return false;
+    if (!(await this.have(receiving, frames))) return null;
     await this.flush();
-    if (this.receiving !== receiving) return false;
-    this.receiving = null;
+    if (this.receiving !== receiving) return null;
     const { metadata, snapshots } = this.volume;
+    await this.discardArrived();
+    if (twin !== null) await snapshots.freeze(ARRIVED_NAME, () => {});
+    if (this.receiving !== receiving) return null;
+    this.receiving = null;
+    let refused: string | null = null;
     await this.volume.exclusive(async () => {
       const base = snapshots.find(BASE_NAME);
       assert(base, 'an open run has its base');
       await this.show(null);
       this.behind = true;
       metadata.append({ kind: 'run-closed', run, committed: true });
+      const { position } = metadata.state;
+      assert(position, 'a run that was committed has brought one');
+      if (twin !== null) refused = this.name(twin, position);
       // One commit with it. When there is no space for that, nothing is taken back: it is asked for again.
       await snapshots.giveUp(base.id);
     });
     await this.commit();
-    return true;
+    return { refused };
+  }
+
+  private name(twin: SnapshotTwin, position: TimedPosition): string | null {
+    const { snapshots, metadata } = this.volume;
+    const arrived = snapshots.find(ARRIVED_NAME);
+    assert(arrived, 'it was kept before');
+    const refused = this.twins.show(ARRIVED_NAME, twin, position);
+    metadata.append({ kind: 'snapshot-removed', id: arrived.id });
+    return refused;
+  }
+
+  /** What a run left whose end was not recorded. */
+  private async discardArrived(): Promise<void> {
+    const { snapshots } = this.volume;
+    if (snapshots.hidden.includes(ARRIVED_NAME)) await snapshots.discard(ARRIVED_NAME);
   }
 
   /** The volume is again what it was before the run. Throws as `begin`. */

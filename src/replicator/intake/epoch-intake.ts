@@ -19,6 +19,7 @@ import {
   JOURNAL_IDLE_MS,
 } from '../../io/limits.ts';
 import type { Random } from '../../io/random.ts';
+import { isBefore } from '../../volume/log/metadata-copy.ts';
 import type { TimedPosition } from '../../volume/log/metadata-state.ts';
 import type { Volume } from '../../volume/volume.ts';
 import { FrameKind } from '../link/link-types.ts';
@@ -31,6 +32,7 @@ import { Journal } from './journal.ts';
 import type { JournalOwner } from './journal.ts';
 import type { ReadGate } from './read-gate.ts';
 import { isSpaceError } from './space-error.ts';
+import type { PrimarySnapshots } from './primary-snapshots.ts';
 import type { Twins } from './twins.ts';
 
 export interface IntakeHooks {
@@ -48,6 +50,7 @@ export interface EpochIntakeOptions {
   readonly random: Random;
   readonly gate: ReadGate;
   readonly twins: Twins;
+  readonly snapshots: PrimarySnapshots;
   readonly hooks: IntakeHooks;
   /** See `Journal`. */
   readonly journalFileBytes?: number;
@@ -65,6 +68,7 @@ export class EpochIntake implements JournalOwner {
   private readonly clock: Clock;
   private readonly gate: ReadGate;
   private readonly twins: Twins;
+  private readonly snapshots: PrimarySnapshots;
   private readonly hooks: IntakeHooks;
   private readonly journal: Journal;
   private readonly applier: Applier;
@@ -86,6 +90,7 @@ export class EpochIntake implements JournalOwner {
     this.clock = options.clock;
     this.gate = options.gate;
     this.twins = options.twins;
+    this.snapshots = options.snapshots;
     this.hooks = options.hooks;
     this.applier = new Applier(options.volume);
     const { disk, clock, random, volume, journalFileBytes } = options;
@@ -133,7 +138,10 @@ export class EpochIntake implements JournalOwner {
     }
     await this.persist(() => this.applyOne(epoch));
     const command = commandOf(epoch);
-    if (command !== null) await this.twins.run(command, epoch.epoch);
+    if (command !== null) {
+      const outcome = await this.run({ command, position: positionOf(epoch) });
+      if (outcome === null) throw new BlockferryError('SHUTTING_DOWN', 'the node is stopping');
+    }
     this.durable = positionOf(epoch);
     this.applied = this.durable;
     this.received = epoch.epoch;
@@ -196,7 +204,10 @@ export class EpochIntake implements JournalOwner {
     if (applied === null || applied.epoch === this.recordedEpoch) return Status.OK;
     let status = await volume.flushed();
     if (status !== Status.OK) return status;
-    volume.metadata.append({ kind: 'position', ...applied });
+    // A snapshot of the primary that was taken meanwhile has recorded a later one.
+    if (!isBefore(applied, volume.metadata.state.position)) {
+      volume.metadata.append({ kind: 'position', ...applied });
+    }
     status = await volume.commit();
     if (status !== Status.OK) return status;
     this.recordedEpoch = applied.epoch;
@@ -279,11 +290,14 @@ export class EpochIntake implements JournalOwner {
 
   private async applyAll(): Promise<void> {
     while (this.toApply.length > 0 && !this.closing) {
-      const { status, command } = await this.phase();
+      const { status, ordered } = await this.phase();
       this.hooks.progressed();
-      if (command !== null) {
-        const error = await this.twins.run(command.command, command.epoch);
-        this.hooks.commandDone(command.epoch, error);
+      if (ordered !== null) {
+        const outcome = await this.run(ordered);
+        if (outcome === null) return;
+        this.applied = ordered.position;
+        this.hooks.commandDone(ordered.position.epoch, outcome.error);
+        this.hooks.progressed();
       }
       if (status !== Status.OK && !(await this.wait(status))) return;
       this.feed();
@@ -293,29 +307,44 @@ export class EpochIntake implements JournalOwner {
   }
 
   /** Applies some epochs while no read is under way. */
-  private async phase(): Promise<{
-    status: number;
-    command: { command: StreamCommand; epoch: number } | null;
-  }> {
+  private async phase(): Promise<{ status: number; ordered: Ordered | null }> {
     await this.gate.enter();
     let status: number = Status.OK;
-    let command: StreamCommand | null = null;
-    for (let bytes = 0; bytes < INTAKE_PHASE_BYTES_MAX && command === null;) {
+    let ordered: Ordered | null = null;
+    for (let bytes = 0; bytes < INTAKE_PHASE_BYTES_MAX && ordered === null;) {
       const [epoch] = this.toApply;
       if (epoch === undefined) break;
       status = await this.applyOne(epoch);
       if (status !== Status.OK) break;
       this.toApply.shift();
-      this.applied = positionOf(epoch);
       this.backlogBytes -= epoch.bytes;
       bytes += epoch.bytes;
-      command = commandOf(epoch);
+      const command = commandOf(epoch);
+      const position = positionOf(epoch);
+      if (command !== null) ordered = { command, position };
+      // An epoch with a command is not behind us before that is done: nothing may record it earlier.
+      else this.applied = position;
       release(epoch);
     }
     this.show(status);
     this.gate.leave();
-    const epoch = this.applied?.epoch ?? 0;
-    return { status, command: command === null ? null : { command, epoch } };
+    return { status, ordered };
+  }
+
+  /** What an epoch asks for behind its writes; why it cannot be done, if so. Null: it was not done, and this process ends. */
+  private async run({ command, position }: Ordered): Promise<{ error: string | null } | null> {
+    if (command.kind === 'freeze' || command.kind === 'thaw') {
+      return { error: await this.twins.run(command, position.epoch) };
+    }
+    for (;;) {
+      try {
+        return { error: await this.snapshots.run(command, position) };
+      } catch (thrown) {
+        if (!(thrown instanceof BlockferryError)) throw thrown;
+        // What follows waits for it: there is no other moment at which it can be taken.
+        if (this.closing || !(await this.wait(Status.ENOSPC))) return null;
+      }
+    }
   }
 
   /** What readers see from now on; `status` is that of the first epoch in `toApply`, if it is not 0. */
@@ -411,6 +440,12 @@ export class EpochIntake implements JournalOwner {
   private ended(): void {
     for (const resolve of this.endWaiters.splice(0)) resolve();
   }
+}
+
+/** A command, and the end of the epoch behind whose writes it runs. */
+interface Ordered {
+  readonly command: StreamCommand;
+  readonly position: TimedPosition;
 }
 
 function release({ frames }: CompleteEpoch): void {

@@ -38,6 +38,7 @@ import type { IntakeHooks } from './epoch-intake.ts';
 import { ReadGate } from './read-gate.ts';
 import { IntakeSession } from './session.ts';
 import type { SessionHost } from './session.ts';
+import { PrimarySnapshots } from './primary-snapshots.ts';
 import { Twins } from './twins.ts';
 
 /** `stranger`: must not learn that there is such a volume; `reason` is for the log. `refused`: the rightful node hears `text`. */
@@ -71,6 +72,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
   readonly intake: EpochIntake;
   readonly delta: DeltaIntake;
   readonly twins: Twins;
+  readonly snapshots: PrimarySnapshots;
 
   private readonly random: Random;
   private readonly events: EventSink;
@@ -111,7 +113,11 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
       const { shown } = this.delta;
       return shown === null ? volume.read(request) : shown.read(request);
     });
-    this.delta = new DeltaIntake({ volume, clock, gate: this.gate });
+    this.snapshots = new PrimarySnapshots({
+      volume,
+      tell: (kind, message) => this.tell(kind, message),
+    });
+    this.delta = new DeltaIntake({ volume, clock, gate: this.gate, twins: this.snapshots });
     this.twins = new Twins(volume);
     this.intake = new EpochIntake({
       volume,
@@ -120,6 +126,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
       random,
       gate: this.gate,
       twins: this.twins,
+      snapshots: this.snapshots,
       hooks: this,
       ...(journalFileBytes === undefined ? {} : { journalFileBytes }),
     });

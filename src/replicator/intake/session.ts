@@ -24,6 +24,7 @@ import { DigestAnswers, isOfTwin } from './digest-answers.ts';
 import { EpochAssembly } from './epoch-assembly.ts';
 import { refusal } from './epoch-intake.ts';
 import type { EpochIntake } from './epoch-intake.ts';
+import type { PrimarySnapshots } from './primary-snapshots.ts';
 import type { Twins } from './twins.ts';
 
 export interface SessionHost {
@@ -33,6 +34,7 @@ export interface SessionHost {
   readonly intake: EpochIntake;
   readonly delta: DeltaIntake;
   readonly twins: Twins;
+  readonly snapshots: PrimarySnapshots;
   tell(kind: EventKind, message: string): void;
   /** The link is gone, and nothing of it is on its way. */
   sessionOver(session: IntakeSession, error: BlockferryError): void;
@@ -275,7 +277,10 @@ export class IntakeSession implements LinkHandler {
         }
         return;
       case 'run-commit':
-        await this.commitRun(message.run, message.frames);
+        await this.commitRun(message);
+        return;
+      case 'snapshots-are':
+        await this.tellSnapshots(message.ids);
         return;
       case 'run-abort':
         await this.host.delta.abort(message.run);
@@ -284,6 +289,7 @@ export class IntakeSession implements LinkHandler {
       case 'run-ready':
       case 'run-durable':
       case 'run-committed':
+      case 'snapshots-held':
       case 'command-done':
       case 'failed':
         throw protocol(`the message ${message.kind}`);
@@ -348,12 +354,31 @@ export class IntakeSession implements LinkHandler {
     metadata.append({ kind: 'source-bound', node: source.node, volumeId: this.hello.volumeId });
   }
 
-  private async commitRun(run: string, frames: number): Promise<void> {
-    if (!(await this.host.delta.finish(run, frames))) return;
+  /** Which snapshots of its primary are here, when all that came is applied. */
+  private async tellSnapshots(ids: readonly string[]): Promise<void> {
+    const { intake, snapshots, volume } = this.host;
+    const status = await intake.finish();
+    if (status !== 0) throw intake.trouble ?? refusal(volume.name, status);
+    const held = await snapshots.compare(ids);
+    if (this.over) return;
+    const { position } = volume.metadata.state;
+    const { generation, epoch } = position ?? { generation: 0, epoch: 0 };
+    this.link.sendControl({
+      kind: 'snapshots-held',
+      ids: held,
+      position: position === null ? null : { generation, epoch },
+    });
+  }
+
+  private async commitRun(message: Extract<ControlMessage, { kind: 'run-commit' }>): Promise<void> {
+    const { run, frames } = message;
+    const outcome = await this.host.delta.finish(run, frames, message.snapshot ?? null);
+    if (outcome === null) return;
     this.rebase();
     const epoch = this.host.intake.durable?.epoch ?? 0;
     this.host.tell('source-committed', `the delta run of ${this.link.peer} brought epoch ${epoch}`);
-    this.link.sendControl({ kind: 'run-committed', run });
+    const { refused } = outcome;
+    this.link.sendControl({ kind: 'run-committed', run, ...(refused === null ? {} : { refused }) });
   }
 
   private rebase(): void {

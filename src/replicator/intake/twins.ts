@@ -9,7 +9,7 @@ import type { BlockDevice } from '../../io/device.ts';
 import { errorText } from '../../io/errors.ts';
 import { INTAKE_TWINS_MAX } from '../../io/limits.ts';
 import type { Volume } from '../../volume/volume.ts';
-import type { StreamCommand } from '../link/messages.ts';
+import type { SnapshotCommand, StreamCommand } from '../link/messages.ts';
 
 const PREFIX = '.twin-';
 
@@ -23,7 +23,10 @@ export class Twins {
   }
 
   /** Runs a command of epoch `epoch`: null when it is done, else why it is not. */
-  async run(command: StreamCommand, epoch: number): Promise<string | null> {
+  async run(
+    command: Exclude<StreamCommand, SnapshotCommand>,
+    epoch: number,
+  ): Promise<string | null> {
     const name = `${PREFIX}${command.id}`;
     try {
       return await (command.kind === 'freeze' ? this.freeze(name, epoch) : this.thaw(name));

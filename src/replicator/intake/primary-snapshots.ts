@@ -1,0 +1,122 @@
+/**
+ * Snapshots of the primary, on its mirror: taken and deleted by commands in the stream, brought by delta runs.
+ *
+ * Invariants (I9):
+ * - One that has the id of the primary's holds what that one holds: it is taken behind all writes of its epoch and before the next
+ *   one's, and the position is recorded in the same commit, so that no replay ever comes before it and takes it a second time.
+ * - A name that stands for something else stays that: the primary hears why its snapshot is not here.
+ * - Only what came from a primary is deleted for it.
+ */
+import { BlockferryError, errorText } from '../../io/errors.ts';
+import type { TimedPosition } from '../../volume/log/metadata-state.ts';
+import { isHidden } from '../../volume/names.ts';
+import type { Volume } from '../../volume/volume.ts';
+import type { EventKind } from '../event-kinds.ts';
+import type { SnapshotCommand, SnapshotTwin } from '../link/messages.ts';
+
+export interface PrimarySnapshotsOptions {
+  readonly volume: Volume;
+  readonly tell: (kind: EventKind, message: string) => void;
+}
+
+export class PrimarySnapshots {
+  /** Why this node does not let its primary do that; null: it does. What a policy hooks in. */
+  refusal: (command: SnapshotCommand) => string | null = () => null;
+  private readonly volume: Volume;
+  private readonly tell: (kind: EventKind, message: string) => void;
+
+  constructor({ volume, tell }: PrimarySnapshotsOptions) {
+    this.volume = volume;
+    this.tell = tell;
+  }
+
+  /**
+   * Runs a command of the epoch that ends at `position`: null when it is done, else why it is not. Throws METADATA_WRITE_FAILED:
+   * the disk is full, and it is to be called again.
+   */
+  run(command: SnapshotCommand, position: TimedPosition): Promise<string | null> {
+    return this.guarded(command, position);
+  }
+
+  private async guarded(
+    command: SnapshotCommand,
+    position: TimedPosition | null,
+  ): Promise<string | null> {
+    const refused = this.refusal(command);
+    if (refused !== null) return this.refused(nameIn(command), refused);
+    try {
+      if (command.kind === 'snapshot-delete') await this.delete(command.id);
+      else if (position !== null) await this.take(command, position);
+      return null;
+    } catch (thrown) {
+      if (thrown instanceof BlockferryError && thrown.code === 'METADATA_WRITE_FAILED')
+        throw thrown;
+      return this.refused(nameIn(command), errorText(thrown));
+    }
+  }
+
+  private async take(
+    { id, name, createdAt, replaces }: Extract<SnapshotCommand, { kind: 'snapshot-create' }>,
+    position: TimedPosition,
+  ): Promise<void> {
+    const { generation, epoch } = position;
+    const { snapshots, metadata } = this.volume;
+    const known = metadata.state.snapshots.has(id);
+    const mark = { generation, epoch, shipped: true };
+    await snapshots.keepTwin({ id, name, createdAt }, replaces, mark, [
+      { kind: 'position', ...position },
+    ]);
+    if (!known) this.taken(name, epoch);
+  }
+
+  private async delete(id: string): Promise<void> {
+    const { snapshots, metadata } = this.volume;
+    const name = metadata.state.snapshots.get(id)?.name;
+    if (name === undefined) return;
+    await snapshots.removeTwin(id);
+    this.tell(
+      'snapshot-deleted',
+      `snapshot ${this.volume.name}@${name} deleted, as on its primary`,
+    );
+  }
+
+  /** Of `ids`, those that are here. What came from the primary and is not among them is deleted. Throws METADATA_WRITE_FAILED. */
+  async compare(ids: readonly string[]): Promise<string[]> {
+    const { state } = this.volume.metadata;
+    const there = new Set(ids);
+    const gone = [...state.snapshots.values()].filter(
+      ({ id, name, mark }) => mark?.shipped === true && !isHidden(name) && !there.has(id),
+    );
+    for (const { id } of gone) await this.guarded({ kind: 'snapshot-delete', id }, null);
+    return ids.filter((id) => state.snapshots.has(id));
+  }
+
+  /** What the hidden snapshot holds is that snapshot of the primary with the commit that follows; else why not. */
+  show(hidden: string, twin: SnapshotTwin, position: TimedPosition): string | null {
+    const { generation, epoch } = position;
+    const refused = this.refusal({ kind: 'snapshot-create', ...twin, replaces: null });
+    if (refused !== null) return this.refused(twin.name, refused);
+    try {
+      this.volume.snapshots.showTwin(hidden, twin, { generation, epoch, shipped: true });
+    } catch (thrown) {
+      return this.refused(twin.name, errorText(thrown));
+    }
+    this.taken(twin.name, epoch);
+    return null;
+  }
+
+  private taken(name: string, epoch: number): void {
+    const message = `snapshot ${this.volume.name}@${name} created, as on its primary at epoch ${epoch}`;
+    this.tell('snapshot-created', message);
+  }
+
+  private refused(name: string, why: string): string {
+    const message = `snapshot ${this.volume.name}@${name} is not as on its primary: ${why}`;
+    this.tell('source-snapshot-refused', message);
+    return why;
+  }
+}
+
+function nameIn(command: SnapshotCommand): string {
+  return command.kind === 'snapshot-create' ? command.name : command.id;
+}
