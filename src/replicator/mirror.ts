@@ -48,6 +48,7 @@ export class Mirror {
 
   private sender: Sender | null = null;
   private run: Transfer | null = null;
+  private verification: MirrorVerify | null = null;
   /** Settled when nothing of the last run is on its way. */
   private lastRun: Promise<void> = Promise.resolve();
   private started = false;
@@ -243,8 +244,13 @@ export class Mirror {
       throw new BlockferryError('MIRROR_STATE', message);
     }
     const verification = new MirrorVerify(contact);
-    const differing = await verification.run();
-    return { differing, bytesCompared: verification.bytesCompared };
+    this.verification = verification;
+    try {
+      const differing = await verification.run();
+      return { differing, bytesCompared: verification.bytesCompared };
+    } finally {
+      this.verification = null;
+    }
   }
 
   /** Marks these blocks, to be sent again. The caller records that, and `reconnect` follows. */
@@ -551,6 +557,7 @@ export class Mirror {
 
   private leaveQueue(): boolean {
     if (!this.place.leave()) return false;
+    this.verification?.lost();
     this.catchUpTo = null;
     if (this.stallPolicy === 'degrade') this.guarding = false;
     return true;

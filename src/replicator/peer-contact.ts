@@ -52,11 +52,14 @@ export class PeerContact implements Contact, LinkHandler {
   readonly host: MirrorHost;
   readonly blocks: MirrorBlocks;
   readonly mirrorId: number;
-  readonly full: boolean;
+  /** Until the first run of the link is committed: later ones bring what changed, also those that follow a stream. */
+  full: boolean;
   readonly limit: SendLimit;
   readonly arrived: (epoch: number) => void;
   readonly note: (kind: EventKind, message: string) => void;
   private talk: PeerTalk | null = null;
+  /** Somebody asked who does not wait any more. */
+  private answersLate = false;
   private peerSender: PeerSender | null = null;
   private runs = 0;
   private over: BlockferryError | null = null;
@@ -116,9 +119,11 @@ export class PeerContact implements Contact, LinkHandler {
     this.talk = talk;
   }
 
-  /** `talk` waits for nothing any more. */
+  /** `talk` waits for nothing any more; what is still answered to it is dropped. */
   silence(talk: PeerTalk): void {
-    if (this.talk === talk) this.talk = null;
+    if (this.talk !== talk) return;
+    this.talk = null;
+    this.answersLate = true;
   }
 
   /** The number that the frames of the next run carry. */
@@ -160,6 +165,7 @@ export class PeerContact implements Contact, LinkHandler {
     }
     if (header.kind !== FrameKind.DIFFERS || this.talk === null) {
       payload?.release();
+      if (header.kind === FrameKind.DIFFERS && this.answersLate) return undefined;
       return this.unexpected(`a frame of kind ${header.kind}`);
     }
     this.talk.frame(header, payload);

@@ -6,16 +6,19 @@
 import { describe, expect, it } from 'vitest';
 import type { Volume } from '../../src/volume/volume.ts';
 import { testScope } from '../support/tools.ts';
+import { waitUntil } from '../support/wait.ts';
 import { write } from '../volume/support/request.ts';
 import { seeded, stamped } from './support/host.ts';
 import { PeerMirror } from './support/peer-mirror.ts';
-import { MIB, Rig, type MirrorOptions } from './support/rig.ts';
+import { MIB, Rig, type MirrorOptions, type RigOptions } from './support/rig.ts';
 
 const SIZE = 32 * MIB;
 
-async function pair(options: MirrorOptions = {}): Promise<{ rig: Rig; mirror: PeerMirror }> {
+async function pair(
+  options: MirrorOptions & RigOptions = {},
+): Promise<{ rig: Rig; mirror: PeerMirror }> {
   const scope = testScope();
-  const rig = await Rig.create(scope, { sizeBytes: SIZE, graceMs: 0 });
+  const rig = await Rig.create(scope, { sizeBytes: SIZE, graceMs: 0, ...options });
   const mirror = await PeerMirror.start(scope, { sizeBytes: SIZE });
   await rig.write(0, stamped(MIB, 1));
   await rig.write(5 * MIB + 4096, stamped(64 * 1024, 2));
@@ -133,6 +136,32 @@ describe('a mirror on another node', () => {
     await rig.until('the outage', ({ state }) => state === 'delta');
     const verifying = rig.device.verifyMirror(uri, { repair: false });
     await expect(verifying).rejects.toMatchObject({ code: 'MIRROR_STATE' });
+  });
+
+  it('is compared no longer when it leaves the stream, and its link lives on', async () => {
+    const { rig, mirror } = await pair({ stagingBytes: 4 * MIB });
+    const { uri } = rig.status();
+    for (let at = 8; at < 31; at += 1) {
+      await rig.write(at * MIB, stamped(MIB, at));
+      await rig.inStep();
+    }
+    rig.events.length = 0;
+    await rig.device.limitMirror(uri, 4096);
+    let ended = false;
+    const verifying = rig.device.verifyMirror(uri, { repair: false });
+    const refused = expect(verifying).rejects.toMatchObject({ code: 'MIRROR_STATE' });
+    void verifying.catch(() => (ended = true));
+    await waitUntil('the comparison', () => rig.volume.snapshots.hidden.length > 0);
+    for (let at = 0; at < 8; at += 1) await rig.write(at * MIB, stamped(MIB, at));
+    await rig.until('the end of the stream', ({ state }) => state !== 'streaming');
+    await waitUntil('the end of the comparison', () => ended, { timeoutMs: 3_000 });
+    await refused;
+    expect(rig.kinds()).not.toContain('mirror-connecting');
+    await rig.device.limitMirror(uri, null);
+    await rig.inStep();
+    expect(await mirror.differences(rig.expected)).toEqual([]);
+    expect(rig.volume.snapshots.hidden).toEqual([]);
+    expect(rig.kinds()).not.toContain('mirror-connecting');
   });
 
   it('that was seeded is compared, and gets what differs', async () => {
