@@ -1,5 +1,7 @@
 /** What may be sent to a mirror, in bytes a second: its own limit, and that of the node, which all mirrors share. */
+import assert from 'node:assert';
 import type { Clock } from '../io/clock.ts';
+import type { WireLimit } from './link/link-types.ts';
 import { TokenBucket } from './token-bucket.ts';
 
 /** A limit may be changed while somebody waits for it: it is asked again after so long, and not before a millisecond. */
@@ -10,10 +12,12 @@ export function limitLookMs(waitMs: number): number {
   return Math.max(1, Math.min(LOOK_MS_MAX, waitMs));
 }
 
-export class SendLimit {
+export class SendLimit implements WireLimit {
   private readonly clock: Clock;
   private readonly own: TokenBucket;
   private readonly shared: TokenBucket | null;
+  /** Of what is taken, the part that is likely to be left on the wire. */
+  private share = 1;
 
   /** `bytesPerSecond`: null for no limit of its own. */
   constructor(clock: Clock, bytesPerSecond: number | null, shared: TokenBucket | null) {
@@ -26,12 +30,28 @@ export class SendLimit {
     this.own.setRate(bytesPerSecond, this.clock.now());
   }
 
-  /** Takes `bytes`, whether they are there or not; answers the milliseconds until the debt is paid: 0 is go. */
+  expect(share: number): void {
+    assert(share >= 0 && share <= 1, 'compression leaves a part');
+    this.share = share;
+  }
+
+  correct(plainBytes: number, wireBytes: number): void {
+    this.takeNow(wireBytes - plainBytes * this.share);
+  }
+
+  /**
+   * Takes what `bytes` are likely to be on the wire, whether they are there or not; answers the milliseconds until the debt is
+   * paid: 0 is go.
+   */
   take(bytes: number): number {
+    this.takeNow(bytes * this.share);
+    return this.waitMs;
+  }
+
+  private takeNow(bytes: number): void {
     const now = this.clock.now();
     this.own.take(bytes, now);
     this.shared?.take(bytes, now);
-    return this.waitMs;
   }
 
   /** Milliseconds until something may be sent. */

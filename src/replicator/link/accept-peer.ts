@@ -15,9 +15,10 @@ import { LINK_LANES_MAX, LINK_LANES_MS_MAX, LINKS_HALF_OPEN_MAX } from '../../io
 import type { Connection } from '../../io/network.ts';
 import type { Random } from '../../io/random.ts';
 import type { ClientFacts, PrivateAnswer, Successor } from '../../nbd/server.ts';
+import type { Compressor } from '../../workers/compressor.ts';
 import { HandedConnection } from './handed-connection.ts';
 import { decodeHello, encodeWelcome, type Hello, type Welcome } from './messages.ts';
-import { LINK_FEATURES, LINK_VERSION } from './link-version.ts';
+import { hasFeature, LINK_FEATURES, LINK_VERSION } from './link-version.ts';
 import { PeerLink } from './peer-link.ts';
 
 /** What the mirror says of itself. */
@@ -44,6 +45,8 @@ export type Judgement =
 export interface PeerAcceptorOptions {
   readonly clock: Clock;
   readonly random: Random;
+  /** Expands payloads of primaries that can compress; null: they come as they are. */
+  readonly compressor?: Compressor | null;
   /** Whether a new link may begin. It must not throw. */
   judge(hello: Hello, client: ClientFacts): Judgement;
 }
@@ -135,6 +138,7 @@ export class PeerAcceptor {
     verdict: Judgement & { readonly kind: 'accept' },
   ): HalfOpen {
     const { clock, random } = this.options;
+    const compressor = this.compressorFor(hello);
     const token = random.bytes(TOKEN_BYTES);
     const lanes = Math.min(hello.lanes, verdict.lanes ?? LINK_LANES_MAX);
     const welcome: Welcome = {
@@ -142,9 +146,10 @@ export class PeerAcceptor {
       version: LINK_VERSION,
       token: token.toString('hex'),
       lanes,
-      ...(hello.features === undefined ? {} : { features: [...LINK_FEATURES] }),
+      ...(hello.features === undefined ? {} : { features: featuresWith(compressor) }),
     };
-    const link = new PeerLink({ clock, side: 'mirror', token: welcome.token, peer: hello.node });
+    const peer = hello.node;
+    const link = new PeerLink({ clock, side: 'mirror', token: welcome.token, peer, compressor });
     const begun: HalfOpen = {
       token,
       hello,
@@ -160,6 +165,11 @@ export class PeerAcceptor {
     };
     this.waiting.add(begun);
     return begun;
+  }
+
+  private compressorFor(hello: Hello): Compressor | null {
+    const { compressor = null } = this.options;
+    return compressor?.usable === true && hasFeature(hello, 'brotli') ? compressor : null;
   }
 
   private furtherLane(
@@ -215,6 +225,10 @@ export class PeerAcceptor {
     begun.abandoned();
     begun.link.destroy(new BlockferryError('LINK_LOST', `${begun.link.peer}: ${why}`));
   }
+}
+
+function featuresWith(compressor: Compressor | null): string[] {
+  return LINK_FEATURES.filter((feature) => feature !== 'brotli' || compressor !== null);
 }
 
 /** Why a lane is not one of `begun`, or null. */

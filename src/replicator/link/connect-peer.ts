@@ -17,7 +17,9 @@ import { MIRROR_CONNECT_MS_MAX, MIRROR_REPLY_MS_MAX } from '../../io/limits.ts';
 import type { Network, TlsClientContext } from '../../io/network.ts';
 import { NbdClient, type NbdClientOptions, type PrivateWish } from '../../nbd/client.ts';
 import type { NbdUri } from '../../nbd/uri.ts';
+import type { Compressor } from '../../workers/compressor.ts';
 import { HandedConnection } from './handed-connection.ts';
+import { hasFeature } from './link-version.ts';
 import { decodeWelcome, encodeHello, type Hello, type Welcome } from './messages.ts';
 import { PeerLink } from './peer-link.ts';
 
@@ -26,6 +28,8 @@ export interface PeerSurroundings {
   readonly clock: Clock;
   /** For URIs with TLS that name no files of their own. */
   readonly tls?: TlsClientContext | undefined;
+  /** Compresses payloads for mirrors that can expand them; the link does not until it is told to. Null: never. */
+  readonly compressor?: Compressor | null | undefined;
   /** A server that is no blockferry node is refused: the mirror was one before. */
   readonly peerOnly?: boolean;
 }
@@ -74,9 +78,15 @@ async function connectAs(
     connection.destroy();
     throw new BlockferryError('LINK_PROTOCOL', `${uri.text}: ${fault}`);
   }
-  const { clock } = surroundings;
+  const { clock, compressor = null } = surroundings;
   const { token, node } = welcome;
-  const link = new PeerLink({ clock, side: 'primary', token, peer: `${node} at ${uri.text}` });
+  const link = new PeerLink({
+    clock,
+    side: 'primary',
+    token,
+    peer: `${node} at ${uri.text}`,
+    compressor: hasFeature(hello, 'brotli') && hasFeature(welcome, 'brotli') ? compressor : null,
+  });
   link.addLane(0, connection, NOTHING);
   const outcomes = await Promise.allSettled(
     Array.from({ length: welcome.lanes - 1 }, (_, at) =>

@@ -2,8 +2,8 @@
  * What each kind of frame may look like: who sends it, which flags it may carry, which payloads. A frame that is
  * otherwise ends the link. The table of docs/internals/link.md is held to this one by a test.
  *
- * Flags belong to their kind. 0x80 of DATA and RUN_DATA is kept for compressed payloads: until a version knows it, it is
- * refused like any other unknown flag.
+ * Flags belong to their kind. COMPRESSED is that of DATA and RUN_DATA alone, and only of links whose ends agreed on a codec:
+ * the reader of a lane knows that.
  */
 import {
   BLOCK_BYTES,
@@ -21,6 +21,9 @@ import { RANGE_BYTES } from './ranges.ts';
 
 export type LinkSide = 'primary' | 'mirror';
 
+/** The payload is compressed; LENGTH of the header is that of the payload before. */
+export const COMPRESSED = 0x80;
+
 export interface KindRule {
   readonly kind: FrameKind;
   /** Null: both. */
@@ -31,7 +34,7 @@ export interface KindRule {
   readonly least: number;
   readonly most: number;
   readonly unit: number;
-  /** `length` of the header is that of the payload. */
+  /** `length` of the header is that of the payload, before compression. */
   readonly lengthOfPayload: boolean;
 }
 
@@ -44,19 +47,20 @@ const ANSWER = { least: 0, most: LINK_ANSWER_BLOCKS_MAX / 8, unit: 1 };
 const COMPARE_FLAGS = COMPARE_ZERO | COMPARE_TWIN;
 
 const PRIMARY = { sender: 'primary', flags: 0, lengthOfPayload: false } as const;
+const DATA = { sender: 'primary', flags: COMPRESSED, ...ENTRIES, lengthOfPayload: true } as const;
 const MIRROR = { sender: 'mirror', flags: 0, lengthOfPayload: false } as const;
 const BOTH = { sender: null, flags: 0, lengthOfPayload: false } as const;
 
 /** By the names of the kinds. */
 export const KIND_RULES: Readonly<Record<keyof typeof FrameKind, KindRule>> = Object.freeze({
-  DATA: { kind: FrameKind.DATA, ...PRIMARY, ...ENTRIES, lengthOfPayload: true },
+  DATA: { kind: FrameKind.DATA, ...DATA },
   RANGES: { kind: FrameKind.RANGES, ...PRIMARY, ...RANGES },
   COMMAND: { kind: FrameKind.COMMAND, ...PRIMARY, ...MESSAGE },
   CLOSE: { kind: FrameKind.CLOSE, ...PRIMARY, ...NONE },
   ACK: { kind: FrameKind.ACK, ...MIRROR, ...NONE },
   CONTROL: { kind: FrameKind.CONTROL, ...BOTH, ...MESSAGE },
   HEARTBEAT: { kind: FrameKind.HEARTBEAT, ...BOTH, ...NONE },
-  RUN_DATA: { kind: FrameKind.RUN_DATA, ...PRIMARY, ...ENTRIES, lengthOfPayload: true },
+  RUN_DATA: { kind: FrameKind.RUN_DATA, ...DATA },
   RUN_RANGES: { kind: FrameKind.RUN_RANGES, ...PRIMARY, ...RANGES },
   DIGESTS: { kind: FrameKind.DIGESTS, ...PRIMARY, ...QUESTION, flags: COMPARE_FLAGS },
   DIFFERS: { kind: FrameKind.DIFFERS, ...MIRROR, ...ANSWER, flags: COMPARE_FLAGS },
@@ -75,9 +79,18 @@ export function nameOfKind(kind: FrameKind): string {
   return names[kind] ?? 'nameless';
 }
 
-export function payloadFits(rule: KindRule, payloadBytes: number, length: number): boolean {
-  if (payloadBytes < rule.least || payloadBytes > rule.most) return false;
-  if (payloadBytes % rule.unit !== 0) return false;
+/** A compressed payload is shorter than what it was, which is what the rule is about. */
+export function payloadFits(
+  rule: KindRule,
+  flags: number,
+  payloadBytes: number,
+  length: number,
+): boolean {
+  const compressed = rule.lengthOfPayload && (flags & COMPRESSED) !== 0;
+  const plainBytes = compressed ? length : payloadBytes;
+  if (plainBytes < rule.least || plainBytes > rule.most) return false;
+  if (plainBytes % rule.unit !== 0) return false;
+  if (compressed) return payloadBytes > 0 && payloadBytes < length;
   return !rule.lengthOfPayload || length === payloadBytes;
 }
 

@@ -19,7 +19,7 @@ import {
   nextSequence,
   type HeaderMemory,
 } from './frame.ts';
-import type { LinkSide } from './frame-kinds.ts';
+import { COMPRESSED, nameOfKind, type LinkSide } from './frame-kinds.ts';
 import type { PayloadPool, PooledPayload } from './payload-pool.ts';
 
 export interface FrameSink {
@@ -37,6 +37,8 @@ export interface FrameReaderOptions {
   readonly sender: LinkSide;
   /** As `laneSeed` says. */
   readonly seed: number;
+  /** The two ends agreed on a codec: payloads may be compressed. They are passed on as they came. */
+  readonly compressed?: boolean;
 }
 
 export class FrameReader {
@@ -44,6 +46,7 @@ export class FrameReader {
   private readonly pool: PayloadPool;
   private readonly sender: LinkSide;
   private readonly seed: number;
+  private readonly compressed: boolean;
   private expecting: Expecting = 'header';
   private readonly header: HeaderMemory = newHeaderMemory();
   private headerFilled = 0;
@@ -57,11 +60,13 @@ export class FrameReader {
   /** The last payload was large, so the next one may be too: its header is read by itself. */
   private expectsLarge = false;
 
-  constructor(sink: FrameSink, { pool, sender, seed }: FrameReaderOptions) {
+  constructor(sink: FrameSink, options: FrameReaderOptions) {
+    const { pool, sender, seed, compressed = false } = options;
     this.sink = sink;
     this.pool = pool;
     this.sender = sender;
     this.seed = seed;
+    this.compressed = compressed;
   }
 
   /** No frame has begun that is not whole. */
@@ -115,7 +120,7 @@ export class FrameReader {
     if (this.headerFilled < FRAME_HEADER_BYTES) return at + count;
     this.headerFilled = 0;
     const { decoded } = this;
-    const fault = decodeFrame(this.header, this.seed, this.sender, decoded) ?? this.outOfOrder();
+    const fault = decodeFrame(this.header, this.seed, this.sender, decoded) ?? this.unexpected();
     if (fault !== null) {
       this.fail(fault);
     } else if (decoded.payloadBytes === 0) {
@@ -127,6 +132,15 @@ export class FrameReader {
       this.expecting = 'payload';
     }
     return at + count;
+  }
+
+  private unexpected(): string | null {
+    const { kind, flags } = this.decoded;
+    // Flag 0x80 of other kinds was refused already.
+    if ((flags & COMPRESSED) !== 0 && !this.compressed) {
+      return `a compressed ${nameOfKind(kind)} frame, which nobody agreed on`;
+    }
+    return this.outOfOrder();
   }
 
   private outOfOrder(): string | null {

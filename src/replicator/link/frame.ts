@@ -107,7 +107,10 @@ export function encodeFrame(
   assert(rule !== null, 'a frame has a kind');
   assert((header.flags & ~rule.flags) === 0 && header.flags <= FLAGS_MAX, 'known flags');
   assert(header.volume >= 0 && header.volume <= VOLUME_MAX, 'a group has so many volumes');
-  assert(payloadFits(rule, payload.payloadBytes, header.length), 'the payload fits the kind');
+  assert(
+    payloadFits(rule, header.flags, payload.payloadBytes, header.length),
+    'the payload fits the kind',
+  );
   view.setUint32(FrameLayout.MAGIC, FRAME_MAGIC);
   view.setUint8(FrameLayout.KIND, header.kind);
   view.setUint8(FrameLayout.FLAGS, header.flags);
@@ -157,7 +160,7 @@ export function decodeFrame(
     return `a ${name} frame, which is not its to send`;
   if ((into.flags & ~rule.flags) !== 0) return `a ${name} frame with unknown flags ${into.flags}`;
   if (holdsUnsafe(into)) return `a ${name} frame with a number beyond 2^53`;
-  if (!payloadFits(rule, into.payloadBytes, into.length)) {
+  if (!payloadFits(rule, into.flags, into.payloadBytes, into.length)) {
     return `a ${name} frame with ${into.payloadBytes} bytes of payload`;
   }
   return null;

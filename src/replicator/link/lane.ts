@@ -17,7 +17,7 @@ import {
   laneSeed,
   nextSequence,
 } from './frame.ts';
-import type { LinkSide } from './frame-kinds.ts';
+import { COMPRESSED, type LinkSide } from './frame-kinds.ts';
 import { FrameReader, type FrameSink } from './frame-reader.ts';
 import type { FrameHeader } from './link-types.ts';
 import type { FrameOwner, OutgoingFrame, OutgoingPool } from './outgoing-frame.ts';
@@ -46,6 +46,8 @@ export interface LaneOptions {
   readonly frames: OutgoingPool;
   /** Bytes that came behind the handshake. Copied. */
   readonly early: Buffer;
+  /** Payloads may come compressed. */
+  readonly compressed: boolean;
 }
 
 const NO_BYTES = Buffer.alloc(0);
@@ -77,7 +79,7 @@ export class Lane implements ConnectionHandler, FrameSink, FrameOwner {
   private corked = false;
 
   constructor(owner: LaneOwner, connection: Connection, options: LaneOptions) {
-    const { index, token, side, payloads, frames, early } = options;
+    const { index, token, side, payloads, frames, early, compressed } = options;
     const sender = side === 'primary' ? 'mirror' : 'primary';
     this.owner = owner;
     this.connection = connection;
@@ -85,7 +87,7 @@ export class Lane implements ConnectionHandler, FrameSink, FrameOwner {
     this.frames = frames;
     this.seed = laneSeed(token, index, side);
     const seed = laneSeed(token, index, sender);
-    this.reader = new FrameReader(this, { pool: payloads, sender, seed });
+    this.reader = new FrameReader(this, { pool: payloads, sender, seed, compressed });
     this.early = Buffer.from(early);
   }
 
@@ -116,6 +118,8 @@ export class Lane implements ConnectionHandler, FrameSink, FrameOwner {
     frame.sent = sent;
     frame.parts = 1 + payload.length;
     frame.bytes = FRAME_HEADER_BYTES + payloadBytes;
+    frame.plainBytes =
+      (header.flags & COMPRESSED) === 0 ? frame.bytes : FRAME_HEADER_BYTES + header.length;
     this.queuedBytes += frame.bytes;
     this.spoke = true;
     this.cork();

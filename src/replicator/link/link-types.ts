@@ -45,6 +45,16 @@ export interface FrameHeader {
   readonly aux: number;
 }
 
+/** What holds senders back, as far as compression has to do with it. */
+export interface WireLimit {
+  /** Milliseconds until something may be sent. */
+  readonly waitMs: number;
+  /** Payloads are likely to be left with this part of their bytes, of 0 to 1: so much of them is taken from now on. */
+  expect(share: number): void;
+  /** A payload of `plainBytes`, of which what was likely was taken, has `wireBytes` on the wire. */
+  correct(plainBytes: number, wireBytes: number): void;
+}
+
 /** A payload that arrived: the receiver's until it says `release`, exactly once. */
 export interface ReceivedPayload {
   /** `buffer[0 .. length)`, decompressed, its checksum proven. */
@@ -54,7 +64,7 @@ export interface ReceivedPayload {
 }
 
 export interface LinkHandler {
-  /** Frames of all lanes; those of one lane in their order. `payload` is null when there is none. Never CONTROL or HEARTBEAT. */
+  /** Frames of all lanes; those of one lane in their order, but for compressed ones, which may come later. `payload` is null when there is none. Never CONTROL or HEARTBEAT. */
   frame(header: FrameHeader, payload: ReceivedPayload | null): void;
   /** A control message, checked against its schema. Those come in the order in which they were sent. */
   control(message: ControlMessage): void;

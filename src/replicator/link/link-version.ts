@@ -9,6 +9,8 @@ export const LINK_VERSION = 1;
 export const LINK_FEATURES = [
   /** Snapshots of the primary become snapshots of the mirror, by commands in the stream and by delta runs. */
   'snapshots',
+  /** Payloads of DATA and RUN_DATA may come compressed, with that codec. Named by a mirror that has threads to expand them. */
+  'brotli',
 ] as const;
 
 export type LinkFeature = (typeof LINK_FEATURES)[number];

@@ -9,6 +9,7 @@
 import assert from 'node:assert';
 import type { Clock } from '../../io/clock.ts';
 import { LINK_BACKLOG_BYTES_LOW, LINK_BACKLOG_BYTES_MAX } from '../../io/limits.ts';
+import type { DrainMeter } from './drain-meter.ts';
 import type { Lane } from './lane.ts';
 import type { FrameHeader } from './link-types.ts';
 import type { OutgoingFrame } from './outgoing-frame.ts';
@@ -25,10 +26,15 @@ export interface OutboxOwner {
 export class Outbox {
   /** Bytes that the system took, while the link stood. */
   bytesSent = 0;
+  /** Told of what waits and what left; null: nobody wants to know. */
+  meter: DrainMeter | null = null;
   private readonly clock: Clock;
   private readonly lanes: readonly Lane[];
   private readonly owner: OutboxOwner;
-  private backlog = 0;
+  /** Bytes given to lanes. */
+  private queued = 0;
+  /** Bytes that are to be given to lanes later. */
+  private reserved = 0;
   private owesDrained = false;
   /** Frames given to lanes, or dropped, whose sender was not told yet. */
   private untold = 0;
@@ -44,7 +50,7 @@ export class Outbox {
   }
 
   get backlogBytes(): number {
-    return this.backlog;
+    return this.queued + this.reserved;
   }
 
   /** Every sender was told. */
@@ -74,9 +80,9 @@ export class Outbox {
     const before = lane.queuedBytes;
     lane.send(header, payload, sent);
     this.untold += 1;
-    this.backlog += lane.queuedBytes - before;
-    if (this.backlog >= LINK_BACKLOG_BYTES_LOW) this.owesDrained = true;
-    if (this.backlog > LINK_BACKLOG_BYTES_MAX) return this.owner.overflowed();
+    this.queued += lane.queuedBytes - before;
+    this.rose();
+    if (this.backlogBytes > LINK_BACKLOG_BYTES_MAX) return this.owner.overflowed();
     if (this.flushing) return;
     this.flushing = true;
     queueMicrotask(this.flush);
@@ -93,21 +99,43 @@ export class Outbox {
   }
 
   /** No part of the frame is in use any more. */
-  parted({ bytes, sent }: OutgoingFrame): void {
-    this.backlog -= bytes;
+  parted({ bytes, plainBytes, sent }: OutgoingFrame): void {
+    this.queued -= bytes;
     if (!this.cut) this.bytesSent += bytes;
+    this.meter?.left(bytes, plainBytes);
     sent?.();
     this.untold -= 1;
-    if (this.owesDrained && this.backlog < LINK_BACKLOG_BYTES_LOW) {
-      this.owesDrained = false;
-      this.owner.drained();
-    }
+    this.fell();
     this.owner.settled();
+  }
+
+  /** So many bytes follow later, by `send`: they count from now on, until `unreserve`. */
+  reserve(bytes: number): void {
+    this.reserved += bytes;
+    this.rose();
+  }
+
+  unreserve(bytes: number): void {
+    assert(bytes <= this.reserved, 'what is given back was reserved');
+    this.reserved -= bytes;
+    this.fell();
   }
 
   /** The lanes were cut. */
   stop(): void {
     this.cut = true;
+  }
+
+  private rose(): void {
+    if (this.backlogBytes >= LINK_BACKLOG_BYTES_LOW) this.owesDrained = true;
+    this.meter?.waits(this.backlogBytes, this.queued);
+  }
+
+  private fell(): void {
+    this.meter?.waits(this.backlogBytes, this.queued);
+    if (!this.owesDrained || this.backlogBytes >= LINK_BACKLOG_BYTES_LOW) return;
+    this.owesDrained = false;
+    this.owner.drained();
   }
 
   private readonly flush = (): void => {

@@ -18,6 +18,8 @@ export class OutgoingFrame {
   readonly header: HeaderMemory = newHeaderMemory();
   /** Bytes on the wire. */
   bytes = 0;
+  /** The same before compression. */
+  plainBytes = 0;
   /** What to tell the sender, if it asked. */
   sent: (() => void) | null = null;
   /** Who is told of the end. */

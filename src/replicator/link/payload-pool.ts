@@ -75,6 +75,8 @@ export class PooledPayload implements ReceivedPayload {
 }
 
 export class PayloadPool {
+  /** Called whenever memory was given back. */
+  onReleased: (() => void) | null = null;
   private readonly idle: PooledPayload[][] = SIZES.map(() => []);
   private readonly onRoom: () => void;
   private idleTotal = 0;
@@ -117,9 +119,11 @@ export class PayloadPool {
     const { length } = payload.buffer;
     this.lentTotal -= length;
     this.keep(payload, length);
-    if (!this.waiting || this.lentTotal > LINK_RECEIVED_BYTES_LOW) return;
-    this.waiting = false;
-    this.onRoom();
+    if (this.waiting && this.lentTotal <= LINK_RECEIVED_BYTES_LOW) {
+      this.waiting = false;
+      this.onRoom();
+    }
+    this.onReleased?.();
   }
 
   /** What came last is likely to come again: it takes the place of what is kept most. */

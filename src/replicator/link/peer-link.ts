@@ -21,9 +21,12 @@ import {
   LINK_SILENCE_MS_MAX,
 } from '../../io/limits.ts';
 import type { Connection } from '../../io/network.ts';
+import type { Compressor } from '../../workers/compressor.ts';
 import { type BeatOwner, Beats } from './beats.ts';
 import type { DecodedFrame } from './frame.ts';
-import type { LinkSide } from './frame-kinds.ts';
+import { FrameCompressor } from './frame-compressor.ts';
+import { type ExpanderOwner, FrameExpander } from './frame-expander.ts';
+import { COMPRESSED, type LinkSide } from './frame-kinds.ts';
 import { Lane, type LaneOwner } from './lane.ts';
 import { FrameKind, type FrameHeader, type Link, type LinkHandler } from './link-types.ts';
 import { type ControlMessage, decodeControl, encodeControl } from './messages.ts';
@@ -41,12 +44,16 @@ export interface PeerLinkOptions {
   readonly token: string;
   /** The other node, for logs and errors. */
   readonly peer: string;
+  /** Both ends have it: payloads may be compressed on the way to the mirror. Null: they never are. */
+  readonly compressor?: Compressor | null;
 }
 
 type State = 'open' | 'leaving' | 'closed';
 
-export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner {
+export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner, ExpanderOwner {
   readonly peer: string;
+  /** Of the primary, where both ends have a codec; off until it is set. */
+  readonly compression: FrameCompressor | null;
   bytesReceived = 0;
   private readonly clock: Clock;
   private readonly side: LinkSide;
@@ -60,6 +67,8 @@ export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner {
   private running = false;
   private readonly outbox: Outbox;
   private readonly beats: Beats;
+  /** Of the mirror, where both ends have a codec. */
+  private readonly expander: FrameExpander | null;
   /** The other side ended at least one lane: it reads nothing more. */
   private peerEnding = false;
   private closeTimer: Timer | null = null;
@@ -67,13 +76,20 @@ export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner {
   private told = false;
   private heartbeat: FrameHeader = heartbeatOf({ epoch: 0, index: 0, aux: 0 });
 
-  constructor({ clock, side, token, peer }: PeerLinkOptions) {
+  constructor({ clock, side, token, peer, compressor = null }: PeerLinkOptions) {
     this.clock = clock;
     this.side = side;
     this.token = token;
     this.peer = peer;
     this.beats = new Beats(clock, this.lanes, this);
-    this.outbox = new Outbox(clock, this.lanes, this);
+    const outbox = new Outbox(clock, this.lanes, this);
+    this.outbox = outbox;
+    const compresses = side === 'primary' && compressor !== null;
+    const expands = side === 'mirror' && compressor !== null;
+    this.compression = compresses
+      ? new FrameCompressor({ clock, compressor, outbox, pass: this.pass })
+      : null;
+    this.expander = expands ? new FrameExpander(compressor, this.payloads, this) : null;
   }
 
   get open(): boolean {
@@ -105,7 +121,9 @@ export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner {
     assert(index >= 0 && index < LINK_LANES_MAX, 'a link has so many lanes');
     assert(!this.lanes.some((lane) => lane.index === index), 'a lane is added once');
     const { side, token, payloads, frames } = this;
-    const lane = new Lane(this, connection, { index, token, side, payloads, frames, early });
+    const compressed = this.expander !== null;
+    const options = { index, token, side, payloads, frames, early, compressed };
+    const lane = new Lane(this, connection, options);
     this.lanes.push(lane);
     if (this.state !== 'open') return lane.leave(true);
     if (early.length > LINK_EARLY_BYTES_MAX) {
@@ -122,10 +140,23 @@ export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner {
 
   send(header: FrameHeader, payload: readonly Buffer[] = NO_PAYLOAD, sent?: () => void): void {
     assert(header.kind !== FrameKind.CONTROL, 'control messages have their own way');
-    const { outbox } = this;
-    if (this.open) outbox.send(outbox.idlestLane(), header, payload, sent ?? null);
-    else if (sent !== undefined) outbox.drop(sent);
+    const { compression } = this;
+    if (compression !== null && this.open && compression.wants(header)) {
+      compression.take(header, payload, sent ?? null);
+    } else {
+      this.pass(header, payload, sent ?? null);
+    }
   }
+
+  private readonly pass = (
+    header: FrameHeader,
+    payload: readonly Buffer[],
+    sent: (() => void) | null,
+  ): void => {
+    const { outbox } = this;
+    if (this.open) outbox.send(outbox.idlestLane(), header, payload, sent);
+    else if (sent !== null) outbox.drop(sent);
+  };
 
   sendControl(message: ControlMessage): void {
     if (!this.open) return;
@@ -155,6 +186,12 @@ export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner {
       if (lane.index === 0) handler.heartbeat(frame.toHeader());
     } else if (frame.kind === FrameKind.CONTROL) {
       this.controlFrame(lane, payload);
+    } else if ((frame.flags & COMPRESSED) !== 0) {
+      assert(
+        this.expander !== null && payload !== null,
+        'the reader refuses what was not agreed on',
+      );
+      this.expander.take(frame.toHeader(), payload);
     } else {
       handler.frame(frame.toHeader(), payload);
     }
@@ -162,7 +199,7 @@ export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner {
 
   laneReceived(_lane: Lane, bytes: number): void {
     this.bytesReceived += bytes;
-    if (this.state !== 'open' || !this.payloads.isFull()) return;
+    if (this.state !== 'open' || !this.isFull()) return;
     for (const lane of this.lanes) if (!lane.paused) lane.pause();
   }
 
@@ -179,7 +216,8 @@ export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner {
     this.peerEnding = true;
     // The others end behind what is still on its way there; when they do not, the silence of this one ends the link.
     if (!this.lanes.every(({ peerEnded }) => peerEnded)) return;
-    this.leave(this.lostError('the other node ended the link'), false);
+    // What came before the end counts, also where it is still being expanded.
+    if (this.expander?.idle !== false) this.peerLeft();
   }
 
   laneClosed(lane: Lane, error: Error | null): void {
@@ -213,6 +251,29 @@ export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner {
     this.finishWhenFree();
   }
 
+  // --- ExpanderOwner ---
+
+  expanded(header: FrameHeader, payload: PooledPayload): void {
+    assert(this.handler !== null, 'lanes begin after the start');
+    this.handler.frame(header, payload);
+  }
+
+  notExpanded(what: string): void {
+    this.broken(what);
+  }
+
+  cannotExpand(): void {
+    this.lost('the threads that expand payloads were lost');
+  }
+
+  expanderHasRoom(): void {
+    this.resumeAll();
+  }
+
+  expanderIdle(): void {
+    if (this.peerEnding && this.lanes.every(({ peerEnded }) => peerEnded)) this.peerLeft();
+  }
+
   // --- receiving ---
 
   private begin(): void {
@@ -244,8 +305,14 @@ export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner {
     if (message !== null) this.handler?.control(message);
   }
 
+  private isFull(): boolean {
+    const poolIsFull = this.payloads.isFull();
+    return poolIsFull || this.expander?.isFull === true;
+  }
+
+  /** Something has room again; maybe not all. */
   private resumeAll(): void {
-    if (this.state !== 'open') return;
+    if (this.state !== 'open' || this.isFull()) return;
     for (const lane of this.lanes) lane.resume();
   }
 
@@ -259,15 +326,22 @@ export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner {
     this.leave(this.lostError(why), true);
   }
 
+  private peerLeft(): void {
+    this.leave(this.lostError('the other node ended the link'), false);
+  }
+
   private lostError(why: string): BlockferryError {
     return new BlockferryError('LINK_LOST', `${this.peer}: ${why}`);
   }
 
   /** The first reason counts; a cut after an orderly end hastens it. */
   private leave(error: BlockferryError, cut: boolean): void {
+    // What is being compressed goes out as it is, while that is still possible.
+    if (this.state === 'open') this.compression?.stop(cut);
     if (this.state === 'closed' || (this.state === 'leaving' && !cut)) return;
     this.failure ??= error;
     this.state = 'leaving';
+    this.expander?.stop();
     if (cut) this.outbox.stop();
     this.beats.stop();
     if (!cut) this.closeTimer = this.clock.after(LINK_CLOSE_MS_MAX, () => this.destroy(error));

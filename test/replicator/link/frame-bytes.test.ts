@@ -16,6 +16,7 @@ import {
   nextSequence,
 } from '../../../src/replicator/link/frame.ts';
 import {
+  COMPRESSED,
   KIND_RULES,
   type KindRule,
   type LinkSide,
@@ -73,7 +74,9 @@ const anyFrame = fc
   })
   .map(({ rule, flags, volume, numbers, share, sequence }) => {
     const steps = Math.floor(((rule.most - rule.least) / rule.unit) * share);
-    const payload = Buffer.alloc(rule.least + steps * rule.unit, 9);
+    const plainBytes = rule.least + steps * rule.unit;
+    const compressed = rule.lengthOfPayload && (flags & COMPRESSED) !== 0;
+    const payload = Buffer.alloc(compressed ? Math.ceil(plainBytes / 3) : plainBytes, 9);
     const [epoch, index, offset, length, aux] = numbers;
     const header: FrameHeader = {
       kind: rule.kind,
@@ -82,11 +85,16 @@ const anyFrame = fc
       epoch,
       index,
       offset,
-      length: rule.lengthOfPayload ? payload.length : length,
+      length: rule.lengthOfPayload ? plainBytes : length,
       aux,
     };
     return { header, payload, sequence, sender: rule.sender ?? ('mirror' as const) };
   });
+
+/** The header of a compressed frame. */
+function compressed(payloadBytes: number, length: bigint, kind = 1): string | DecodedFrame {
+  return decode(wireFrame({ kind, flags: COMPRESSED, length, payloadBytes }));
+}
 
 describe('a frame header', () => {
   test('has these bytes', () => {
@@ -170,7 +178,7 @@ describe('a frame header', () => {
   test('with a kind, a flag or a number that there is not is refused by name', () => {
     for (const kind of [0, 12, 255]) expect(refusal({ kind })).toContain(`unknown kind ${kind}`);
     const payload = Buffer.alloc(4124);
-    for (const flags of [1, 0x80, 0xff]) {
+    for (const flags of [1, 0x40, 0xff]) {
       expect(refusal({ kind: 1, flags, payload, length: 4124n })).toContain(`flags ${flags}`);
     }
     expect(refusal({ kind: 10, flags: 4 })).toContain('flags 4');
@@ -179,6 +187,29 @@ describe('a frame header', () => {
         expect(refusal({ kind: 4, [field]: value })).toContain('beyond 2^53');
       }
       expect(typeof decode(wireFrame({ kind: 4, [field]: 2n ** 53n - 1n }))).not.toBe('string');
+    }
+  });
+
+  test('of a compressed payload says how long it was, within the bounds of its kind', () => {
+    for (const kind of [1, 8]) {
+      expect(typeof compressed(1, 4124n, kind)).not.toBe('string');
+      expect(typeof compressed(4123, 4124n, kind)).not.toBe('string');
+      expect(typeof compressed(1, 1114112n, kind)).not.toBe('string');
+      const wrong: readonly (readonly [number, bigint])[] = [
+        [0, 4124n],
+        [4124, 4124n],
+        [1, 4120n],
+        [1, 4125n],
+        [1, 1114116n],
+        [1, 2n ** 53n - 4n],
+        [2 ** 32 - 1, 1114112n],
+      ];
+      for (const [payloadBytes, length] of wrong) {
+        expect(compressed(payloadBytes, length, kind)).toContain('bytes of payload');
+      }
+    }
+    for (const kind of [2, 3, 4, 6, 7, 9, 10]) {
+      expect(compressed(0, 0n, kind)).toContain('unknown flags 128');
     }
   });
 

@@ -9,6 +9,7 @@ import type {
 } from '../../../../src/replicator/link/link-types.ts';
 import type { ControlMessage } from '../../../../src/replicator/link/messages.ts';
 import { PeerLink } from '../../../../src/replicator/link/peer-link.ts';
+import type { Compressor } from '../../../../src/workers/compressor.ts';
 import { MemoryNetwork, type MemoryNetworkOptions } from '../../../support/memory-network.ts';
 import { VirtualClock } from '../../../support/virtual-clock.ts';
 import { entry, TOKEN } from './wire.ts';
@@ -66,6 +67,8 @@ export class Hearer implements LinkHandler {
 export interface PairOptions extends Partial<Omit<MemoryNetworkOptions, 'clock'>> {
   readonly lanes?: number;
   readonly seed?: number;
+  /** Of both ends; payloads are compressed when the primary is told to. */
+  readonly compressor?: Compressor;
 }
 
 /** A primary and a mirror in memory, started. */
@@ -77,13 +80,14 @@ export class Pair {
   readonly atPrimary = new Hearer();
   readonly atMirror = new Hearer();
 
-  constructor({ lanes = 1, seed = 1, ...options }: PairOptions = {}) {
+  constructor({ lanes = 1, seed = 1, compressor, ...options }: PairOptions = {}) {
     const dice = new Dice(seed, 0);
     const fraction = (): number => dice.below(2 ** 20) / 2 ** 20;
     const { clock } = this;
     this.network = new MemoryNetwork({ clock, fraction, ...options });
-    this.primary = new PeerLink({ clock, side: 'primary', token: TOKEN, peer: 'mirror node' });
-    this.mirror = new PeerLink({ clock, side: 'mirror', token: TOKEN, peer: 'primary node' });
+    const parts = { clock, token: TOKEN, compressor: compressor ?? null };
+    this.primary = new PeerLink({ ...parts, side: 'primary', peer: 'mirror node' });
+    this.mirror = new PeerLink({ ...parts, side: 'mirror', peer: 'primary node' });
     for (let lane = 0; lane < lanes; lane += 1) this.addLane(lane);
   }
 
