@@ -4,7 +4,7 @@
 import { BLOCK_BYTES, VOLUME_BYTES_MAX } from '../io/limits.ts';
 import type { Place } from './containers.ts';
 import type { BlockSet } from './maps/block-set.ts';
-import type { Generation } from './log/records.ts';
+import type { Generation, MirrorSchedule } from './log/records.ts';
 import type { LayerMap } from './maps/layer-map.ts';
 
 export interface LayerRecord {
@@ -76,6 +76,12 @@ export interface MirrorRecord {
   readonly lanes: number;
   /** Bytes per second sent to it at most; null: no limit. */
   readonly limit: number | null;
+  /** When it is sent what changed. */
+  readonly schedule: MirrorSchedule;
+  /** Lag in milliseconds above which writes of the host are slowed down; null: none. */
+  readonly lagLimitMs: number | null;
+  /** Wall-clock milliseconds of what the last run of its schedule brought; null: none did yet. */
+  readonly ranAt: number | null;
   /** It is a blockferry node, once known as one: by name, and by the id of its volume when it told one. */
   readonly peer: { readonly node: string; readonly volumeId: string | null } | null;
   /** What it is known to have held, durably. */

@@ -233,6 +233,18 @@ const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
     lanes: u32,
     limit: fc.option(u64, { nil: null }),
   }),
+  fc.record({
+    kind: fc.constant('mirror-policy' as const),
+    mirror: u32,
+    schedule: fc.oneof(
+      fc.constant({ kind: 'stream' as const }),
+      fc.constant({ kind: 'on-demand' as const }),
+      fc.record({ kind: fc.constant('every' as const), intervalMs: u32 }),
+      fc.record({ kind: fc.constant('quiet' as const), bytesPerSecond: u64, intervalMs: u32 }),
+    ),
+    lagLimitMs: fc.option(u32, { nil: null }),
+  }),
+  fc.record({ kind: fc.constant('mirror-ran' as const), mirror: u32, time: u64 }),
   fc.record({ kind: fc.constant('sync-failed' as const), boot: id }),
   fc.record({ kind: fc.constant('rejoining' as const), mirror: u32, generation: u64, epoch: u64 }),
   fc.record({ kind: fc.constant('handing-over' as const), mirror: u32, id, epoch: u64 }),

@@ -121,6 +121,16 @@ const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
     lanes: fc.nat(20),
     limit: fc.option(fc.nat(9), { nil: null }),
   }),
+  fc.record({
+    kind: kinds('mirror-policy'),
+    mirror,
+    schedule: fc.constantFrom(
+      { kind: 'stream' as const },
+      { kind: 'every' as const, intervalMs: 1000 },
+    ),
+    lagLimitMs: fc.option(fc.nat(9), { nil: null }),
+  }),
+  fc.record({ kind: kinds('mirror-ran'), mirror, time: fc.nat(30) }),
   fc.record({ kind: kinds('sync-failed'), boot: id }),
   fc.record({ kind: kinds('rejoining'), mirror, generation: small, epoch: fc.nat(30) }),
   fc.record({ kind: kinds('handing-over'), mirror, id, epoch: fc.nat(30) }),
@@ -372,6 +382,18 @@ describe('a mirror', () => {
     expect(folded(ADDED, held(1, 9), held(2, 3)).mirrors.get(1)?.acknowledged?.epoch).toBe(3);
     expect(() => folded(ADDED, held(1, 9), held(1, 8))).toThrow('never goes back');
     expect(() => folded(ADDED, held(2, 3), held(1, 8))).toThrow('never goes back');
+  });
+
+  test('keeps its policy and its last run of a schedule, and follows every write when it is synchronous', () => {
+    const schedule = { kind: 'every' as const, intervalMs: 600_000 };
+    const policy = { kind: 'mirror-policy' as const, mirror: 1, schedule, lagLimitMs: 5000 };
+    const found = folded(ADDED, policy, { kind: 'mirror-ran', mirror: 1, time: 7 }).mirrors.get(1);
+    expect(found).toMatchObject({ schedule, lagLimitMs: 5000, ranAt: 7 });
+    const none = { schedule: { kind: 'stream' }, lagLimitMs: null, ranAt: null };
+    expect(folded(ADDED).mirrors.get(1)).toMatchObject(none);
+    expect(() => folded(ADDED, { ...policy, lagLimitMs: 0 })).toThrow(RecordRefused);
+    const sync = { ...ADDED, mode: 'sync' } as typeof ADDED;
+    expect(() => folded(sync, policy)).toThrow('a synchronous mirror follows every write');
   });
 
   test('has lanes and a limit in their range', () => {

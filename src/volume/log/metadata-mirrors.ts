@@ -16,6 +16,7 @@ import type {
   MirrorAdded,
   MirrorOptions,
   MirrorPeer,
+  MirrorPolicy,
   MirrorSet,
 } from './records.ts';
 
@@ -32,6 +33,8 @@ type MirrorKind =
   | 'mirror-run'
   | 'mirror-run-over'
   | 'mirror-options'
+  | 'mirror-policy'
+  | 'mirror-ran'
   | 'regions-hot'
   | 'regions-cold'
   | 'handing-over'
@@ -88,6 +91,12 @@ export function foldMirrorRecord(
     case 'mirror-options':
       setOptions(state, record);
       return;
+    case 'mirror-policy':
+      setPolicy(state, record);
+      return;
+    case 'mirror-ran':
+      mirrorOf(state, record.mirror).ranAt = record.time;
+      return;
     case 'handing-over': {
       const { mirror, id, epoch } = record;
       check(state.source === null, 'a secondary hands nothing over');
@@ -118,6 +127,9 @@ function addMirror(state: MutableState, record: MirrorAdded): void {
     paused: false,
     lanes: 1,
     limit: null,
+    schedule: { kind: 'stream' },
+    lagLimitMs: null,
+    ranAt: null,
     peer: null,
     acknowledged: null,
     run: null,
@@ -150,6 +162,15 @@ function setOptions(state: MutableState, { mirror, lanes, limit }: MirrorOptions
   check(limit === null || limit >= 1, 'a limit is at least one byte per second');
   found.lanes = lanes;
   found.limit = limit;
+}
+
+function setPolicy(state: MutableState, { mirror, schedule, lagLimitMs }: MirrorPolicy): void {
+  const found = mirrorOf(state, mirror);
+  check(lagLimitMs === null || lagLimitMs >= 1, 'a limit of the lag is at least a millisecond');
+  const follows = schedule.kind === 'stream';
+  check(found.mode === 'async' || follows, 'a synchronous mirror follows every write');
+  found.schedule = schedule;
+  found.lagLimitMs = lagLimitMs;
 }
 
 function checkRange(state: MutableState, first: number, count: number): void {

@@ -192,6 +192,14 @@ export const LAYOUTS: Readonly<Record<RecordKind, Layout>> = {
     ],
   },
   'handover-over': { code: 45, fields: [] },
+  'mirror-policy': { code: 46, fields: null },
+  'mirror-ran': {
+    code: 47,
+    fields: [
+      ['mirror', 'u32'],
+      ['time', 'u64'],
+    ],
+  },
 };
 
 const ID_BYTES = 16;

@@ -5,7 +5,7 @@
 import assert from 'node:assert';
 import { GENERATIONS_MAX } from '../../io/limits.ts';
 import { CONTAINER_KINDS } from '../containers.ts';
-import { refuseUnless } from './payload-refused.ts';
+import { PayloadRefused, refuseUnless } from './payload-refused.ts';
 import type {
   Booted,
   Cloned,
@@ -17,6 +17,8 @@ import type {
   MirrorAdded,
   MirrorOptions,
   MirrorPeer,
+  MirrorPolicy,
+  MirrorSchedule,
   RecordKind,
   RunOpened,
   SnapshotCreated,
@@ -81,6 +83,12 @@ const READERS: Partial<Record<RecordKind, (map: FieldMap) => MetadataRecord>> = 
     lanes: integer(map, 'lanes'),
     limit: maybe(map, 'limit', integer),
   }),
+  'mirror-policy': (map): MirrorPolicy => ({
+    kind: 'mirror-policy',
+    mirror: integer(map, 'mirror'),
+    schedule: scheduleOf(mapOf(map['schedule'])),
+    lagLimitMs: maybe(map, 'lagLimitMs', integer),
+  }),
 };
 
 /** The record of a msgpack map, whose fields are checked one by one. Throws PayloadRefused. */
@@ -113,6 +121,23 @@ function runOf(map: FieldMap): RunOpened {
     base: identifier(map, 'base'),
     full: flag(map, 'full'),
   };
+}
+
+function scheduleOf(map: FieldMap): MirrorSchedule {
+  const kind = text(map, 'kind');
+  switch (kind) {
+    case 'stream':
+    case 'on-demand':
+      return { kind };
+    case 'every':
+      return { kind, intervalMs: integer(map, 'intervalMs') };
+    case 'quiet': {
+      const bytesPerSecond = integer(map, 'bytesPerSecond');
+      return { kind, bytesPerSecond, intervalMs: integer(map, 'intervalMs') };
+    }
+    default:
+      throw new PayloadRefused('a mirror has an unknown schedule');
+  }
 }
 
 function generationsOf(map: FieldMap): Generation[] {

@@ -266,6 +266,30 @@ export interface MirrorOptions {
   /** Bytes per second, at least 1; null: no limit. */
   readonly limit: number | null;
 }
+/** When a mirror is sent what changed. */
+export type MirrorSchedule =
+  /** Every write follows. */
+  | { readonly kind: 'stream' }
+  /** By delta runs, so many milliseconds apart. */
+  | { readonly kind: 'every'; readonly intervalMs: number }
+  /** By a delta run when an operator asks for one. */
+  | { readonly kind: 'on-demand' }
+  /** When the host moves less than this, but at least that often. */
+  | { readonly kind: 'quiet'; readonly bytesPerSecond: number; readonly intervalMs: number };
+export interface MirrorPolicy {
+  readonly kind: 'mirror-policy';
+  readonly mirror: number;
+  readonly schedule: MirrorSchedule;
+  /** Writes of the host are slowed down while the mirror lags more than so many milliseconds; null: never. */
+  readonly lagLimitMs: number | null;
+}
+/** A delta run of a schedule is over: the mirror holds what the volume held at that time. */
+export interface MirrorRan {
+  readonly kind: 'mirror-ran';
+  readonly mirror: number;
+  /** The primary's wall-clock milliseconds since 1970. */
+  readonly time: number;
+}
 /** A sync failed in this run of the system: what its page cache holds may not be on the disk. */
 export interface SyncFailed {
   readonly kind: 'sync-failed';
@@ -360,6 +384,8 @@ export type MetadataRecord =
   | Fenced
   | Rejoining
   | HandingOver
-  | HandoverOver;
+  | HandoverOver
+  | MirrorPolicy
+  | MirrorRan;
 
 export type RecordKind = MetadataRecord['kind'];
