@@ -5,6 +5,7 @@
  * Invariants:
  * - The moment of a run is the end of an epoch: what was applied before is in the frozen content, and what comes after is
  *   marked, or staged behind it. Both begin in one turn.
+ * - A mirror that does not follow gets one run, and has the content of its moment.
  * - Marks are let go of when the mirror committed the run. A run that comes to nothing leaves them all.
  * - The content is frozen as long as the mirror may have part of the run, so that the run can go on after a loss of the link
  *   or of this process.
@@ -44,8 +45,6 @@ export class PeerTransfer implements Transfer, PeerTalk {
   /** Of the runs before the present one. */
   private sent = 0;
   private compared = 0;
-  /** What the mirror holds is of no use. */
-  private full: boolean;
   /** Only the first run of a link can be one that another began. */
   private resumable = true;
   private readonly contact: PeerContact;
@@ -54,7 +53,6 @@ export class PeerTransfer implements Transfer, PeerTalk {
   constructor(contact: PeerContact, hooks: RunHooks) {
     this.contact = contact;
     this.hooks = hooks;
-    this.full = contact.full;
   }
 
   get bytesSent(): number {
@@ -78,7 +76,7 @@ export class PeerTransfer implements Transfer, PeerTalk {
       this.resumable = false;
       this.check();
       await this.ship(round);
-      if (this.hooks.isStaging()) return;
+      if (this.hooks.isStaging() || !this.hooks.follows()) return;
       const bytesAfter = this.lackingBytes;
       convergence = afterRound(convergence, { bytesBefore, bytesAfter });
       this.hooks.stuck(convergence.notConverging);
@@ -136,7 +134,7 @@ export class PeerTransfer implements Transfer, PeerTalk {
       const frozen = await volume.snapshots.freeze(this.snapshotName, () => {
         // Whoever stopped the run has put its marks back already.
         if (this.aborted) return;
-        if (isFinalSweep(this.lackingBytes)) this.hooks.beginStaging();
+        if (this.hooks.follows() && isFinalSweep(this.lackingBytes)) this.hooks.beginStaging();
         else queue.seal();
         epoch = queue.openNumber - 1;
         blocks.beginRun();
@@ -153,8 +151,8 @@ export class PeerTransfer implements Transfer, PeerTalk {
   }
 
   private async ship({ record, resumed }: Round): Promise<void> {
-    const { contact, full } = this;
-    const { host, link, blocks } = contact;
+    const { contact } = this;
+    const { host, link, blocks, full } = contact;
     const { run, generation, epoch, time } = record;
     const { generations } = host.volume.metadata.state;
     const number = contact.nextRun();
@@ -179,7 +177,7 @@ export class PeerTransfer implements Transfer, PeerTalk {
       this.current = null;
     }
     this.check();
-    this.full = false;
+    contact.full = false;
     await this.committed(record);
   }
 

@@ -147,20 +147,41 @@ describe('a mirror on another node', () => {
     }
     rig.events.length = 0;
     await rig.device.limitMirror(uri, 4096);
-    let ended = false;
+    let before: string[] | null = null;
     const verifying = rig.device.verifyMirror(uri, { repair: false });
     const refused = expect(verifying).rejects.toMatchObject({ code: 'MIRROR_STATE' });
-    void verifying.catch(() => (ended = true));
+    void verifying.catch(() => (before = rig.kinds()));
     await waitUntil('the comparison', () => rig.volume.snapshots.hidden.length > 0);
     for (let at = 0; at < 8; at += 1) await rig.write(at * MIB, stamped(MIB, at));
-    await rig.until('the end of the stream', ({ state }) => state !== 'streaming');
-    await waitUntil('the end of the comparison', () => ended, { timeoutMs: 3_000 });
+    await waitUntil('the end of the comparison', () => before !== null);
     await refused;
-    expect(rig.kinds()).not.toContain('mirror-connecting');
+    // Not the next run ended it.
+    expect(before).toEqual(['mirror-delta']);
     await rig.device.limitMirror(uri, null);
     await rig.inStep();
     expect(await mirror.differences(rig.expected)).toEqual([]);
     expect(rig.volume.snapshots.hidden).toEqual([]);
+    expect(rig.kinds()).not.toContain('mirror-connecting');
+  });
+
+  it('gets what changed and no more when it leaves the stream, also over the link of its first copy', async () => {
+    const { rig, mirror } = await pair({ stagingBytes: 4 * MIB });
+    const { uri } = rig.status();
+    for (let at = 8; at < 28; at += 1) {
+      await rig.write(at * MIB, stamped(MIB, at));
+      await rig.inStep();
+    }
+    rig.events.length = 0;
+    const before = rig.status().delta_bytes_sent;
+    await rig.device.limitMirror(uri, 4096);
+    await rig.zero(12 * MIB, MIB);
+    for (let at = 0; at < 8; at += 1) await rig.write(at * MIB, stamped(MIB, 50 + at));
+    await rig.until('the end of the stream', ({ state }) => state !== 'streaming');
+    await rig.device.limitMirror(uri, null);
+    await rig.inStep();
+    expect(await mirror.differences(rig.expected)).toEqual([]);
+    expect(rig.status().delta_bytes_sent - before).toBeLessThanOrEqual(9 * MIB);
+    expect(rig.kinds()).toContain('mirror-delta');
     expect(rig.kinds()).not.toContain('mirror-connecting');
   });
 
