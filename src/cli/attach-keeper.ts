@@ -49,7 +49,8 @@ export class Keeper {
   private device: KnownDevice | null = null;
   /** Position of the server in use. */
   private current = 0;
-  private lost = false;
+  /** Connections that died and were not replaced, or at least not more than that. */
+  private lost = 0;
   private lastTrouble = '';
   /** When a connection was replaced last. */
   private replacedAt = -Infinity;
@@ -107,7 +108,7 @@ export class Keeper {
       throw refusedByKernel(error, device.index);
     }
     this.device = device;
-    this.lost = true;
+    this.lost = this.options.connections;
   }
 
   /** Until the device is detached. */
@@ -116,20 +117,19 @@ export class Keeper {
     assert(device !== null, 'a device is attached first');
     const { driver, isAttached } = this.options;
     while (isAttached(device.index)) {
-      const lost = driver.lostLinks();
-      if (lost === 'all' || lost.has(device.index)) {
-        this.options.tell(`/dev/nbd${device.index} lost a connection to ${this.uri.text}`);
-        this.lose();
-      }
-      if (this.lost) await this.replace(device);
-      await this.pause(this.lost ? ATTACH_RETRY_MS : ATTACH_POLL_MS);
+      this.hear(device, driver.lostLinks());
+      if (this.lost > 0) await this.replace(device);
+      await this.pause(this.lost > 0 ? ATTACH_RETRY_MS : ATTACH_POLL_MS);
     }
   }
 
   /** A server whose new connection is of no use, since it lets requests wait (fenced, or stuck), is not the first to be tried again. */
-  private lose(): void {
-    this.lost = true;
-    const { clock, uris, waits } = this.options;
+  private hear(device: KnownDevice, lost: ReadonlyMap<number, number> | 'unknown'): void {
+    const { clock, connections, tell, uris, waits } = this.options;
+    const count = lost === 'unknown' ? connections : (lost.get(device.index) ?? 0);
+    if (count === 0) return;
+    tell(`/dev/nbd${device.index} lost a connection to ${this.uri.text}`);
+    this.lost = Math.min(connections, this.lost + count);
     const soon = 2 * waits.requestSeconds * 1000 + SLACK_MS;
     if (clock.now() - this.replacedAt < soon) this.current = (this.current + 1) % uris.length;
   }
@@ -147,10 +147,10 @@ export class Keeper {
     }
   }
 
-  /** Null: no connection is lost any more. Else why this server is of no use now. */
+  /** Null: all that was lost is replaced. Else why this server is of no use now. */
   private async replaceFrom(position: number, device: KnownDevice): Promise<string | null> {
     const uri = this.uriAt(position);
-    for (;;) {
+    while (this.lost > 0) {
       let link: KernelLink;
       try {
         link = await this.options.open(uri);
@@ -162,27 +162,24 @@ export class Keeper {
         link.drop();
         return `${uri.text} ${wrong}`;
       }
-      if (!this.hand(link, device)) {
-        this.lost = false;
-        return null;
-      }
+      if (!this.offer(link, device)) return `/dev/nbd${device.index} is no longer attached`;
+      this.lost -= 1;
       this.current = position;
       this.replacedAt = this.options.clock.now();
       this.lastTrouble = '';
       this.options.tell(`/dev/nbd${device.index} has a new connection to ${uri.text}`);
     }
+    return null;
   }
 
-  /** False: the kernel lacks none. */
-  private hand(link: KernelLink, device: KnownDevice): boolean {
+  /** False: it was detached meanwhile. One that the kernel has no use for ends with our part of it. */
+  private offer(link: KernelLink, device: KnownDevice): boolean {
     try {
-      const taken = this.options.driver.replaceSocket(device.index, this.backend, link.socket);
-      if (taken) link.handedOver();
-      else link.drop();
-      return taken;
+      this.options.driver.offerSocket(device.index, this.backend, link.socket);
+      link.handedOver();
+      return true;
     } catch (error) {
       link.drop();
-      // Detached meanwhile: there is nothing to keep.
       if (!this.options.isAttached(device.index)) return false;
       throw refusedByKernel(error, device.index);
     }

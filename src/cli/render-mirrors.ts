@@ -48,9 +48,14 @@ export function renderMirrors(mirrors: readonly MirrorStatus[], colour: boolean)
     if (mirror === undefined) continue;
     text += `${paint(line, TONES[mirror.state], colour)}\n`;
     if (mirror.limit !== null) text += `    at most ${formatBytes(mirror.limit)} a second\n`;
+    if (mirror.compression.active) text += `    ${compressed(mirror.compression)}\n`;
     if (mirror.last_error !== null) text += `    last error: ${oneLine(mirror.last_error)}\n`;
   }
   return text;
+}
+
+function compressed({ ratio }: MirrorStatus['compression']): string {
+  return `compressed to ${Math.round((ratio ?? 1) * 100)} %`;
 }
 
 const HEADS = [

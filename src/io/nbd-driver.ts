@@ -49,7 +49,6 @@ const SOCK_ITEM = 1;
 const SOCK_FD = 1;
 const ENOENT = 2;
 const EAGAIN = 11;
-const ENOSPC = 28;
 const EPROTO = 71;
 const ENOBUFS = 105;
 
@@ -75,11 +74,11 @@ export interface NbdDriver {
   /** The N of the device. @throws the system's error: EBUSY, EPERM */
   connect(setup: DeviceSetup, sockets: readonly number[]): number;
   setWaits(index: number, backend: string, waits: DeviceWaits): void;
-  /** False: no connection of the device is dead, and the socket was not taken. */
-  replaceSocket(index: number, backend: string, socket: number): boolean;
+  /** Offers the socket in the place of a connection that died. If none did, the kernel does not take it, and does not say so. */
+  offerSocket(index: number, backend: string, socket: number): void;
   disconnect(index: number): void;
-  /** Devices that lost a connection since the last call; `all` when too many to be told. */
-  lostLinks(): ReadonlySet<number> | 'all';
+  /** How many connections each device lost since the last call; `unknown` when there were too many to be told. */
+  lostLinks(): ReadonlyMap<number, number> | 'unknown';
   close(): void;
 }
 
@@ -129,31 +128,25 @@ class NetlinkNbdDriver implements NbdDriver {
     this.ask(COMMAND.RECONFIGURE, [...deviceOf(index, backend), ...waitsOf(waits)]);
   }
 
-  replaceSocket(index: number, backend: string, socket: number): boolean {
-    try {
-      this.ask(COMMAND.RECONFIGURE, [...deviceOf(index, backend), socketsAttribute([socket])]);
-      return true;
-    } catch (error) {
-      if (error instanceof Error && 'errno' in error && error.errno === -ENOSPC) return false;
-      throw error;
-    }
+  offerSocket(index: number, backend: string, socket: number): void {
+    this.ask(COMMAND.RECONFIGURE, [...deviceOf(index, backend), socketsAttribute([socket])]);
   }
 
   disconnect(index: number): void {
     this.ask(COMMAND.DISCONNECT, [u32Attribute(ATTR.INDEX, index)]);
   }
 
-  lostLinks(): ReadonlySet<number> | 'all' {
-    const lost = new Set<number>();
+  lostLinks(): ReadonlyMap<number, number> | 'unknown' {
+    const lost = new Map<number, number>();
     for (;;) {
       const bytes = this.calls.receive(this.events, this.buffer);
-      if (bytes === -ENOBUFS) return 'all';
+      if (bytes === -ENOBUFS) return 'unknown';
       if (bytes === -EAGAIN || bytes === 0) return lost;
       checked(bytes, 'recv');
       for (const message of parseMessages(this.buffer.subarray(0, bytes))) {
         if (message.kind !== 'data' || message.command !== COMMAND.LINK_DEAD) continue;
         const index = numberOf(message.attributes, ATTR.INDEX);
-        if (index !== null) lost.add(index);
+        if (index !== null) lost.set(index, (lost.get(index) ?? 0) + 1);
       }
     }
   }
@@ -167,7 +160,8 @@ class NetlinkNbdDriver implements NbdDriver {
     let answer: readonly Attribute[];
     try {
       const name = textAttribute(CTRL_ATTR.FAMILY_NAME, FAMILY);
-      answer = this.ask(CTRL_CMD_GETFAMILY, [name], CONTROL_FAMILY);
+      // Asked over the socket for events: one that never sent has no address, and hears of nothing.
+      answer = this.ask(CTRL_CMD_GETFAMILY, [name], CONTROL_FAMILY, this.events);
     } catch (error) {
       this.close();
       if (!(error instanceof Error && 'errno' in error && error.errno === -ENOENT)) throw error;
@@ -189,14 +183,15 @@ class NetlinkNbdDriver implements NbdDriver {
     command: number,
     attributes: readonly Buffer[],
     family = this.family,
+    socket = this.requests,
   ): readonly Attribute[] {
     this.sequence += 1;
     const { sequence } = this;
     const message = encodeRequest({ family, command, sequence, attributes });
-    checked(this.calls.send(this.requests, message), 'send');
+    checked(this.calls.send(socket, message), 'send');
     let answer: readonly Attribute[] = [];
     for (;;) {
-      const bytes = checked(this.calls.receive(this.requests, this.buffer), 'recv');
+      const bytes = checked(this.calls.receive(socket, this.buffer), 'recv');
       // The next answer overwrites the buffer.
       const copy = Buffer.from(this.buffer.subarray(0, bytes));
       for (const part of parseMessages(copy).filter((each) => isAnswer(each, sequence))) {
