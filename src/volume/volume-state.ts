@@ -80,6 +80,8 @@ export interface MirrorRecord {
   readonly schedule: MirrorSchedule;
   /** Lag in milliseconds above which writes of the host are slowed down; null: none. */
   readonly lagLimitMs: number | null;
+  /** What it is sent may be compressed, while that pays; or never is. */
+  readonly compress: 'auto' | 'off';
   /** Wall-clock milliseconds of what the last run of its schedule brought; null: none did yet. */
   readonly ranAt: number | null;
   /** It is a blockferry node, once known as one: by name, and by the id of its volume when it told one. */

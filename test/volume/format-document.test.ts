@@ -244,6 +244,11 @@ const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
     ),
     lagLimitMs: fc.option(u32, { nil: null }),
   }),
+  fc.record({
+    kind: fc.constant('mirror-compress' as const),
+    mirror: u32,
+    mode: fc.constantFrom('auto' as const, 'off' as const),
+  }),
   fc.record({ kind: fc.constant('mirror-ran' as const), mirror: u32, time: u64 }),
   fc.record({ kind: fc.constant('sync-failed' as const), boot: id }),
   fc.record({ kind: fc.constant('rejoining' as const), mirror: u32, generation: u64, epoch: u64 }),

@@ -130,6 +130,11 @@ const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
     ),
     lagLimitMs: fc.option(fc.nat(9), { nil: null }),
   }),
+  fc.record({
+    kind: kinds('mirror-compress'),
+    mirror,
+    mode: fc.constantFrom('auto' as const, 'off' as const),
+  }),
   fc.record({ kind: kinds('mirror-ran'), mirror, time: fc.nat(30) }),
   fc.record({ kind: kinds('sync-failed'), boot: id }),
   fc.record({ kind: kinds('rejoining'), mirror, generation: small, epoch: fc.nat(30) }),

@@ -34,6 +34,7 @@ type MirrorKind =
   | 'mirror-run-over'
   | 'mirror-options'
   | 'mirror-policy'
+  | 'mirror-compress'
   | 'mirror-ran'
   | 'regions-hot'
   | 'regions-cold'
@@ -91,6 +92,9 @@ export function foldMirrorRecord(
     case 'mirror-options':
       setOptions(state, record);
       return;
+    case 'mirror-compress':
+      mirrorOf(state, record.mirror).compress = record.mode;
+      return;
     case 'mirror-policy':
       setPolicy(state, record);
       return;
@@ -129,6 +133,7 @@ function addMirror(state: MutableState, record: MirrorAdded): void {
     limit: null,
     schedule: { kind: 'stream' },
     lagLimitMs: null,
+    compress: 'auto',
     ranAt: null,
     peer: null,
     acknowledged: null,

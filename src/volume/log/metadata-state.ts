@@ -103,6 +103,7 @@ export function foldRecord(folded: VolumeState, record: MetadataRecord): void {
     case 'mirror-run':
     case 'mirror-run-over':
     case 'mirror-options':
+    case 'mirror-compress':
     case 'mirror-policy':
     case 'mirror-ran':
     case 'regions-hot':

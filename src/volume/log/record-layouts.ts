@@ -200,6 +200,7 @@ export const LAYOUTS: Readonly<Record<RecordKind, Layout>> = {
       ['time', 'u64'],
     ],
   },
+  'mirror-compress': { code: 48, fields: null },
 };
 
 const ID_BYTES = 16;

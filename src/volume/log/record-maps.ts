@@ -17,6 +17,7 @@ import type {
   MirrorAdded,
   MirrorOptions,
   MirrorPeer,
+  MirrorCompress,
   MirrorPolicy,
   MirrorSchedule,
   RecordKind,
@@ -83,6 +84,11 @@ const READERS: Partial<Record<RecordKind, (map: FieldMap) => MetadataRecord>> = 
     lanes: integer(map, 'lanes'),
     limit: maybe(map, 'limit', integer),
   }),
+  'mirror-compress': (map): MirrorCompress => {
+    const mode = text(map, 'mode');
+    refuseUnless(mode === 'auto' || mode === 'off', 'a mirror is compressed in an unknown way');
+    return { kind: 'mirror-compress', mirror: integer(map, 'mirror'), mode };
+  },
   'mirror-policy': (map): MirrorPolicy => ({
     kind: 'mirror-policy',
     mirror: integer(map, 'mirror'),

@@ -283,6 +283,13 @@ export interface MirrorPolicy {
   /** Writes of the host are slowed down while the mirror lags more than so many milliseconds; null: never. */
   readonly lagLimitMs: number | null;
 }
+/** Whether what a mirror is sent may be compressed. */
+export interface MirrorCompress {
+  readonly kind: 'mirror-compress';
+  readonly mirror: number;
+  /** `auto`: while that pays. `off`: never. */
+  readonly mode: 'auto' | 'off';
+}
 /** A delta run of a schedule is over: the mirror holds what the volume held at that time. */
 export interface MirrorRan {
   readonly kind: 'mirror-ran';
@@ -386,6 +393,7 @@ export type MetadataRecord =
   | HandingOver
   | HandoverOver
   | MirrorPolicy
+  | MirrorCompress
   | MirrorRan;
 
 export type RecordKind = MetadataRecord['kind'];

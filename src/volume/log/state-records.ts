@@ -52,13 +52,14 @@ function* recordsOfCopy(state: VolumeState): Generator<MetadataRecord> {
 
 function* recordsOfMirror(record: MirrorRecord): Generator<MetadataRecord> {
   const { id: mirror, uri, mode, stallPolicy, lanes, limit, peer, acknowledged, run } = record;
-  const { schedule, lagLimitMs, ranAt } = record;
+  const { schedule, lagLimitMs, ranAt, compress } = record;
   yield { kind: 'mirror-added', mirror, uri, mode, stallPolicy };
   if (record.paused) yield { kind: 'mirror-paused', mirror, paused: true };
   if (lanes > 1 || limit !== null) yield { kind: 'mirror-options', mirror, lanes, limit };
   if (schedule.kind !== 'stream' || lagLimitMs !== null) {
     yield { kind: 'mirror-policy', mirror, schedule, lagLimitMs };
   }
+  if (compress !== 'auto') yield { kind: 'mirror-compress', mirror, mode: compress };
   if (ranAt !== null) yield { kind: 'mirror-ran', mirror, time: ranAt };
   if (peer !== null) yield { kind: 'mirror-peer', mirror, ...peer };
   if (acknowledged !== null) yield { kind: 'mirror-acknowledged', mirror, ...acknowledged };
