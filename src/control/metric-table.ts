@@ -206,6 +206,21 @@ const OF_MIRROR: readonly Metric[] = [
     'Compared with the mirror',
     (mirror) => mirror.bytes_compared,
   ),
+  ofMirror(
+    'blockferry_mirror_compression_active',
+    'Payloads to the mirror are compressed now',
+    ({ compression }) => (compression.active ? 1 : 0),
+  ),
+  ofMirror(
+    'blockferry_mirror_compressed_in_bytes_total',
+    'Payload that was sent compressed, before compression',
+    ({ compression }) => compression.bytes_in,
+  ),
+  ofMirror(
+    'blockferry_mirror_compressed_out_bytes_total',
+    'The same, as it was sent',
+    ({ compression }) => compression.bytes_out,
+  ),
 ];
 
 const OF_SOURCE: readonly Metric[] = [

@@ -19,6 +19,7 @@ import type { Sessions } from './command-room.ts';
 import type { VolumeAccess } from './status.ts';
 import type { TlsConfig } from './tls-config.ts';
 import { PeerAcceptor } from '../replicator/link/accept-peer.ts';
+import type { Compressor } from '../workers/compressor.ts';
 import { PeerLinks, type LinkTarget } from './peer-links.ts';
 import { VolumeExports, type Exported } from './volume-exports.ts';
 
@@ -29,6 +30,8 @@ interface NbdServiceOptions {
   readonly log: NbdLog;
   readonly exported: Exported;
   readonly random: Random;
+  /** Expands what primaries of other nodes compressed. */
+  readonly compressor: Compressor;
   /** Volumes that links may be for. */
   readonly linkTarget: (volume: string) => LinkTarget | null;
 }
@@ -115,7 +118,12 @@ export class NbdService implements Sessions {
     return this.server.close();
   }
 
-  private acceptLinks({ clock, random, linkTarget: find }: NbdServiceOptions): PeerAcceptor {
+  private acceptLinks({
+    clock,
+    random,
+    compressor,
+    linkTarget: find,
+  }: NbdServiceOptions): PeerAcceptor {
     const judge = new PeerLinks({
       find,
       whyDenied: (volume, client) => this.exports.whyDenied(volume, client),
@@ -127,6 +135,7 @@ export class NbdService implements Sessions {
     return new PeerAcceptor({
       clock,
       random,
+      compressor,
       judge: (hello, client) => judge.judge(hello, client),
     });
   }

@@ -24,6 +24,8 @@ import { SecondaryVolume } from '../replicator/intake/secondary.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import { VolumeStore, type Volume } from '../volume/store.ts';
 import { createExaminer } from '../workers/examiner-pool.ts';
+import { createCompressor } from '../workers/compressor-pool.ts';
+import type { Compressor } from '../workers/compressor.ts';
 import type { Examiner } from '../workers/examiner.ts';
 import type { Activation } from './activation.ts';
 import { createApi } from './api.ts';
@@ -68,6 +70,13 @@ const FIXED_KEYS = {
   diskWarnPercent: 'limits',
   replication: 'replication',
 } as const satisfies Partial<Record<keyof NodeConfig, string>>;
+
+/** What the volumes of a node share. */
+interface HostParts {
+  readonly network: Network;
+  readonly examiner: Examiner;
+  readonly compressor: Compressor;
+}
 
 interface Part {
   readonly name: string;
@@ -155,6 +164,8 @@ export class BlockferryNode {
     this.opened('waiting clients', async () => network.abandon());
     const examiner = createExaminer();
     this.opened('workers', () => examiner.close());
+    const compressor = createCompressor();
+    this.opened('compressor', () => compressor.close());
     const containers = this.containers();
     const store = VolumeStore.open({ disk, clock, random, path: config.data, containers });
     this.opened('store', () => store.close());
@@ -168,7 +179,7 @@ export class BlockferryNode {
       clock,
       store,
       room,
-      host: (volume) => this.host(volume, network, examiner),
+      host: (volume) => this.host(volume, { network, examiner, compressor }),
       space: () => space.status,
     });
     this.opened('volumes', () => commands.close());
@@ -177,6 +188,7 @@ export class BlockferryNode {
       network,
       clock,
       random,
+      compressor,
       log,
       exported: room,
       linkTarget: (volume) => room.linkTarget(volume, config.name),
@@ -205,13 +217,14 @@ export class BlockferryNode {
   }
 
   /** What a volume is by its log: one that takes writes, or a mirror of one of another node. */
-  private host(volume: Volume, network: Network, examiner: Examiner): HostedVolume {
+  private host(volume: Volume, { network, examiner, compressor }: HostParts): HostedVolume {
     const { config, clock, random, disk } = this.parts;
     const parts = { node: config.name, volume, clock, random, examiner, events: this.events };
     return volume.metadata.state.source === null
       ? new ReplicatedVolume({
           ...parts,
           network,
+          compressor,
           tls: () => this.tlsClient,
           graceMs: config.replication.graceMs,
           stagingBytes: config.replication.stagingMemoryBytes,

@@ -12,6 +12,7 @@ import { BlockferryError, errorText } from '../io/errors.ts';
 import { MIRROR_PROBE_MS } from '../io/limits.ts';
 import type { Network, TlsClientContext } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
+import type { Compressor } from '../workers/compressor.ts';
 import type { Contact } from './contact.ts';
 import { retryDelayMs } from './policy.ts';
 
@@ -19,6 +20,8 @@ export interface LinkSurroundings {
   readonly clock: Clock;
   readonly random: Random;
   readonly network: Network;
+  /** Compresses what links carry; absent: nobody does. */
+  readonly compressor?: Compressor | null;
   /** What nbds:// is secured with where the URI does not say; asked for each attempt. Absent: nothing of our own. */
   readonly tls?: () => TlsClientContext | undefined;
 }

@@ -17,6 +17,7 @@ import type { Contact, Sender, SenderHooks, Transfer } from './contact.ts';
 import { RunAborted, RunFailed } from './delta-run.ts';
 import { dirtyContextName } from './dirty-name.ts';
 import { MirrorBlocks } from './mirror-blocks.ts';
+import { MirrorCompression } from './mirror-compression.ts';
 import { MirrorCounts } from './mirror-counts.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { MirrorLink } from './mirror-link.ts';
@@ -66,6 +67,8 @@ export class Mirror {
   private readonly host: MirrorHost;
   /** What may be sent to it. */
   readonly limit: SendLimit;
+  /** Whether that may be compressed. */
+  readonly compression: MirrorCompression;
 
   /** `fresh`: it was added just now and has nothing yet. */
   constructor(options: { host: MirrorHost; record: MirrorRecord; uri: NbdUri; fresh: boolean }) {
@@ -77,6 +80,7 @@ export class Mirror {
     this.stallPolicy = record.stallPolicy;
     this.watch = new MirrorWatch(host.surroundings.clock, host.queue);
     this.limit = new SendLimit(host.surroundings.clock, record.limit, null);
+    this.compression = new MirrorCompression(record.compress, this.limit);
     this.blocks = new MirrorBlocks(host.volume.metadata, record, host.parked);
     this.place = new MirrorPlace(host, this.blocks);
     this.state = record.paused ? 'paused' : 'connecting';
@@ -301,6 +305,7 @@ export class Mirror {
       suspect_bytes: suspectBytes,
       lag_seconds: this.lagSeconds(now),
       ...this.counts.status(this.run, { now, remainingBytes: dirtyBytes + suspectBytes }),
+      compression: this.compression.status(),
       last_error: this.lastError,
     };
   }
@@ -319,7 +324,7 @@ export class Mirror {
   private async connect(): Promise<Contact> {
     const { host, uri, blocks, limit, id: mirrorId } = this;
     try {
-      return await reachMirror({
+      const contact = await reachMirror({
         uri,
         host,
         mirrorId,
@@ -331,6 +336,8 @@ export class Mirror {
         },
         note: (kind, message) => host.emit(kind, this, message),
       });
+      if (contact instanceof PeerContact) this.compression.attach(contact.link.compression ?? null);
+      return contact;
     } catch (thrown) {
       if (thrown instanceof PartedWays) this.part(thrown);
       throw thrown;

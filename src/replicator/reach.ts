@@ -106,7 +106,7 @@ function connect(
   { lanes, peerOnly }: { lanes: number; peerOnly: boolean },
 ): Promise<ConnectedPeer> {
   const { volume, queue, node, surroundings } = host;
-  const { network, clock, tls } = surroundings;
+  const { network, clock, tls, compressor } = surroundings;
   const hello: Hello = {
     version: LINK_VERSION,
     node,
@@ -119,7 +119,7 @@ function connect(
     lanes,
     features: LINK_FEATURES,
   };
-  return connectPeer(uri, hello, { network, clock, tls: tls?.(), peerOnly });
+  return connectPeer(uri, hello, { network, clock, tls: tls?.(), compressor, peerOnly });
 }
 
 function refuseUnfit(

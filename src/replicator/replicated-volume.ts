@@ -15,6 +15,7 @@ import type { Network, TlsClientContext } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
 import type { MirrorRecord } from '../volume/log/metadata.ts';
 import type { Volume } from '../volume/volume.ts';
+import type { Compressor } from '../workers/compressor.ts';
 import type { Examiner } from '../workers/examiner.ts';
 import { ChangeWay } from './change-way.ts';
 import { DirtyContext } from './dirty-context.ts';
@@ -78,6 +79,8 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     /** What links are secured with where their URI does not say. */
     tls?: () => TlsClientContext | undefined;
     examiner: Examiner;
+    /** Compresses what links to other nodes carry; without it nothing is. */
+    compressor?: Compressor;
     events: EventSink;
     /** Payload bytes staged in memory at most; STAGING_BYTES_MAX if not given. */
     stagingBytes?: number;
@@ -97,7 +100,14 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     this.volume = volume;
     this.contextList = [volume.allocation];
     this.clock = clock;
-    this.surroundings = { clock, random, network, ...(tls === undefined ? {} : { tls }) };
+    const { compressor = null } = options;
+    this.surroundings = {
+      clock,
+      random,
+      network,
+      compressor,
+      ...(tls === undefined ? {} : { tls }),
+    };
     this.examiner = options.examiner;
     this.graceMs = options.graceMs ?? MIRROR_GRACE_MS;
     this.events = options.events;

@@ -35,6 +35,20 @@ export interface MirrorRecordStatus {
   readonly limit: number | null;
 }
 
+/** Whether payloads on their way to another node are compressed: while that pays, by what is measured, or never. */
+export type CompressMode = 'auto' | 'off';
+
+export interface CompressionStatus {
+  readonly mode: CompressMode;
+  /** Payloads are compressed now. */
+  readonly active: boolean;
+  /** Which part of their bytes is left, while it is active; else null. */
+  readonly ratio: number | null;
+  /** Bytes of payloads that were sent compressed since the node started: before, and after. */
+  readonly bytes_in: number;
+  readonly bytes_out: number;
+}
+
 /** What a mirror says of itself while it runs. */
 export interface MirrorRunningStatus {
   readonly uri: string;
@@ -56,6 +70,7 @@ export interface MirrorRunningStatus {
   readonly bytes_sent: number;
   readonly delta_bytes_sent: number;
   readonly bytes_compared: number;
+  readonly compression: CompressionStatus;
   readonly last_error: string | null;
 }
 

@@ -65,6 +65,7 @@ const STATUS: NodeStatus = {
           bytes_sent: 1023,
           delta_bytes_sent: 0,
           bytes_compared: 0,
+          compression: { mode: 'auto', active: false, ratio: null, bytes_in: 0, bytes_out: 0 },
           last_error: 'connection refused',
         },
       ],

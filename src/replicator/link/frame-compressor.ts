@@ -13,10 +13,8 @@ import type { Compressor, Packed } from '../../workers/compressor.ts';
 import { CompressionPolicy, SHARE_GO_ON_MAX } from './compression-policy.ts';
 import { DrainMeter } from './drain-meter.ts';
 import { COMPRESSED } from './frame-kinds.ts';
-import { FrameKind, type FrameHeader, type WireLimit } from './link-types.ts';
+import { FrameKind, type FrameHeader, type LinkCompression, type WireLimit } from './link-types.ts';
 import type { Outbox } from './outbox.ts';
-
-export type CompressMode = 'auto' | 'off';
 
 export interface FrameCompressorOptions {
   readonly clock: Clock;
@@ -35,7 +33,7 @@ interface Entry {
   readonly sent: Sent;
 }
 
-export class FrameCompressor {
+export class FrameCompressor implements LinkCompression {
   /** Bytes of payloads that went out compressed: before, and after. */
   bytesIn = 0;
   bytesOut = 0;
@@ -69,7 +67,7 @@ export class FrameCompressor {
   }
 
   /** `limit`: what senders are held back by; null: nothing. */
-  set(mode: CompressMode, limit: WireLimit | null): void {
+  set(mode: 'auto' | 'off', limit: WireLimit | null): void {
     this.limit?.expect(1);
     this.limit = limit;
     this.on = mode === 'auto' && !this.over;

@@ -45,6 +45,19 @@ export interface FrameHeader {
   readonly aux: number;
 }
 
+/** Compression of what the primary sends, on a link whose ends have a codec in common. */
+export interface LinkCompression {
+  /** Payloads are compressed now. */
+  readonly active: boolean;
+  /** Which part of their bytes is left, while it is active; else null. */
+  readonly share: number | null;
+  /** Bytes of payloads that went out compressed: before, and after. */
+  readonly bytesIn: number;
+  readonly bytesOut: number;
+  /** `off` until it is set. `limit`: what holds senders back; null: nothing. */
+  set(mode: 'auto' | 'off', limit: WireLimit | null): void;
+}
+
 /** What holds senders back, as far as compression has to do with it. */
 export interface WireLimit {
   /** Milliseconds until something may be sent. */
@@ -79,6 +92,8 @@ export interface LinkHandler {
 /** One end of a link of 1 to 16 lanes. When one lane breaks, all end: what was under way is not known to have arrived. */
 export interface Link {
   readonly open: boolean;
+  /** Null, or not there: payloads are never compressed. */
+  readonly compression?: LinkCompression | null;
   /** Who is at the other end, for logs and events. */
   readonly peer: string;
   /** Bytes given to `send` and not yet taken by the system, over all lanes. */
