@@ -26,6 +26,7 @@ import type { View } from './layers/view.ts';
 import { WritePace } from './write-pace.ts';
 import { ZeroPace } from './zero-pace.ts';
 import { NO_BOOT } from './volume-state.ts';
+import type { AllocatedRecord } from './recorded-zeroes.ts';
 import { ZEROES, isTooSlow, isZero, nextPiece, probePiece } from './zeroing.ts';
 import type { ZeroAbilities } from './zeroing.ts';
 
@@ -62,6 +63,7 @@ export class Changes {
   /** As `Disk.bootId`. */
   private readonly bootId: string;
   private readonly tellsBlocks: () => boolean;
+  private readonly recorded: (record: AllocatedRecord) => void;
   private readonly ended: () => void;
   private readonly queue: OperationQueue;
   private readonly pace = new WritePace();
@@ -70,16 +72,19 @@ export class Changes {
   private readonly zeroPace = new ZeroPace();
   /** Pieces of zeroes, other than written ones, that the disk works on. */
   private locking = 0;
+  /** Pieces that the log has, and the map has not. */
+  private readonly ahead = new Set<Operation>();
   private refusal: number = Status.OK;
   private arming = false;
 
-  /** `ended` is called when a change of the pool was answered; `tellsBlocks` as the function of that name (extents-probe.ts). */
+  /** `recorded` is told of what was appended for zeroes; `ended` when a change of the pool was answered; `tellsBlocks` as the function of that name (extents-probe.ts). */
   constructor(options: {
     view: View;
     metadata: Metadata;
     clock: Clock;
     bootId: string;
     tellsBlocks: () => boolean;
+    recorded: (record: AllocatedRecord) => void;
     ended: () => void;
   }) {
     this.view = options.view;
@@ -87,6 +92,7 @@ export class Changes {
     this.clock = options.clock;
     this.bootId = options.bootId;
     this.tellsBlocks = options.tellsBlocks;
+    this.recorded = options.recorded;
     this.ended = options.ended;
     this.queue = new OperationQueue(
       (operation) => this.start(operation),
@@ -319,6 +325,7 @@ export class Changes {
   private recordAndZero(operation: Operation): void {
     operation.recorded = true;
     operation.recordedBefore = this.recordedState(operation.pieceStart);
+    this.ahead.add(operation);
     this.recordZero(operation);
     this.metadata.commit((status) => {
       if (status === Status.OK) return this.zeroFile(operation);
@@ -390,7 +397,7 @@ export class Changes {
       // Until this is known it is the first thing that is tried for a request, also for one beside another.
       const { recorded } = operation;
       if (recorded) this.recordAgain(operation);
-      operation.recorded = false;
+      this.isMapped(operation);
       const untouched = this.canZero[piece] !== 'yes' && operation.position === operation.offset;
       this.canZero[piece] = 'no';
       if (request?.fastZero === true && untouched) {
@@ -419,7 +426,7 @@ export class Changes {
   private markPiece(operation: Operation, result: number): void {
     const { pieceStart, pieceEnd, piece, recorded } = operation;
     const layer = this.view.top;
-    operation.recorded = false;
+    this.isMapped(operation);
     if (piece === 'write') this.markWritten(pieceStart, pieceEnd, result);
     // A hole that failed half-way: the map goes on saying data, which is true of any content.
     else if (result < 0) layer.touched = true;
@@ -435,11 +442,24 @@ export class Changes {
     if (recorded && result < 0) this.recordAgain(operation);
   }
 
-  private recordZero({ pieceStart, pieceEnd }: Operation): void {
+  private isMapped(operation: Operation): void {
+    operation.recorded = false;
+    this.ahead.delete(operation);
+  }
+
+  /** Tells of the zeroes that the log has, and the map has not. */
+  eachAhead(visit: (record: AllocatedRecord) => void): void {
+    for (const operation of this.ahead) visit(this.recordOf(operation));
+  }
+
+  private recordZero(operation: Operation): void {
+    this.append(this.recordOf(operation));
+  }
+
+  private recordOf({ pieceStart, pieceEnd }: Operation): AllocatedRecord {
     const first = pieceStart / BLOCK_BYTES;
     const count = pieceEnd / BLOCK_BYTES - first;
-    const layer = this.view.top.id;
-    this.metadata.append({ kind: 'allocated', layer, first, count, state: BlockState.ZERO });
+    return { kind: 'allocated', layer: this.view.top.id, first, count, state: BlockState.ZERO };
   }
 
   /** The log has to say again what it said of the one block of a piece, before the answer: nothing was to be changed. */
@@ -447,10 +467,15 @@ export class Changes {
     const { pieceStart, recordedBefore } = operation;
     // A flush may have told it meanwhile.
     if (this.recordedState(pieceStart) !== BlockState.ZERO) return;
-    const layer = this.view.top.id;
+    const { id: layer } = this.view.top;
     const first = pieceStart / BLOCK_BYTES;
-    this.metadata.append({ kind: 'allocated', layer, first, count: 1, state: recordedBefore });
+    this.append({ kind: 'allocated', layer, first, count: 1, state: recordedBefore });
     operation.holed = true;
+  }
+
+  private append(record: AllocatedRecord): void {
+    this.metadata.append(record);
+    this.recorded(record);
   }
 
   /** What the log says of the block at a byte of the top layer. */

@@ -7,6 +7,8 @@
  * - Allocation records are appended after the data they make reachable was synced, and the flush is answered
  *   after they are durable too. Of a very large change FLUSH_RECORDS_MAX records go with one flush and the others
  *   with the next ones: a map that lags behind is completed from the file (recovery.ts).
+ * - What a flush records was taken when it began: zeroes that were recorded since then, or ahead
+ *   of the map, are recorded behind it again.
  * - A flush covers every layer that may have been written since the last one: the top, and one that was the top until a
  *   moment ago.
  * - At most SYNCS_IN_FLIGHT_MAX syncs are on their way. A flush joins the last of them when nothing was written
@@ -18,6 +20,8 @@ import { FLUSH_RECORDS_MAX, SYNCS_IN_FLIGHT_MAX } from '../io/limits.ts';
 import type { Layer } from './layers/layer.ts';
 import type { Metadata } from './log/metadata.ts';
 import type { MapRecord } from './log/metadata-state.ts';
+import { RecordedZeroes } from './recorded-zeroes.ts';
+import type { AllocatedRecord } from './recorded-zeroes.ts';
 
 /** Someone who waits for a flush: a request, or a step of closing or resizing. */
 export interface FlushWaiter {
@@ -31,6 +35,8 @@ export interface FlushOwner {
   syncFailed(errno: number, file: DiskFile): void;
   /** Appends a record of a layer, unless the layer is gone by now. */
   record(record: MapRecord): void;
+  /** Tells of zeroes that the log has and the map has not yet. */
+  eachAhead(visit: (record: AllocatedRecord) => void): void;
   /** What was recorded of the layers is folded: live maps and recorded ones may be alike again. */
   recorded(): void;
   /** A flush was answered. */
@@ -41,6 +47,10 @@ export interface FlushOwner {
 interface Sync {
   readonly waiters: FlushWaiter[];
   readonly records: readonly MapRecord[];
+  /** Recorded since it began. */
+  readonly zeroes: RecordedZeroes;
+  /** All that is appended. */
+  recorded: boolean;
   /** The data is durable. */
   done: boolean;
 }
@@ -83,6 +93,13 @@ export class Flusher {
     return PENDING;
   }
 
+  /** This was appended just now, and not for a flush. */
+  noteRecorded(record: AllocatedRecord): void {
+    for (const { recorded, records, zeroes } of this.begun) {
+      if (!recorded && records.length > 0) zeroes.note(record);
+    }
+  }
+
   private get touched(): boolean {
     for (const layer of this.layers()) if (layer.touched) return true;
     return false;
@@ -98,7 +115,9 @@ export class Flusher {
       layer.touched = false;
       touched.push(layer);
     }
-    const sync: Sync = { waiters: this.waiting, records, done: false };
+    const zeroes = new RecordedZeroes();
+    if (records.length > 0) this.owner.eachAhead((record) => zeroes.note(record));
+    const sync: Sync = { waiters: this.waiting, records, zeroes, recorded: false, done: false };
     this.waiting = [];
     this.begun.push(sync);
     this.syncs += 1;
@@ -132,10 +151,13 @@ export class Flusher {
     if (this.committing) return;
     let count = 0;
     let mustCommit = this.logBehind;
-    for (const { done, records } of this.begun) {
-      if (!done) break;
+    for (const sync of this.begun) {
+      if (!sync.done) break;
+      const { records, zeroes } = sync;
       count += 1;
+      sync.recorded = true;
       for (const record of records) this.owner.record(record);
+      for (const record of zeroes.records()) this.owner.record(record);
       mustCommit ||= records.length > 0;
     }
     if (count === 0) return;

@@ -19,6 +19,7 @@ import { AllocationContext } from './allocation-context.ts';
 import { Changes } from './changes.ts';
 import { refuseIfTooLarge } from './containers.ts';
 import type { Container, Place } from './containers.ts';
+import type { AllocatedRecord } from './recorded-zeroes.ts';
 import { Flusher } from './flusher.ts';
 import type { FlushOwner } from './flusher.ts';
 import { IdleWaiters } from './idle.ts';
@@ -109,7 +110,16 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     });
     const { head, tellsBlocks } = this.layers;
     const { bootId } = disk;
-    this.changes = new Changes({ view: head, metadata, clock, bootId, tellsBlocks, ended });
+    const recorded = (record: AllocatedRecord): void => this.flusher.noteRecorded(record);
+    this.changes = new Changes({
+      view: head,
+      metadata,
+      clock,
+      bootId,
+      tellsBlocks,
+      recorded,
+      ended,
+    });
     this.reader = new Reader(head, clock, ended);
     this.readAhead = new ReadAhead(head, ended);
     this.flusher = new Flusher(this.layers.unsealed, this);
@@ -429,6 +439,10 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     } else if (record.region < map.data.regionCount) {
       this.metadata.append(record);
     }
+  }
+
+  eachAhead(visit: (record: AllocatedRecord) => void): void {
+    this.changes.eachAhead(visit);
   }
 
   recorded(): void {

@@ -6,6 +6,7 @@
 import { describe, expect, test } from 'vitest';
 import { BLOCK, expectSame, World } from './support/full-disk.ts';
 import { flush, write } from './support/request.ts';
+import { turn } from './support/store.ts';
 
 const OFFSET = 18 * BLOCK;
 
@@ -59,7 +60,58 @@ describe('what a write that failed has left above other layers', () => {
   });
 });
 
+/** Lets the pool do all that comes until the promise is settled. */
+async function letGoUntil<Result>({ disk }: World, promise: Promise<Result>): Promise<Result> {
+  const state = { over: false };
+  const end = (): void => void (state.over = true);
+  promise.then(end, end);
+  while (!state.over) {
+    await turn();
+    while (disk.held.length > 0) disk.letGo();
+  }
+  return promise;
+}
+
 describe('a process that is killed', () => {
+  test('loses no zeroes that were answered while a flush was on its way', async () => {
+    const world = await World.create();
+    // So many runs that the flush records the region whole, as it was when it began.
+    for (let block = 24; block < 48; block += 3) await world.put(block, 1, 5);
+    const { disk } = world;
+    disk.holding = true;
+    const flushed = flush(world.volume);
+    const [sync] = disk.held.splice(0);
+    await letGoUntil(world, world.clear(4, 2));
+    sync!.run();
+    expect(await letGoUntil(world, flushed)).toBe(0);
+    await world.kill();
+    expectSame(await world.content(), world.model);
+  });
+
+  test('loses no zeroes that were on their way when a flush began', async () => {
+    const world = await World.create();
+    for (let block = 24; block < 48; block += 3) await world.put(block, 1, 5);
+    const { disk } = world;
+    disk.holding = true;
+    // Data of this layer is among what they cover: the log has them first.
+    const cleared = world.clear(12, 2);
+    while (!disk.held.some(({ kind }) => kind === 'punch')) {
+      await turn();
+      disk.held.find(({ kind }) => kind !== 'punch')?.run();
+      const done = disk.held.findIndex(({ kind }) => kind !== 'punch');
+      if (done >= 0) disk.held.splice(done, 1);
+    }
+    const [hole] = disk.held.splice(0);
+    const flushed = flush(world.volume);
+    const [sync] = disk.held.splice(0);
+    hole!.run();
+    await letGoUntil(world, cleared);
+    sync!.run();
+    expect(await letGoUntil(world, flushed)).toBe(0);
+    await world.kill();
+    expectSame(await world.content(), world.model);
+  });
+
   test('loses no write above other layers', async () => {
     const world = await World.create();
     await world.put(18, 4, 5);
