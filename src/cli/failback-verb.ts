@@ -1,8 +1,9 @@
 /** `blockferry failback` */
 import type { Command } from 'commander';
-import type { VolumeStatus } from '../control/status.ts';
+import type { FailbackStatus } from '../control/status.ts';
 import { volumePath } from './client.ts';
 import { clientOf, print, printJson, wantsColour, type SharedOptions } from './context.ts';
+import { renderFailback } from './render-failover.ts';
 import { renderVolume } from './render.ts';
 import { leaf } from './verb.ts';
 
@@ -22,10 +23,11 @@ export function addFailbackVerb(program: Command): void {
       `
 Run it on the node of the old primary. What the volume holds is kept as its snapshot diverged-TIME,
 its clients are disconnected, its mirrors removed, and it waits for NODE, the name of the new
-primary's node. There, add it as a mirror: both are compared, and what differs is sent.
+primary's node. There, add it as a mirror: of what either side changed since they parted, what differs
+is sent.
 
   blockferry failback orders beta
-  blockferry mirror add orders nbds://alpha.example/orders --seeded    (on beta)`,
+  blockferry mirror add orders nbds://alpha.example/orders    (on beta)`,
     )
     .action(failback);
 }
@@ -33,7 +35,7 @@ primary's node. There, add it as a mirror: both are compared, and what differs i
 async function failback(volume: string, node: string, options: FailbackOptions): Promise<void> {
   const body = { node, force: options.force === true };
   const path = `${volumePath(volume)}/failback`;
-  const bound = await clientOf(options).call<VolumeStatus>('POST', path, body);
+  const bound = await clientOf(options).call<FailbackStatus>('POST', path, body);
   if (options.json === true) printJson(bound);
-  else print(renderVolume(bound, wantsColour()));
+  else print(renderFailback(bound) + renderVolume(bound, wantsColour()));
 }

@@ -18,10 +18,12 @@ import {
 } from '../io/limits.ts';
 import type { BlockferryEvent } from '../replicator/status.ts';
 import { check, FLAG, NO_BODY, NO_QUERY, type VolumeRoute } from './api-checks.ts';
+import { addFailoverRoutes } from './api-failover.ts';
 import { addMirrorRoutes } from './api-mirrors.ts';
 import { addSnapshotRoutes } from './api-snapshots.ts';
 import { addCheckRoute } from './check.ts';
 import type { EventLog } from './events.ts';
+import type { FailoverCommands } from './failover.ts';
 import type { MergeCommands } from './merges.ts';
 import type { MirrorCommands } from './mirrors.ts';
 import type { SnapshotCommands } from './snapshots.ts';
@@ -34,14 +36,13 @@ const CREATE_BODY = z.strictObject({
   mirror_of: z.string().nullable().default(null),
   on: z.string().nullable().default(null),
 });
-const PROMOTE_BODY = z.strictObject({ force: z.boolean().default(false) });
-const FAILBACK_BODY = z.strictObject({ node: z.string(), force: z.boolean().default(false) });
 const RESIZE_BODY = z.strictObject({ size: z.string(), force: z.boolean().default(false) });
 const DELETE_QUERY = z.strictObject({ force: FLAG });
 const EVENTS_QUERY = z.strictObject({ follow: FLAG });
 
 interface ApiOptions {
   readonly commands: VolumeCommands;
+  readonly failover: FailoverCommands;
   readonly mirrors: MirrorCommands;
   readonly snapshots: SnapshotCommands;
   readonly merges: MergeCommands;
@@ -80,6 +81,7 @@ export function createApi(options: ApiOptions): FastifyInstance {
     return options.reload();
   });
   addVolumeRoutes(app, options.commands);
+  addFailoverRoutes(app, options.failover);
   addMirrorRoutes(app, options.mirrors);
   addSnapshotRoutes(app, options);
   addCheckRoute(app, options.commands);
@@ -110,14 +112,6 @@ function addVolumeRoutes(app: FastifyInstance, commands: VolumeCommands): void {
     const { name } = request.params;
     const { force } = check('query', DELETE_QUERY, request.query);
     return commands.delete(name, { force }).then(() => ({ deleted: name }));
-  });
-  app.post<VolumeRoute>('/v1/volumes/:name/failback', (request) => {
-    const { node, ...options } = check('body', FAILBACK_BODY, request.body);
-    return commands.failback(request.params.name, node, options);
-  });
-  app.post<VolumeRoute>('/v1/volumes/:name/promote', (request) => {
-    const { force } = check('body', PROMOTE_BODY, request.body ?? {});
-    return commands.promote(request.params.name, { force });
   });
   app.post<VolumeRoute>('/v1/volumes/:name/resize', (request) => {
     const { size, force } = check('body', RESIZE_BODY, request.body);

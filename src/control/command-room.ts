@@ -27,7 +27,8 @@ import type { Exported } from './volume-exports.ts';
 export interface Sessions {
   accessOf(name: string): VolumeAccess;
   connectionsOf(device: BlockDevice): number;
-  closeSessionsOf(device: BlockDevice): Promise<void>;
+  /** `cut`: what waits for an answer gets none, as when the connection is lost; so a client that reconnects sends it again. */
+  closeSessionsOf(device: BlockDevice, cut: boolean): Promise<void>;
 }
 
 /** Before there is a server. */
@@ -153,8 +154,8 @@ export class CommandRoom implements Exported {
     return device === null ? 0 : (this.sessions?.connectionsOf(device) ?? 0);
   }
 
-  async closeSessionsOf(device: BlockDevice): Promise<void> {
-    await this.sessions?.closeSessionsOf(device);
+  async closeSessionsOf(device: BlockDevice, cut = false): Promise<void> {
+    await this.sessions?.closeSessionsOf(device, cut);
   }
 
   /** Runs `change` while nobody uses the export, nor can begin to. The caller knows that its sessions may end. */

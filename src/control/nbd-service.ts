@@ -103,8 +103,8 @@ export class NbdService implements Sessions {
     return this.server.connectionsOf(device);
   }
 
-  closeSessionsOf(device: BlockDevice): Promise<void> {
-    return this.server.closeSessionsOf(device);
+  closeSessionsOf(device: BlockDevice, cut: boolean): Promise<void> {
+    return this.server.closeSessionsOf(device, cut);
   }
 
   accessOf(name: string): VolumeAccess {

@@ -43,6 +43,7 @@ import { leadsTo } from './own-address.ts';
 import { SnapshotCommands } from './snapshots.ts';
 import type { NodeFacts, ReloadReport } from './status.ts';
 import { VERSION } from './version.ts';
+import { FailoverCommands } from './failover.ts';
 import { VolumeCommands } from './volumes.ts';
 
 export interface NodeParts {
@@ -176,7 +177,6 @@ export class BlockferryNode {
     this.opened('space', async () => space.stop());
     const commands = new VolumeCommands({
       node: config.name,
-      clock,
       store,
       room,
       host: (volume) => this.host(volume, { network, examiner, compressor }),
@@ -265,6 +265,7 @@ export class BlockferryNode {
     const { config, clock, log, network, inherited } = this.parts;
     const app = createApi({
       commands,
+      failover: new FailoverCommands({ room, clock, commands }),
       mirrors: new MirrorCommands({
         room,
         isOurs: (address) => leadsTo(address, this.nbdAddresses),

@@ -55,6 +55,35 @@ export interface VolumeStatus {
   readonly mirrors: readonly MirrorStatus[];
 }
 
+/** A volume that was promoted. */
+export interface PromotionStatus extends VolumeStatus {
+  /** What it holds; null: it took writes before, and goes on with what it has. */
+  readonly promotion: {
+    /** The last epoch of its old primary that it has. */
+    readonly position: Position;
+    /** ISO 8601: the primary's time of that state. */
+    readonly consistent_at: string;
+    /** How old that state is. */
+    readonly age_seconds: number;
+    /** Epochs that the primary is known to have closed and that are not here. */
+    readonly dropped_epochs: number;
+    /** The snapshot whose content it has; null: that latest state. Then that state is the snapshot `kept_as`. */
+    readonly at: string | null;
+    readonly kept_as: string | null;
+  } | null;
+}
+
+/** An old primary that became a mirror. */
+export interface FailbackStatus extends VolumeStatus {
+  readonly failback: {
+    /** The snapshot of what it held. */
+    readonly kept_as: string;
+    /** What both sides held, and the bytes of the blocks that were changed here since. Null: not known, all is compared. */
+    readonly common: Position | null;
+    readonly bytes_that_may_differ: number;
+  };
+}
+
 /** What a volume lies on, other than the data directory. */
 export interface ContainerStatus {
   readonly kind: ContainerKind;

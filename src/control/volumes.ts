@@ -6,12 +6,9 @@
  * - A volume that is being deleted is no export any more, nor are its snapshots, and their last session has
  *   ended before the files go.
  */
-import assert from 'node:assert';
-import { isoTime, type Clock } from '../io/clock.ts';
 import { BlockferryError, errorText } from '../io/errors.ts';
 import type { HostedVolume } from '../replicator/hosted-volume.ts';
 import type { Container } from '../volume/containers.ts';
-import { becomeSecondary } from '../replicator/intake/failback.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import { parseSize, type Volume, type VolumeStore } from '../volume/store.ts';
 import { volumeCheckStatus, type VolumeCheckStatus } from './check-status.ts';
@@ -23,7 +20,6 @@ import type { NodeStatus, SpaceStatus, VolumeStatus } from './status.ts';
 
 interface VolumeCommandsOptions {
   readonly node: string;
-  readonly clock: Clock;
   readonly store: VolumeStore;
   readonly room: CommandRoom;
   /** Puts over a volume what its role asks for. */
@@ -33,7 +29,6 @@ interface VolumeCommandsOptions {
 
 export class VolumeCommands {
   private readonly node: string;
-  private readonly clock: Clock;
   private readonly store: VolumeStore;
   private readonly room: CommandRoom;
   private readonly host: (volume: Volume) => HostedVolume;
@@ -42,7 +37,6 @@ export class VolumeCommands {
 
   constructor(options: VolumeCommandsOptions) {
     this.node = options.node;
-    this.clock = options.clock;
     this.store = options.store;
     this.room = options.room;
     this.host = options.host;
@@ -138,12 +132,6 @@ export class VolumeCommands {
     });
   }
 
-  private checkSource(node: string): void {
-    validateNodeName(node);
-    if (node !== this.node) return;
-    throw new BlockferryError('MIRROR_SELF', `this node is called ${node} itself`);
-  }
-
   /**
    * A volume of its own with the content of a snapshot. It takes no space until it is written.
    * @throws BlockferryError VOLUME_NOT_FOUND, SNAPSHOT_NOT_FOUND and as `create`
@@ -215,73 +203,6 @@ export class VolumeCommands {
     });
   }
 
-  /**
-   * Makes a mirror a volume that takes writes, at the latest whole state that it holds. Its readers are disconnected. By force also
-   * a volume that another node went on from: both go on, and what waits here is written.
-   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_PRIMARY, VOLUME_FENCED, and what `SecondaryVolume.promote` does
-   */
-  promote(name: string, options: { force: boolean }): Promise<VolumeStatus> {
-    return this.room.command(name, async () => {
-      const device = this.room.require(name);
-      if (device instanceof ReplicatedVolume) return await this.goOnAlone(device, options.force);
-      const secondary = this.room.secondary(name);
-      assert(secondary !== null, 'a volume is one or the other');
-      const { generation, epoch } = await secondary.promote(options);
-      this.room.devices.delete(name);
-      try {
-        await this.room.closeSessionsOf(device);
-        await secondary.close();
-      } finally {
-        this.reattach(name);
-      }
-      const message = `volume ${name} takes writes: generation ${generation} begins after epoch ${epoch}`;
-      this.room.tell('volume-promoted', name, message);
-      return this.show(name);
-    });
-  }
-
-  /**
-   * Makes a volume that `node` has gone on from a mirror of that copy. Its clients are disconnected, its mirrors are none any
-   * more; what it holds is kept as the snapshot `diverged-TIME`. `force`: also if this node has not heard of the other copy.
-   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_SECONDARY, VOLUME_NOT_FENCED, NODE_NAME_INVALID, MIRROR_SELF, and what
-   *   `becomeSecondary` does
-   */
-  failback(name: string, node: string, { force }: { force: boolean }): Promise<VolumeStatus> {
-    return this.room.command(name, async () => {
-      const device = this.room.requirePrimary(name, 'become one of another volume');
-      this.checkSource(node);
-      if (device.fenced === null && !force) {
-        const message = `volume ${name} takes writes: no mirror of it was promoted, as far as this node knows`;
-        throw new BlockferryError('VOLUME_NOT_FENCED', message);
-      }
-      const snapshot = divergedName(this.clock.wall());
-      this.room.devices.delete(name);
-      try {
-        await this.room.closeSessionsOf(device);
-        await device.close();
-        await becomeSecondary(device.volume, node, snapshot);
-      } finally {
-        this.reattach(name);
-      }
-      const kept = exportName(name, snapshot);
-      const message = `volume ${name} is a mirror that waits for node ${node}; what it held is ${kept}`;
-      this.room.tell('volume-demoted', name, message);
-      return this.show(name);
-    });
-  }
-
-  private async goOnAlone(device: ReplicatedVolume, force: boolean): Promise<VolumeStatus> {
-    const { name } = device.volume;
-    if (device.fenced === null) {
-      throw new BlockferryError('VOLUME_IS_PRIMARY', `volume ${name} takes writes already`);
-    }
-    if (!force) refuseFenced(device);
-    const { generation, epoch } = await device.goOnAlone();
-    const message = `volume ${name} takes writes although another node does: generation ${generation} begins after epoch ${epoch}`;
-    this.room.tell('volume-promoted', name, message);
-    return this.show(name);
-  }
-
   /** Ships what can be shipped and closes every volume's replicator; tells of those that failed to. */
   async close(): Promise<void> {
     if (!this.started) return;
@@ -337,6 +258,26 @@ export class VolumeCommands {
     this.refuseClients(name, device);
   }
 
+  /** Ends a volume's device and its sessions, lets `change` make another of it, and serves what it is by its log then. */
+  async rehost<T>(device: HostedVolume, change: () => Promise<T>, cut = false): Promise<T> {
+    const { name } = device.volume;
+    this.room.devices.delete(name);
+    try {
+      await this.room.closeSessionsOf(device, cut);
+      await device.close();
+      return await change();
+    } finally {
+      this.reattach(name);
+    }
+  }
+
+  /** @throws BlockferryError NODE_NAME_INVALID, MIRROR_SELF */
+  checkSource(node: string): void {
+    validateNodeName(node);
+    if (node !== this.node) return;
+    throw new BlockferryError('MIRROR_SELF', `this node is called ${node} itself`);
+  }
+
   /** What the store has under a name is served, in the role that its log says. */
   private reattach(name: string): void {
     const volume = this.store.find(name);
@@ -373,9 +314,4 @@ function onOf({ container }: Volume): VolumeStatus['on'] {
   if (container === null) return null;
   const { place, trouble } = container;
   return { kind: place.kind, location: place.location, trouble };
-}
-
-/** `diverged-20261121T123805Z` */
-function divergedName(wall: number): string {
-  return `diverged-${isoTime(wall).replace(/[-:]|\.\d+/g, '')}`;
 }

@@ -365,6 +365,14 @@ export const JOURNAL_IDLE_MS = 2_000;
 /** Synchronous mirror: a write waits this long for a stalled mirror, then the mode degrades. */
 export const SYNC_DEADLINE_MS = 5_000;
 
+/** Switchover: how long it may take at most, and if not given. Then the primary takes writes again. */
+export const HANDOVER_MS_MAX = 600_000;
+export const HANDOVER_MS = 30_000;
+/** A mirror that rejoins: ranges that it tells at most. Of more, those that are near each other are told as one. */
+export const REJOIN_RUNS_MAX = 65_536;
+/** A mirror that rejoins: ranges of one message, so that it fits LINK_MESSAGE_BYTES_MAX. */
+export const REJOIN_RUNS_PER_MESSAGE = 2048;
+
 /** How long a volume takes no changes when its node starts, while its mirrors are asked for a newer generation. */
 export const FENCE_ASK_MS_MAX = 2_000;
 

@@ -144,9 +144,15 @@ export class NbdServer {
     return this.closing;
   }
 
-  /** Ends the clients of one device in the same way. The caller takes care that no new ones come. */
-  closeSessionsOf(device: BlockDevice): Promise<void> {
-    return this.drain([...this.admission.all].filter((client) => client.device === device));
+  /**
+   * Ends the clients of one device in the same way, or with `cut` at once, without an answer to what they wait for. The caller
+   * takes care that no new ones come.
+   */
+  async closeSessionsOf(device: BlockDevice, cut = false): Promise<void> {
+    const clients = [...this.admission.all].filter((client) => client.device === device);
+    if (!cut) return await this.drain(clients);
+    for (const client of clients) client.cut('its volume goes on elsewhere');
+    await Promise.all(clients.map((client) => client.over));
   }
 
   private async stop(): Promise<void> {

@@ -40,6 +40,7 @@ export const EVENT_LEVELS = {
   'volume-promoted': 'warn',
   'volume-fenced': 'warn',
   'volume-demoted': 'warn',
+  'mirror-rejoins': 'info',
   'volume-deleted': 'info',
   'volume-damaged': 'warn',
   'volume-failed': 'warn',

@@ -45,6 +45,8 @@ export type Decision =
   | { readonly kind: 'full'; readonly reason: string }
   /** Which blocks differ is not known: every one is suspect. */
   | { readonly kind: 'compare'; readonly reason: string }
+  /** What either side changed since `common` is known. */
+  | { readonly kind: 'rejoin'; readonly common: LinkPosition }
   /** Each has what the other has not. Nothing is sent until the operator says who gives up what. */
   | {
       readonly kind: 'diverged';
@@ -83,6 +85,39 @@ export function decide(primary: PrimarySide, mirror: MirrorSide): Decision {
   if (fork.mirrorNext === null) return decideOnLine(primary, mirror, fork);
   if (fork.primaryNext === null) return stale(primary, fork, fork.mirrorNext);
   return bothPromoted(fork, fork.primaryNext, fork.mirrorNext);
+}
+
+/**
+ * A mirror that took writes of its own, whose operator gave them up: `rejoin` is what it holds but for the blocks that it tells
+ * of. `forkedAt`: what this node held when it was promoted, if what it changed since is known.
+ */
+export function decideRejoin(
+  primary: PrimarySide & { readonly forkedAt: LinkPosition | null },
+  mirror: { readonly generations: readonly Generation[]; readonly rejoin: LinkPosition },
+): Extract<Decision, { kind: 'compare' | 'rejoin' }> {
+  const { acknowledged, forkedAt } = primary;
+  const fork = forkOf(primary.generations, mirror.generations);
+  if (fork === null || fork.contradicting || fork.mirrorNext !== null) {
+    return { kind: 'compare', reason: 'the histories do not tell what both had' };
+  }
+  // What either side knows of the other bounds from below where they parted; who was promoted knows it exactly.
+  const [since, common] =
+    acknowledged === null ? [mirror.rejoin, forkedAt] : [acknowledged, mirror.rejoin];
+  if (common === null) {
+    return { kind: 'compare', reason: 'what this node changed since it was promoted is not known' };
+  }
+  if (since.epoch > common.epoch) {
+    const reason = `epoch ${since.epoch} was on both sides, and they parted after ${common.epoch}`;
+    return { kind: 'compare', reason };
+  }
+  const known = mirror.generations.some(({ number }) => number === common.generation);
+  const end = (fork.primaryNext?.firstEpoch ?? Number.POSITIVE_INFINITY) - 1;
+  const used = Math.max(primary.reservedEpoch, primary.position.epoch);
+  const impossible = whyImpossible(common, primary.generations) !== null;
+  if (!known || impossible || common.epoch > Math.min(end, used)) {
+    return { kind: 'compare', reason: 'where they parted is not in both histories' };
+  }
+  return { kind: 'rejoin', common };
 }
 
 function differ(one: string | undefined, other: string | undefined): boolean {

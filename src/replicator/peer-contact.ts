@@ -13,10 +13,13 @@ import { FrameKind } from './link/link-types.ts';
 import type { FrameHeader, Link, LinkHandler, ReceivedPayload } from './link/link-types.ts';
 import { hasFeature } from './link/link-version.ts';
 import type { ControlMessage, Welcome } from './link/messages.ts';
+import { MIRROR_REPLY_MS_MAX } from '../io/limits.ts';
+import { dropForks } from './fork.ts';
 import type { MirrorBlocks } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { PeerSender } from './peer-sender.ts';
 import { PeerTransfer } from './peer-transfer.ts';
+import { markSince, ToldBlocks, type MayDiffer, type Rejoin } from './rejoin.ts';
 import type { SendLimit } from './send-limit.ts';
 
 /** Whoever waits for answers of the mirror to what it sent. */
@@ -37,6 +40,8 @@ export interface PeerContactOptions {
   readonly mirrorId: number;
   /** What the mirror holds is of no use: everything is sent. */
   readonly full: boolean;
+  /** Null: it took no writes of its own. */
+  readonly rejoin: Rejoin | null;
   readonly limit: SendLimit;
   /** The mirror holds this epoch, durably. */
   readonly arrived: (epoch: number) => void;
@@ -54,6 +59,7 @@ export class PeerContact implements Contact, LinkHandler {
   readonly mirrorId: number;
   /** Until the first run of the link is committed: later ones bring what changed, also those that follow a stream. */
   full: boolean;
+  readonly rejoin: Rejoin | null;
   readonly limit: SendLimit;
   readonly arrived: (epoch: number) => void;
   readonly note: (kind: EventKind, message: string) => void;
@@ -64,7 +70,10 @@ export class PeerContact implements Contact, LinkHandler {
   private runs = 0;
   private over: BlockferryError | null = null;
   private listener: ((error: BlockferryError) => void) | null = null;
-  private told = false;
+  private wasTold = false;
+  /** What the mirror changed, while it tells; null: nothing is to be told. */
+  private told: ToldBlocks | null;
+  private whole: { resolve: () => void; reject: (error: BlockferryError) => void } | null = null;
   private ended: (() => void) | null = null;
 
   constructor(options: PeerContactOptions) {
@@ -74,6 +83,9 @@ export class PeerContact implements Contact, LinkHandler {
     this.blocks = options.blocks;
     this.mirrorId = options.mirrorId;
     this.full = options.full;
+    this.rejoin = options.rejoin;
+    this.told =
+      options.rejoin?.tells === true ? new ToldBlocks(this.blocks.dirty.blockCount) : null;
     this.limit = options.limit;
     this.arrived = options.arrived;
     this.note = options.note;
@@ -102,8 +114,38 @@ export class PeerContact implements Contact, LinkHandler {
   }
 
   /** The mirror answered the handshake, and nothing of an older link is left on its way there. */
-  ready(): Promise<void> {
-    return Promise.resolve();
+  async ready(): Promise<void> {
+    if (this.told === null) return;
+    const timer = this.host.surroundings.clock.after(MIRROR_REPLY_MS_MAX, () => this.destroy());
+    try {
+      await new Promise<void>((resolve, reject) => {
+        this.whole = { resolve, reject };
+        if (this.over !== null) reject(this.over);
+      });
+    } finally {
+      this.whole = null;
+      timer.cancel();
+    }
+  }
+
+  /** All at once: until the mirror told everything, the marks say more than they have to. */
+  private takeTold(told: ToldBlocks, message: MayDiffer): void {
+    try {
+      if (!told.take(message)) return;
+    } catch (thrown) {
+      if (!(thrown instanceof BlockferryError)) throw thrown;
+      return this.link.destroy(thrown);
+    }
+    const { blocks, host, rejoin } = this;
+    const { since = null } = rejoin ?? {};
+    if (since !== null && !markSince(host.volume, blocks, since)) blocks.suspect.addAll();
+    const here = blocks.dirtyBytes + blocks.suspectBytes;
+    told.addTo(blocks);
+    this.told = null;
+    const both = blocks.dirtyBytes + blocks.suspectBytes;
+    const changed = `${here} bytes were changed here since they parted, ${both} on both sides together`;
+    this.note('mirror-rejoins', changed);
+    this.whole?.resolve();
   }
 
   /** Heartbeats do that. */
@@ -130,6 +172,12 @@ export class PeerContact implements Contact, LinkHandler {
   nextRun(): number {
     this.runs += 1;
     return this.runs;
+  }
+
+  /** The mirror holds a whole state of this volume: nobody is to come back from the fork any more. */
+  async rejoined(): Promise<void> {
+    // What a full disk keeps from being deleted goes with the next one.
+    if (this.rejoin !== null) await dropForks(this.host.volume).catch(() => {});
   }
 
   sender(after: number, hooks: SenderHooks): Sender {
@@ -172,6 +220,9 @@ export class PeerContact implements Contact, LinkHandler {
   }
 
   control(message: ControlMessage): void {
+    if (message.kind === 'may-differ' && this.told !== null) {
+      return this.takeTold(this.told, message);
+    }
     if (message.kind === 'failed') {
       const text = `${this.link.peer} cannot go on: ${message.message} (${message.code})`;
       return this.link.destroy(new BlockferryError('MIRROR_REFUSED', text));
@@ -194,6 +245,7 @@ export class PeerContact implements Contact, LinkHandler {
 
   closed(error: BlockferryError): void {
     this.over = error;
+    this.whole?.reject(error);
     this.talk?.lost();
     this.ended?.();
     this.tell();
@@ -217,8 +269,8 @@ export class PeerContact implements Contact, LinkHandler {
   }
 
   private tell(): void {
-    if (this.listener === null || this.over === null || this.told) return;
-    this.told = true;
+    if (this.listener === null || this.over === null || this.wasTold) return;
+    this.wasTold = true;
     this.listener(this.over);
   }
 }

@@ -191,6 +191,7 @@ export class PeerTransfer implements Transfer, PeerTalk {
     } catch (thrown) {
       throw asLocalFailure(thrown);
     }
+    await contact.rejoined();
   }
 
   private forget(): Promise<void> {

@@ -11,7 +11,8 @@ import { Status } from '../io/device.ts';
 import type { NbdClient } from '../nbd/client.ts';
 import type { NbdUri } from '../nbd/uri.ts';
 import type { EventKind } from './event-kinds.ts';
-import { decide, type Decision } from './generations.ts';
+import { forkOf } from './fork.ts';
+import { decide, decideRejoin, type Decision } from './generations.ts';
 import type { Contact } from './contact.ts';
 import { connectPeer, type ConnectedPeer } from './link/connect-peer.ts';
 import type { Link } from './link/link-types.ts';
@@ -21,6 +22,7 @@ import type { MirrorBlocks } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import { unfitAsMirror } from './mirror-fitness.ts';
 import { PeerContact } from './peer-contact.ts';
+import { markSince, type Rejoin } from './rejoin.ts';
 import { PlainContact } from './plain-contact.ts';
 import type { SendLimit } from './send-limit.ts';
 
@@ -53,7 +55,7 @@ export async function reachMirror(mirror: MirrorToReach): Promise<Contact> {
   }
   const { link, welcome } = found;
   try {
-    const { full } = markBy(judge(host, welcome, blocks.acknowledged), blocks);
+    const { full, rejoin } = marksFor(mirror, welcome);
     await recordPeer(mirror, welcome);
     const { arrived, note } = mirror;
     return new PeerContact({
@@ -63,6 +65,7 @@ export async function reachMirror(mirror: MirrorToReach): Promise<Contact> {
       blocks,
       mirrorId,
       full,
+      rejoin,
       limit: mirror.limit,
       arrived,
       note,
@@ -89,7 +92,7 @@ export async function probeMirror(
     return;
   }
   try {
-    judge(mirror.host, found.welcome, null);
+    if (found.welcome.rejoin === undefined) judge(mirror.host, found.welcome, null);
   } finally {
     found.link.destroy(new BlockferryError('MIRROR_UNREACHABLE', 'the mirror was only looked at'));
   }
@@ -159,6 +162,54 @@ const PARTED: { readonly [Kind in Decision['kind']]?: ErrorCode } = {
   stale: 'MIRROR_NEWER',
   unrelated: 'MIRROR_UNRELATED',
 };
+
+/** Marks what the two histories and positions say beyond what is marked. Throws PartedWays. */
+function marksFor(
+  { host, blocks }: MirrorToReach,
+  welcome: Welcome,
+): { readonly full: boolean; readonly rejoin: Rejoin | null } {
+  const { volume } = host;
+  const fork = forkOf(volume);
+  if (welcome.rejoin !== undefined) return rejoinBy(host, blocks, welcome, welcome.rejoin);
+  const decision = judge(host, welcome, blocks.acknowledged);
+  const { position, run } = welcome;
+  // It holds the very content that this node had when it was promoted.
+  const isAtFork = fork !== null && position?.epoch === fork.position.epoch && run === null;
+  const known = decision.kind === 'stream' || decision.kind === 'compare';
+  if (known && isAtFork && blocks.acknowledged === null) {
+    if (markSince(volume, blocks, fork.snapshot)) {
+      return { full: false, rejoin: { since: fork.snapshot, tells: false } };
+    }
+  }
+  return { ...markBy(decision, blocks), rejoin: null };
+}
+
+function rejoinBy(
+  { volume, queue }: MirrorHost,
+  blocks: MirrorBlocks,
+  { generations }: Welcome,
+  rejoin: LinkPosition,
+): { readonly full: boolean; readonly rejoin: Rejoin } {
+  const { state } = volume.metadata;
+  const fork = forkOf(volume);
+  const decision = decideRejoin(
+    {
+      generations: state.generations,
+      position: { generation: state.generation, epoch: queue.openNumber - 1 },
+      reservedEpoch: state.reservedEpoch,
+      acknowledged: blocks.acknowledged,
+      forkedAt: fork?.position ?? null,
+    },
+    { generations, rejoin },
+  );
+  if (decision.kind === 'rejoin') {
+    const since = blocks.acknowledged === null ? (fork?.snapshot ?? null) : null;
+    return { full: false, rejoin: { since, tells: true } };
+  }
+  blocks.suspect.addAll();
+  blocks.dirty.clear();
+  return { full: false, rejoin: { since: null, tells: true } };
+}
 
 /** Marks what the decision says beyond what is marked. */
 function markBy(decision: Decision, blocks: MirrorBlocks): { full: boolean } {

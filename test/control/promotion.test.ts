@@ -6,7 +6,7 @@ import { randomBytes } from 'node:crypto';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import type { VolumeStatus } from '../../src/control/status.ts';
+import type { PromotionStatus, VolumeStatus } from '../../src/control/status.ts';
 import { run } from '../support/process.ts';
 import type { Scope } from '../support/scope.ts';
 import { requireTools, testScope } from '../support/tools.ts';
@@ -51,9 +51,9 @@ async function filled({ alpha, dir }: Pair, uri: string): Promise<Buffer> {
   return content;
 }
 
-async function contentOf(node: LocalNode, dir: string): Promise<Buffer> {
+async function contentOf(node: LocalNode, dir: string, name = 'v'): Promise<Buffer> {
   const file = join(dir, 'read');
-  await run('nbdcopy', [node.uri('v'), file]);
+  await run('nbdcopy', [node.uri(name), file]);
   return readFileSync(file);
 }
 
@@ -99,6 +99,41 @@ describe('a mirror that is promoted', () => {
     expect(first?.last_error).toMatch(/promoted after epoch \d+ and has generation 2/);
     expect((await showOf(alpha)).fenced).toBe(first?.last_error);
     expect((await contentOf(beta, dir)).equals(content)).toBe(true);
+  });
+
+  test('tells what it holds, and by --at has the content of a snapshot, with the latest state kept', async (context) => {
+    requireTools(context, 'nbdcopy');
+    const scope = testScope();
+    const nodes = await pair(scope);
+    const { alpha, beta, dir } = nodes;
+    const first = await filled(nodes, beta.uri('v'));
+    // What a failed-back volume has: a snapshot on the mirror.
+    await alpha.node.stop();
+    await promote(beta);
+    await beta.client.call('POST', '/v1/volumes/v/snapshots', { name: 'good' });
+    const gamma = await startLocalNode(scope, { flags: { name: 'gamma' } });
+    await gamma.client.call('POST', '/v1/volumes', { name: 'v', size: '4M' });
+    await beta.client.call('POST', '/v1/volumes/v/failback', { node: 'gamma', force: true });
+    const second = randomBytes(SIZE);
+    writeFileSync(join(dir, 'second'), second);
+    await run('nbdcopy', ['--flush', join(dir, 'second'), gamma.uri('v')]);
+    await gamma.client.call('POST', '/v1/volumes/v/mirrors', { uri: beta.uri('v'), seeded: true });
+    await waitUntil('gamma to be in step', async () => {
+      const [mirror] = (await showOf(gamma)).mirrors;
+      return mirror?.state === 'streaming' && mirror.dirty_bytes + mirror.staged_bytes === 0;
+    });
+    await gamma.node.stop();
+    const at = (name: string): Promise<PromotionStatus> =>
+      beta.client.call('POST', '/v1/volumes/v/promote', { at: name });
+    expect(await codeOf(at('none'))).toBe('SNAPSHOT_NOT_FOUND');
+    expect(await showOf(beta)).toMatchObject({ role: 'secondary' });
+    const { position } = await showOf(beta);
+    const { promotion } = await at('good');
+    expect(promotion).toMatchObject({ position: { epoch: position.epoch }, at: 'good' });
+    expect(promotion?.dropped_epochs).toBe(0);
+    expect(promotion?.kept_as).toMatch(/^before-promotion-\d{8}T\d{6}Z$/);
+    expect((await contentOf(beta, dir)).equals(first)).toBe(true);
+    expect((await contentOf(beta, dir, `v@${promotion?.kept_as}`)).equals(second)).toBe(true);
   });
 
   test('is not before it holds anything', async () => {

@@ -3,13 +3,28 @@
  *
  * Invariants:
  * - What it held stays, whole, under a name that operators see: that snapshot is durable before anything else changes.
- * - It holds nothing of the line that goes on until its new primary has brought it in step: it has no history, and no position.
+ * - It holds nothing whole of the line that goes on until its new primary has brought it in step: it has no position.
+ * - When it is known what it changed since it parted from that line, that is marked, and its history is what both have. Else it has
+ *   no history, and everything is compared.
  * - One commit makes it a secondary. Until then it is what it was; from then on only its new primary writes to it.
  */
 import assert from 'node:assert';
 import { Status } from '../../io/device.ts';
+import { BLOCK_BYTES, BLOCKS_PER_REGION } from '../../io/limits.ts';
+import type { CopyPosition } from '../../volume/log/metadata-state.ts';
+import type { MetadataRecord } from '../../volume/log/records.ts';
 import type { Volume } from '../../volume/volume.ts';
+import { forkOf } from '../fork.ts';
+import { bytesOf } from '../rejoin.ts';
 import { refusal } from './epoch-intake.ts';
+
+/** What a volume that takes writes has in common with the node that goes on. */
+export interface CommonGround {
+  /** What both held; null: that is not known, and everything is compared. */
+  readonly position: CopyPosition | null;
+  /** Bytes of the blocks that may differ from it here. */
+  readonly bytes: number;
+}
 
 /**
  * `node`: whose volume it becomes a mirror of. `snapshot`: the name for what it holds. Nobody uses it, and nothing replicates it.
@@ -19,20 +34,78 @@ export async function becomeSecondary(
   volume: Volume,
   node: string,
   snapshot: string,
-): Promise<void> {
+): Promise<CommonGround> {
   const { metadata, snapshots } = volume;
   const { state } = metadata;
   assert(state.source === null, 'it took writes');
   await snapshots.create(snapshot);
+  const common = markedSince(volume, node) ?? markedByFork(volume, node);
   const hot = [...state.hot];
   if (hot.length > 0) metadata.append({ kind: 'regions-cold', regions: hot });
   for (const mirror of state.mirrors.keys()) {
-    metadata.append({ kind: 'mirror-removed', mirror });
+    if (mirror !== common?.mirror) metadata.append({ kind: 'mirror-removed', mirror });
   }
-  metadata.append({ kind: 'history-set', generations: [] });
+  const generations = state.generations.filter(
+    ({ number }) => number <= (common?.position.generation ?? 0),
+  );
+  metadata.append({ kind: 'history-set', generations });
   metadata.append({ kind: 'source-bound', node, volumeId: null });
+  if (common !== null) {
+    metadata.append({ kind: 'rejoining', mirror: common.mirror, ...common.position });
+  }
+  const marks = common === null ? undefined : state.mirrors.get(common.mirror);
+  const bytes = marks === undefined ? volume.sizeBytes : bytesOf([marks.dirty, marks.suspect]);
   const status = await volume.commit();
   if (status !== Status.OK) throw refusal(volume.name, status);
   // What was frozen for its mirrors. What a full disk keeps from being deleted only takes space.
   for (const name of snapshots.hidden) await snapshots.discard(name).catch(() => {});
+  return { position: common?.position ?? null, bytes };
+}
+
+interface Marks {
+  /** The mirror entry that has them. */
+  readonly mirror: number;
+  /** Outside of them the volume holds what its line held then. */
+  readonly position: CopyPosition;
+}
+
+/** The node was a mirror of this volume: what it lacks is marked, as it always was. Null: it was none. */
+function markedSince({ metadata }: Volume, node: string): Marks | null {
+  const { state } = metadata;
+  for (const { id, peer, acknowledged } of state.mirrors.values()) {
+    if (peer?.node !== node || acknowledged === null) continue;
+    const blockCount = state.sizeBytes / BLOCK_BYTES;
+    for (const region of state.hot) {
+      const first = region * BLOCKS_PER_REGION;
+      const count = Math.min(BLOCKS_PER_REGION, blockCount - first);
+      metadata.append(runOf(id, 'suspect', first, count));
+    }
+    return { mirror: id, position: { ...acknowledged } };
+  }
+  return null;
+}
+
+/** This volume was a mirror of that node, and was promoted: what changed since is told by the layers. */
+function markedByFork(volume: Volume, node: string): Marks | null {
+  const fork = forkOf(volume);
+  if (fork === null) return null;
+  const { metadata, snapshots, sizeBytes } = volume;
+  const mirror = metadata.state.nextMirrorId;
+  const options = { mode: 'async', stallPolicy: 'degrade' } as const;
+  metadata.append({ kind: 'mirror-added', mirror, uri: node, ...options });
+  for (const { offset, length } of snapshots.changed(fork.snapshot, null)) {
+    const end = Math.min(offset + length, sizeBytes);
+    if (end <= offset) continue;
+    metadata.append(runOf(mirror, 'dirty', offset / BLOCK_BYTES, (end - offset) / BLOCK_BYTES));
+  }
+  return { mirror, position: fork.position };
+}
+
+function runOf(
+  mirror: number,
+  set: 'dirty' | 'suspect',
+  first: number,
+  count: number,
+): MetadataRecord {
+  return { kind: 'mirror-bits-run', mirror, set, first, count, value: true };
 }

@@ -23,6 +23,7 @@ import {
 import type { TlsPeer } from '../../io/network.ts';
 import type { Random } from '../../io/random.ts';
 import { SubjectList } from '../../nbd/subject-list.ts';
+import type { MetadataRecord } from '../../volume/log/records.ts';
 import type { Volume } from '../../volume/volume.ts';
 import type { Examiner } from '../../workers/examiner.ts';
 import type { EventKind } from '../event-kinds.ts';
@@ -30,7 +31,9 @@ import type { HostedVolume } from '../hosted-volume.ts';
 import type { Link } from '../link/link-types.ts';
 import { LINK_VERSION } from '../link/messages.ts';
 import type { Hello, Welcome } from '../link/messages.ts';
+import { keepFork } from '../fork.ts';
 import { randomId } from '../random-id.ts';
+import { tellBlocks } from '../rejoin.ts';
 import type { EventSink, MirrorStatus, Position, SourceState, SourceStatus } from '../status.ts';
 import { DeltaIntake } from './delta-intake.ts';
 import { EpochIntake, refusal } from './epoch-intake.ts';
@@ -59,6 +62,19 @@ export interface SecondaryOptions {
   readonly node: string;
   /** Length of a journal file; JOURNAL_FILE_BYTES if not given. */
   readonly journalFileBytes?: number;
+}
+
+export interface PromotionWish {
+  readonly force: boolean;
+  readonly keptAs: string | null;
+}
+
+/** What a mirror was promoted with. */
+export interface Promotion extends Position {
+  /** The primary's wall-clock milliseconds since 1970 of that state. */
+  readonly time: number;
+  /** Epochs that the primary is known to have closed after it. */
+  readonly dropped: number;
 }
 
 const TOKEN_BYTES = 16;
@@ -252,6 +268,9 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
       generations: state.generations,
       position: held === null ? null : { generation: held.generation, epoch: held.epoch },
       run: open === null ? null : { id: open.run, cursor: open.cursor },
+      ...(state.rejoin === null
+        ? {}
+        : { rejoin: { generation: state.rejoin.generation, epoch: state.rejoin.epoch } }),
     };
   }
 
@@ -271,6 +290,17 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     this.lastError = null;
     this.session = new IntakeSession(this, link, hello);
     link.start(this.session);
+    this.tellWhatMayDiffer(link);
+  }
+
+  /** Of a volume that took writes of its own, the blocks that are to be compared. */
+  private tellWhatMayDiffer(link: Link): void {
+    const { rejoin, mirrors } = this.volume.metadata.state;
+    const marks = rejoin === null ? undefined : mirrors.get(rejoin.mirror);
+    if (marks === undefined) return;
+    this.clock.soon(() => {
+      for (const message of tellBlocks([marks.dirty, marks.suspect])) link.sendControl(message);
+    });
   }
 
   /** Ends what a run left that could not be recorded. */
@@ -370,13 +400,15 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
    * Becomes a volume that takes writes, at the latest whole state that it holds: the epochs that are complete are applied, a run
    * that is not is given up (I8). Waits for no primary. When it resolves a generation was opened, durably, and this object is to
    * be closed: the volume is no mirror any more. After an error it may be tried again.
+   * `keptAs`: a name for the snapshot that is to keep this state; null: none is made.
    * @throws BlockferryError PRIMARY_ALIVE (unless `force`), MIRROR_EMPTY, VOLUME_FAILED, METADATA_WRITE_FAILED, JOURNAL_UNUSABLE
    */
-  async promote({ force }: { force: boolean }): Promise<Position> {
+  async promote({ force, keptAs }: PromotionWish): Promise<Promotion> {
     await this.starting;
     if (this.broken !== null) throw this.broken;
     this.volume.refuseIfFailed();
     if (!force) this.refuseWhileAlive();
+    const heard = this.session?.heardEpoch ?? 0;
     if (this.volume.metadata.state.position === null) {
       const message = `${this.volume.name} holds nothing whole yet`;
       throw new BlockferryError('MIRROR_EMPTY', message);
@@ -384,7 +416,13 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     this.promoting = true;
     try {
       await this.endForPromotion();
-      return await this.openGeneration();
+      const { volume } = this;
+      const { position, generation } = volume.metadata.state;
+      assert(position, 'it was looked at before');
+      await keepFork(volume, generation + 1);
+      if (keptAs !== null) await volume.snapshots.create(keptAs);
+      const opened = await this.openGeneration(randomId(this.random), []);
+      return { ...opened, time: position.time, dropped: Math.max(0, heard - position.epoch) };
     } catch (thrown) {
       this.promoting = false;
       throw thrown;
@@ -395,7 +433,11 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     const { session } = this;
     if (session === null || this.clock.now() - session.heardAt >= INTAKE_SILENT_MS) return;
     const { lag_seconds } = this.sourceStatus();
-    const lag = lag_seconds === null ? '' : `${lag_seconds.toFixed(1)} s of its writes, and `;
+    const behind = Math.max(0, session.heardEpoch - this.intake.received);
+    const lag =
+      lag_seconds === null
+        ? ''
+        : `${behind} epochs (${lag_seconds.toFixed(1)} s) of its writes, and `;
     const message = `node ${this.sourceNode} is alive and sends to ${this.volume.name}: ${lag}what it writes from now on would be lost`;
     throw new BlockferryError('PRIMARY_ALIVE', message);
   }
@@ -414,16 +456,17 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     await this.twins.discardAll();
   }
 
-  private async openGeneration(): Promise<Position> {
+  /** `more`: recorded in the same commit. */
+  private async openGeneration(id: string, more: readonly MetadataRecord[]): Promise<Position> {
     const { metadata } = this.volume;
     const { position, generation, source } = metadata.state;
     assert(position, 'it was looked at before');
     // A commit that failed left the records waiting: they are not made twice.
     if (source !== null) {
       const firstEpoch = position.epoch + 1;
-      const id = randomId(this.random);
       metadata.append({ kind: 'source-cleared' });
       metadata.append({ kind: 'generation-opened', number: generation + 1, id, firstEpoch });
+      for (const record of more) metadata.append(record);
     }
     const status = await this.volume.commit();
     if (status !== Status.OK) throw refusal(this.volume.name, status);

@@ -292,6 +292,12 @@ export class IntakeSession implements LinkHandler {
       case 'snapshots-held':
       case 'command-done':
       case 'failed':
+      case 'may-differ':
+      case 'hand-over':
+      case 'handover-denied':
+      case 'handed-over':
+      case 'handover-refused':
+      case 'handover-wanted':
         throw protocol(`the message ${message.kind}`);
     }
   }
@@ -322,7 +328,11 @@ export class IntakeSession implements LinkHandler {
   private async beginRun(message: RunBegin): Promise<void> {
     const { intake, delta, volume } = this.host;
     const { state } = volume.metadata;
-    const fault = faultInDescent(state, message.generations, message.generation);
+    // Who rejoins gave up what it held: any line may take its place.
+    const { position, rejoin } = state;
+    const generations = rejoin === null ? state.generations : [];
+    const held = { position, generations };
+    const fault = faultInDescent(held, message.generations, message.generation);
     if (fault !== null) throw protocol(fault);
     if (message.sizeBytes !== volume.sizeBytes) {
       throw protocol(`a run of ${message.sizeBytes} bytes for ${volume.sizeBytes}`);

@@ -47,6 +47,9 @@ export function encodeControl(message: ControlMessage): Buffer {
   if (kind === 'run-begin') {
     return encode({ ...message, generations: wireGenerations(message.generations) });
   }
+  if (kind === 'handover-denied' || kind === 'handover-refused') {
+    return encode({ ...message, message: cut(message.message) });
+  }
   if (kind === 'failed') return encode({ ...message, message: cut(message.message) });
   if (kind === 'run-committed' && message.refused !== undefined) {
     return encode({ ...message, refused: cut(message.refused) });

@@ -9,6 +9,7 @@
 import { z } from 'zod';
 import {
   BLOCK_BYTES,
+  HANDOVER_MS_MAX,
   LINK_FEATURE_CHARACTERS_MAX,
   LINK_FEATURES_MAX,
   LINK_GENERATIONS_MAX,
@@ -16,6 +17,7 @@ import {
   LINK_TEXT_CHARACTERS_MAX,
   SNAPSHOT_NAME_BYTES_MAX,
   SNAPSHOTS_PER_VOLUME_MAX,
+  REJOIN_RUNS_PER_MESSAGE,
   VOLUME_BYTES_MAX,
   VOLUME_NAME_BYTES_MAX,
 } from '../../io/limits.ts';
@@ -42,6 +44,7 @@ const NODE_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/;
 const ID = /^[0-9a-f]{32}$/;
 const CODE = /^[A-Z][A-Z0-9_]{0,63}$/;
 const VERSION_MAX = 65_535;
+const BLOCKS_MAX = VOLUME_BYTES_MAX / BLOCK_BYTES;
 
 function build(): MessageSchemas {
   const whole = z.int().min(0);
@@ -49,6 +52,10 @@ function build(): MessageSchemas {
   const node = z.string().regex(NODE_NAME, 'must be the name of a node');
   const size = z.int().min(BLOCK_BYTES).max(VOLUME_BYTES_MAX).multipleOf(BLOCK_BYTES);
   const cursor = z.int().min(0).max(VOLUME_BYTES_MAX);
+  const block = z
+    .int()
+    .min(0)
+    .max(BLOCKS_MAX - 1);
   const text = z.string().max(LINK_TEXT_CHARACTERS_MAX);
   const version = z.literal(LINK_VERSION);
   const lanes = z.int().min(1).max(LINK_LANES_MAX);
@@ -105,6 +112,7 @@ function build(): MessageSchemas {
       position,
       run: z.strictObject({ id, cursor }).nullable(),
       features: features.exactOptional(),
+      rejoin: z.strictObject({ generation: z.int().min(1), epoch: whole }).exactOptional(),
     }),
     control: z.discriminatedUnion('kind', [
       z.strictObject({ kind: z.literal('stream-begin'), generation: z.int().min(1), after: whole }),
@@ -137,6 +145,36 @@ function build(): MessageSchemas {
       z.strictObject({ kind: z.literal('snapshots-are'), ids: snapshots }),
       z.strictObject({ kind: z.literal('snapshots-held'), ids: snapshots, position }),
       z.strictObject({ kind: z.literal('command-done'), epoch: whole, error: text.nullable() }),
+      z.strictObject({
+        kind: z.literal('may-differ'),
+        runs: z
+          .array(z.tuple([block, z.int().min(1).max(BLOCKS_MAX)]))
+          .max(REJOIN_RUNS_PER_MESSAGE),
+        more: z.boolean(),
+      }),
+      z.strictObject({
+        kind: z.literal('handover-wanted'),
+        split: z.boolean(),
+        withinMs: z.int().min(1).max(HANDOVER_MS_MAX),
+      }),
+      z.strictObject({ kind: z.literal('handover-denied'), message: text }),
+      z.strictObject({
+        kind: z.literal('hand-over'),
+        id,
+        epoch: whole,
+        split: z.boolean(),
+        back: z
+          .strictObject({
+            uri: text,
+            mode: z.enum(['async', 'sync']),
+            stallPolicy: z.enum(['degrade', 'block']),
+            lanes,
+            limit: z.int().min(1).nullable(),
+          })
+          .nullable(),
+      }),
+      z.strictObject({ kind: z.literal('handed-over'), volumeId: id }),
+      z.strictObject({ kind: z.literal('handover-refused'), message: text }),
       z.strictObject({ kind: z.literal('failed'), code: z.string().regex(CODE), message: text }),
     ]),
     command: z.discriminatedUnion('kind', [

@@ -68,6 +68,19 @@ export interface Welcome {
   readonly run: { readonly id: string; readonly cursor: number } | null;
   /** As in the hello, and only in answer to one that has them. Neither side uses what the other did not name. */
   readonly features?: readonly string[];
+  /** It took writes of its own, and holds this but for the blocks that it tells of (`may-differ`). Left out: it did not. */
+  readonly rejoin?: LinkPosition;
+}
+
+/** The mirror that a volume has when it takes over: its old primary. */
+export interface HandoverMirror {
+  /** Of the old primary's export, as the new one reaches it. */
+  readonly uri: string;
+  readonly mode: 'async' | 'sync';
+  readonly stallPolicy: 'degrade' | 'block';
+  readonly lanes: number;
+  /** Bytes per second; null: no limit. */
+  readonly limit: number | null;
 }
 
 export type ControlMessage =
@@ -127,6 +140,31 @@ export type ControlMessage =
     }
   /** Mirror: what became of the command in `epoch`. `error` is null when it was done. */
   | { readonly kind: 'command-done'; readonly epoch: number; readonly error: string | null }
+  /** Mirror that rejoins, first of all: blocks that may be other than at the position of its welcome. `more`: others follow. */
+  | {
+      readonly kind: 'may-differ';
+      readonly runs: readonly (readonly [first: number, count: number])[];
+      readonly more: boolean;
+    }
+  /** Mirror: its operator wants it to take over (or, `split`, to take writes as well) within so many milliseconds. */
+  | { readonly kind: 'handover-wanted'; readonly split: boolean; readonly withinMs: number }
+  /** Primary: it does not come to that, and why. */
+  | { readonly kind: 'handover-denied'; readonly message: string }
+  /**
+   * Primary: it takes no writes any more, or with `split` goes on in a generation of its own. The mirror, which holds `epoch`, is
+   * to open a generation of that id behind it. `back`: its mirror from then on; null: none.
+   */
+  | {
+      readonly kind: 'hand-over';
+      readonly id: string;
+      readonly epoch: number;
+      readonly split: boolean;
+      readonly back: HandoverMirror | null;
+    }
+  /** Mirror: it did, durably. `volumeId`: of its volume. */
+  | { readonly kind: 'handed-over'; readonly volumeId: string }
+  /** Mirror: it did not and will not, and why. */
+  | { readonly kind: 'handover-refused'; readonly message: string }
   /** Mirror: it cannot go on (full disk, failed volume), and why. The link ends. */
   | { readonly kind: 'failed'; readonly code: string; readonly message: string };
 

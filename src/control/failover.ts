@@ -1,0 +1,158 @@
+/**
+ * Who takes the writes of a volume: promoted, made the mirror of the copy that goes on.
+ *
+ * Invariants:
+ * - What a command refuses, it refuses before it changes anything.
+ * - What one side alone held is never lost silently: it is a snapshot with the time in its name.
+ * - Clients of a volume that gives its writes up are cut off without an answer, so that those that reconnect send again what was
+ *   not answered.
+ */
+import assert from 'node:assert';
+import { isoTime, type Clock } from '../io/clock.ts';
+import { BlockferryError, errorText } from '../io/errors.ts';
+import { becomeSecondary } from '../replicator/intake/failback.ts';
+import type { Promotion, SecondaryVolume } from '../replicator/intake/secondary.ts';
+import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
+import { isHidden } from '../volume/names.ts';
+import type { Volume } from '../volume/volume.ts';
+import { refuseFenced, type CommandRoom } from './command-room.ts';
+import { exportName } from './export-name.ts';
+import type { FailbackStatus, PromotionStatus, VolumeStatus } from './status.ts';
+import type { VolumeCommands } from './volumes.ts';
+
+interface FailoverOptions {
+  readonly room: CommandRoom;
+  readonly clock: Clock;
+  readonly commands: Pick<VolumeCommands, 'show' | 'rehost' | 'checkSource'>;
+}
+
+export interface PromoteWish {
+  /** Also while the primary is alive; of a primary: although another node goes on. */
+  readonly force: boolean;
+  /** The snapshot whose content the volume gets; null: the latest state. */
+  readonly at: string | null;
+}
+
+export class FailoverCommands {
+  private readonly room: CommandRoom;
+  private readonly clock: Clock;
+  private readonly commands: FailoverOptions['commands'];
+
+  constructor({ room, clock, commands }: FailoverOptions) {
+    this.room = room;
+    this.clock = clock;
+    this.commands = commands;
+  }
+
+  /**
+   * Makes a mirror a volume that takes writes, at the latest whole state that it holds, or at one of its snapshots: then that
+   * latest state is kept as `before-promotion-TIME`. Its readers are disconnected. By force also a volume that another node went on
+   * from: both go on, and what waits here is written.
+   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_PRIMARY, VOLUME_FENCED, SNAPSHOT_NOT_FOUND, SNAPSHOT_TOO_LARGE and what
+   *   `SecondaryVolume.promote` does
+   */
+  promote(name: string, { force, at }: PromoteWish): Promise<PromotionStatus> {
+    return this.room.command(name, async () => {
+      const device = this.room.require(name);
+      if (device instanceof ReplicatedVolume) return await this.goOnAlone(device, force);
+      const secondary = this.room.secondary(name);
+      assert(secondary !== null, 'a volume is one or the other');
+      if (at !== null) refuseAt(secondary.volume, at);
+      const kept = at === null ? null : timedName('before-promotion', this.clock.wall());
+      const promotion = await secondary.promote({ force, keptAs: kept });
+      await this.commands.rehost(device, () => this.restored(secondary, at));
+      const { generation, epoch } = promotion;
+      const back = at === null ? '' : ` with the content of ${exportName(name, at)}`;
+      const message = `volume ${name} takes writes${back}: generation ${generation} begins after epoch ${epoch}`;
+      this.room.tell('volume-promoted', name, message);
+      return { ...this.commands.show(name), promotion: this.told(promotion, at, kept) };
+    });
+  }
+
+  /** The generation is open: a crash, or an error, leaves the latest state, and restoring it is all that is missing. */
+  private async restored({ volume }: SecondaryVolume, at: string | null): Promise<void> {
+    if (at === null) return;
+    try {
+      await volume.snapshots.restore(at);
+    } catch (thrown) {
+      const { name } = volume;
+      const message = `volume ${name} was promoted, and is not at ${exportName(name, at)}: ${errorText(thrown)}; finish with: blockferry snapshot restore ${name} ${at}`;
+      throw new BlockferryError('METADATA_WRITE_FAILED', message);
+    }
+  }
+
+  private told(
+    { generation, epoch, time, dropped }: Promotion,
+    at: string | null,
+    kept: string | null,
+  ): PromotionStatus['promotion'] {
+    return {
+      position: { generation, epoch },
+      consistent_at: isoTime(time),
+      age_seconds: Math.max(0, (this.clock.wall() - time) / 1000),
+      dropped_epochs: dropped,
+      at,
+      kept_as: kept,
+    };
+  }
+
+  private async goOnAlone(device: ReplicatedVolume, force: boolean): Promise<PromotionStatus> {
+    const { name } = device.volume;
+    if (device.fenced === null) {
+      throw new BlockferryError('VOLUME_IS_PRIMARY', `volume ${name} takes writes already`);
+    }
+    if (!force) refuseFenced(device);
+    const { generation, epoch } = await device.goOnAlone();
+    const message = `volume ${name} takes writes although another node does: generation ${generation} begins after epoch ${epoch}`;
+    this.room.tell('volume-promoted', name, message);
+    return { ...this.commands.show(name), promotion: null };
+  }
+
+  /**
+   * Makes a volume that `node` has gone on from a mirror of that copy. Its clients are cut off, its mirrors are none any more; what
+   * it holds is kept as the snapshot `diverged-TIME`. `force`: also if this node has not heard of the other copy.
+   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_SECONDARY, VOLUME_NOT_FENCED, NODE_NAME_INVALID, MIRROR_SELF, and what
+   *   `becomeSecondary` does
+   */
+  failback(name: string, node: string, { force }: { force: boolean }): Promise<FailbackStatus> {
+    return this.room.command(name, async () => {
+      const device = this.room.requirePrimary(name, 'become one of another volume');
+      this.commands.checkSource(node);
+      if (device.fenced === null && !force) {
+        const message = `volume ${name} takes writes: no mirror of it was promoted, as far as this node knows`;
+        throw new BlockferryError('VOLUME_NOT_FENCED', message);
+      }
+      const snapshot = timedName('diverged', this.clock.wall());
+      const change = (): ReturnType<typeof becomeSecondary> =>
+        becomeSecondary(device.volume, node, snapshot);
+      const { position, bytes } = await this.commands.rehost(device, change, true);
+      const kept = exportName(name, snapshot);
+      const differs =
+        position === null
+          ? 'what it changed is not known, and everything is compared'
+          : `at most ${bytes} bytes differ here from position ${position.generation}:${position.epoch}`;
+      const message = `volume ${name} is a mirror that waits for node ${node}; what it held is ${kept}; ${differs}`;
+      this.room.tell('volume-demoted', name, message);
+      const status: VolumeStatus = this.commands.show(name);
+      return {
+        ...status,
+        failback: { kept_as: snapshot, common: position, bytes_that_may_differ: bytes },
+      };
+    });
+  }
+}
+
+function refuseAt({ name, sizeBytes, snapshots }: Volume, at: string): void {
+  const found = isHidden(at) ? undefined : snapshots.list().find((each) => each.name === at);
+  if (found === undefined) {
+    throw new BlockferryError('SNAPSHOT_NOT_FOUND', `volume ${name} has no snapshot ${at}`);
+  }
+  if (found.sizeBytes <= sizeBytes) return;
+  const message = `${exportName(name, at)} has ${found.sizeBytes} bytes, the volume ${sizeBytes}`;
+  throw new BlockferryError('SNAPSHOT_TOO_LARGE', message);
+}
+
+/** `diverged-20261121T123805Z` */
+function timedName(what: string, wall: number): string {
+  return `${what}-${isoTime(wall).replace(/[-:]|\.\d+/g, '')}`;
+}
