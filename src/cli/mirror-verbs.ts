@@ -1,6 +1,7 @@
 /** `blockferry mirror ...` */
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import { MIRROR_ACTIONS, type MirrorAction, type VolumeStatus } from '../control/status.ts';
+import { BlockferryError } from '../io/errors.ts';
 import { LINK_LANES_MAX } from '../io/limits.ts';
 import type { VerifyReport } from '../replicator/status.ts';
 import { volumePath } from './client.ts';
@@ -21,11 +22,18 @@ interface AddOptions extends SharedOptions {
   readonly onStall: string;
   readonly lanes: number;
   readonly seeded?: boolean;
+  readonly delta?: string;
+  readonly lagLimit?: string;
 }
+
+type SetOptions = SharedOptions & Pick<AddOptions, 'delta' | 'lagLimit'>;
 
 interface VerifyOptions extends SharedOptions {
   readonly repair?: boolean;
 }
+
+const DELTA = 'when delta runs bring it what changed: every=10m, on-demand, idle, or off';
+const LAG_LIMIT = 'slow the host down while the mirror lags more than this, such as 5s, or off';
 
 const EXPLAINED: Readonly<Record<MirrorAction, { summary: string; more: string }>> = {
   remove: {
@@ -44,12 +52,16 @@ const EXPLAINED: Readonly<Record<MirrorAction, { summary: string; more: string }
     summary: 'compare the whole mirror and send what differs',
     more: 'For a mirror that was written to by others, or is not converging. Host writes go on.',
   },
+  sync: {
+    summary: 'begin a delta run now',
+    more: 'For a mirror with a delta schedule: blockferry mirror set. It returns when the run begins.',
+  },
 };
 
 export function addMirrorVerbs(program: Command): void {
   const mirror = program
     .command('mirror')
-    .summary('add, remove, pause, resume, resync, limit and verify mirrors')
+    .summary('add, set, remove, pause, resume, resync, sync, limit and verify mirrors')
     .description('Mirrors: remote copies of a volume, on another node or any NBD server.');
 
   leaf(mirror, 'add <volume> <uri>', 'keep a copy of a volume at an NBD export')
@@ -72,6 +84,8 @@ export function addMirrorVerbs(program: Command): void {
         .default(1),
     )
     .option('--seeded', 'it holds a copy already: compare, and send only what differs')
+    .option('--delta <when>', DELTA)
+    .option('--lag-limit <time>', LAG_LIMIT)
     .addHelpText(
       'after',
       `
@@ -93,6 +107,25 @@ volume.
         change(action, volume, uri, options),
       );
   }
+
+  leaf(
+    mirror,
+    'set <volume> <uri>',
+    'choose when a mirror is sent what changed, and what it may lag',
+  )
+    .option('--delta <when>', DELTA)
+    .option('--lag-limit <time>', LAG_LIMIT)
+    .addHelpText(
+      'after',
+      `
+WHEN is off: the mirror follows every write; every=TIME: a delta run each TIME; on-demand: when asked
+for by blockferry mirror sync; idle[=RATE][,every=TIME]: when the host moves less than RATE bytes a
+second for 10 s, but each TIME at least (1M and 1d if not given). TIME is a number with s, m, h or d.
+Between runs the mirror holds what the last run brought.
+
+  blockferry mirror set demo nbd://host2:10809/demo --delta every=10m`,
+    )
+    .action(set);
 
   leaf(mirror, 'limit <volume> <uri> <rate>', 'bound what is sent to a mirror')
     .addHelpText(
@@ -123,9 +156,27 @@ async function add(volume: string, uri: string, options: AddOptions): Promise<vo
     stall_policy: options.onStall,
     lanes: options.lanes,
     seeded: options.seeded ?? false,
+    ...policyOf(options),
   };
   const path = `${volumePath(volume)}/mirrors`;
   show(await clientOf(options).call<VolumeStatus>('POST', path, body), options);
+}
+
+async function set(volume: string, uri: string, options: SetOptions): Promise<void> {
+  const policy = policyOf(options);
+  if (Object.keys(policy).length === 0) {
+    throw new BlockferryError('USAGE', 'say what to set: --delta, --lag-limit or both');
+  }
+  const path = `${volumePath(volume)}/mirrors/set`;
+  const body = { uri, ...policy };
+  show(await clientOf(options).call<VolumeStatus>('POST', path, body), options);
+}
+
+function policyOf({ delta, lagLimit }: SetOptions): { delta?: string; lag_limit?: string } {
+  return {
+    ...(delta === undefined ? {} : { delta }),
+    ...(lagLimit === undefined ? {} : { lag_limit: lagLimit }),
+  };
 }
 
 async function change(

@@ -49,6 +49,12 @@ export function renderMirrors(mirrors: readonly MirrorStatus[], colour: boolean)
     text += `${paint(line, TONES[mirror.state], colour)}\n`;
     if (mirror.limit !== null) text += `    at most ${formatBytes(mirror.limit)} a second\n`;
     if (mirror.compression.active) text += `    ${compressed(mirror.compression)}\n`;
+    if (mirror.delta !== null) {
+      text += `    delta ${mirror.delta}, last run ${mirror.last_run_at ?? 'none yet'}\n`;
+    }
+    if (mirror.host_delay_ms > 0) {
+      text += `    host writes are held back ${mirror.host_delay_ms} ms each: it lags too much\n`;
+    }
     if (mirror.last_error !== null) text += `    last error: ${oneLine(mirror.last_error)}\n`;
   }
   return text;

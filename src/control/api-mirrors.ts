@@ -2,7 +2,9 @@
 import type { FastifyInstance } from 'fastify';
 import { z } from 'zod';
 import { BlockferryError } from '../io/errors.ts';
-import { LINK_LANES_MAX } from '../io/limits.ts';
+import { LAG_LIMIT_MS_MAX, LAG_LIMIT_MS_MIN, LINK_LANES_MAX } from '../io/limits.ts';
+import type { MirrorPolicy } from '../replicator/mirror-set.ts';
+import { durationMs, formatDuration, parseSchedule } from '../replicator/schedule.ts';
 import { bytesOf, check, type VolumeRoute } from './api-checks.ts';
 import type { MirrorCommands } from './mirrors.ts';
 import { MIRROR_ACTIONS } from './status.ts';
@@ -13,6 +15,13 @@ const ADD_BODY = z.strictObject({
   stall_policy: z.enum(['degrade', 'block']).default('degrade'),
   lanes: z.int().min(1).max(LINK_LANES_MAX).default(1),
   seeded: z.boolean().default(false),
+  delta: z.string().optional(),
+  lag_limit: z.string().optional(),
+});
+const SET_BODY = z.strictObject({
+  uri: z.string(),
+  delta: z.string().optional(),
+  lag_limit: z.string().optional(),
 });
 const MIRROR_BODY = z.strictObject({ uri: z.string().optional() });
 const LIMIT_BODY = z.strictObject({ uri: z.string(), limit: z.string().nullable() });
@@ -25,8 +34,13 @@ export function addMirrorRoutes(app: FastifyInstance, mirrors: MirrorCommands): 
   app.post<VolumeRoute>('/v1/volumes/:name/mirrors', (request, reply) => {
     const body = check('body', ADD_BODY, request.body);
     reply.code(201);
-    const { stall_policy: stallPolicy, ...more } = body;
-    return mirrors.add(request.params.name, { ...more, stallPolicy });
+    const { stall_policy: stallPolicy, delta, lag_limit: lagLimit, ...more } = body;
+    const policy = policyOf(delta, lagLimit);
+    return mirrors.add(request.params.name, { ...more, stallPolicy, policy });
+  });
+  app.post<VolumeRoute>('/v1/volumes/:name/mirrors/set', (request) => {
+    const { uri, delta, lag_limit: lagLimit } = check('body', SET_BODY, request.body);
+    return mirrors.set(request.params.name, uri, policyOf(delta, lagLimit));
   });
   app.post<VolumeRoute>('/v1/volumes/:name/mirrors/limit', (request) => {
     const { uri, limit } = check('body', LIMIT_BODY, request.body);
@@ -44,4 +58,21 @@ export function addMirrorRoutes(app: FastifyInstance, mirrors: MirrorCommands): 
       return mirrors.change(request.params.name, action, uri ?? null);
     });
   }
+}
+
+/** What of it is said. @throws BlockferryError USAGE */
+function policyOf(delta: string | undefined, lagLimit: string | undefined): Partial<MirrorPolicy> {
+  return {
+    ...(delta === undefined ? {} : { schedule: parseSchedule(delta) }),
+    ...(lagLimit === undefined ? {} : { lagLimitMs: lagLimitOf(lagLimit) }),
+  };
+}
+
+function lagLimitOf(text: string): number | null {
+  if (text === 'off') return null;
+  const ms = durationMs(text);
+  if (ms !== null && ms >= LAG_LIMIT_MS_MIN && ms <= LAG_LIMIT_MS_MAX) return ms;
+  const range = `${formatDuration(LAG_LIMIT_MS_MIN)} to ${formatDuration(LAG_LIMIT_MS_MAX)}`;
+  const message = `lag_limit ${JSON.stringify(text)} must be off or a time of ${range}`;
+  throw new BlockferryError('USAGE', message);
 }

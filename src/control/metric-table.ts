@@ -167,6 +167,11 @@ const OF_MIRROR: readonly Metric[] = [
     (mirror) => mirror.lag_seconds,
   ),
   ofMirror(
+    'blockferry_mirror_host_delay_seconds',
+    'How long a write of the host is held back because the mirror lags',
+    (mirror) => mirror.host_delay_ms / 1000,
+  ),
+  ofMirror(
     'blockferry_mirror_eta_seconds',
     'Time until it has caught up; absent while unknown',
     (mirror) => mirror.eta_seconds,

@@ -7,7 +7,7 @@ import { isLoopback } from '../io/address.ts';
 import { BlockferryError } from '../io/errors.ts';
 import type { Address } from '../io/network.ts';
 import { parseNbdUri, type NbdUri } from '../nbd/uri.ts';
-import type { NewMirror } from '../replicator/mirror-set.ts';
+import type { MirrorPolicy, NewMirror } from '../replicator/mirror-set.ts';
 import type { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import type { VerifyReport } from '../replicator/status.ts';
 import type { CommandRoom } from './command-room.ts';
@@ -62,6 +62,17 @@ export class MirrorCommands {
   }
 
   /**
+   * When it is sent what changed, and what it may lag; what is not given stays.
+   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_SECONDARY, MIRROR_NOT_FOUND, USAGE
+   */
+  set(volume: string, uri: string, policy: Partial<MirrorPolicy>): Promise<VolumeStatus> {
+    return this.room.command(volume, async () => {
+      await this.primary(volume).setMirror(uri, policy);
+      return this.show(volume);
+    });
+  }
+
+  /**
    * Compares a mirror with its volume. Takes as long as reading both; other commands go on meanwhile.
    * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_SECONDARY, MIRROR_NOT_FOUND, MIRROR_STATE
    */
@@ -95,6 +106,9 @@ export class MirrorCommands {
           break;
         case 'resync':
           await device.resyncMirror(mirror);
+          break;
+        case 'sync':
+          await device.syncMirror(mirror);
           break;
       }
       return this.show(volume);

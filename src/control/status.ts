@@ -191,5 +191,5 @@ export interface ReloadReport {
 }
 
 /** What can be done to a mirror that is there; the last part of the path in the control API. */
-export const MIRROR_ACTIONS = ['remove', 'pause', 'resume', 'resync'] as const;
+export const MIRROR_ACTIONS = ['remove', 'pause', 'resume', 'resync', 'sync'] as const;
 export type MirrorAction = (typeof MIRROR_ACTIONS)[number];

@@ -225,6 +225,15 @@ export const STREAM_STEADY_MS = 120_000;
 export const THROTTLE_MS_MAX = 100;
 /** Schedule: traffic must have been low for this long. */
 export const QUIET_MS_MIN = 10_000;
+/** Schedule: what counts as low traffic, and the time between runs at most, when operators do not say. */
+export const QUIET_BYTES_PER_SECOND = 1024 * 1024;
+export const QUIET_INTERVAL_MS = 86_400_000;
+/** Schedule: time between two runs. */
+export const SCHEDULE_MS_MIN = 1000;
+export const SCHEDULE_MS_MAX = 30 * 86_400_000;
+/** Throttling: what an operator may set the lag limit to. */
+export const LAG_LIMIT_MS_MIN = 1000;
+export const LAG_LIMIT_MS_MAX = 3_600_000;
 /** Token bucket: what may be sent at once after a pause, as time at the full rate, and at least in bytes. */
 export const LIMIT_BURST_MS = 100;
 export const LIMIT_BURST_BYTES_MIN: number = 64 * KIB;

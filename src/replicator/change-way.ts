@@ -39,6 +39,8 @@ export class ChangeWay implements PiecewiseHost {
   /** Changes that the volume took before that and has not applied yet. */
   private ungated = 0;
   private ungatedOver: (() => void) | null = null;
+  /** How long the reply to a write waits so that the mirrors catch up, in milliseconds: to THROTTLE_MS_MAX. */
+  delayMs = 0;
   private readonly clock: Clock;
   private readonly mirrors: readonly Mirror[];
   private readonly queue: StagingQueue;
@@ -203,7 +205,9 @@ export class ChangeWay implements PiecewiseHost {
       return status;
     }
     request.epoch = this.stager.wrote(offset, request.buffer, request.start, length);
-    return this.applied(request);
+    if (this.delayMs === 0) return this.applied(request);
+    this.clock.after(this.delayMs, () => answer(request, this.applied(request)));
+    return PENDING;
   }
 
   private readonly applyZero = (request: DeviceRequest): number => {

@@ -9,6 +9,8 @@ import type { Epoch } from './epoch.ts';
 export interface RunHooks {
   /** Comparing is over; shipping begins. */
   compared(): void;
+  /** Whether the mirror is to follow every write behind the run; if not, it may end with content of one moment. */
+  follows(): boolean;
   /** From now on host writes are staged for this mirror instead of marked. */
   beginStaging(): void;
   /** Whether they still are: the policy may have given up staging meanwhile. */
@@ -25,7 +27,8 @@ export interface Transfer {
   readonly bytesSent: number;
   readonly bytesCompared: number;
   /**
-   * Resolves when the mirror lacks nothing but what is staged; `beginStaging` was called then.
+   * Resolves when the mirror lacks nothing but what is staged; `beginStaging` was called then. If it does not follow: when it
+   * holds the content of one moment, nothing may be staged.
    * Rejects with RunAborted or RunFailed (delta-run.ts).
    */
   run(): Promise<void>;
@@ -73,8 +76,11 @@ export interface Contact {
   /** The mirror was idle for a while: has it say something, so that a dead one is noticed. */
   probe(): void;
   transfer(hooks: RunHooks): Transfer;
-  /** The mirror has every epoch up to `after`, durably, and the queue every later one. */
-  sender(after: number, hooks: SenderHooks): Sender;
+  /**
+   * The mirror has every epoch up to `after`, durably, and the queue every later one. `last`: what comes behind that epoch is
+   * not for it; null: it follows. Where epochs are of one moment each, more may arrive.
+   */
+  sender(after: number, hooks: SenderHooks, last: number | null): Sender;
   /** Lets outstanding requests be answered, within a bound. */
   close(): Promise<void>;
   destroy(): void;

@@ -47,6 +47,7 @@ export class EpochSender implements Sender {
   /** Until more may be sent. */
   private limitTimer: Timer | null = null;
   private readonly limit: SendLimit | null;
+  private readonly last: number | null;
   private releaseSlabs: (() => void) | null = null;
   private readonly host: MirrorHost;
   private readonly client: NbdClient;
@@ -57,6 +58,8 @@ export class EpochSender implements Sender {
     client: NbdClient;
     /** The mirror has everything up to this epoch. */
     after: number;
+    /** Nothing is sent of what comes behind this epoch; null: it follows. */
+    last?: number | null;
     hooks: SenderHooks;
     /** Bytes a second; no limit if not given. */
     limit?: SendLimit | null;
@@ -65,6 +68,7 @@ export class EpochSender implements Sender {
     this.host = options.host;
     this.client = options.client;
     this.held = options.after;
+    this.last = options.last ?? null;
     this.durable = options.after;
     this.hooks = options.hooks;
   }
@@ -82,7 +86,7 @@ export class EpochSender implements Sender {
     if (this.durable >= this.barrierAfter && !this.isLimited()) {
       const { queue } = this.host;
       const next = this.held + 1;
-      if (next < queue.openNumber || this.closeOpen()) {
+      if (this.isWanted(next) && (next < queue.openNumber || this.closeOpen())) {
         const epoch = queue.epoch(next);
         assert(epoch !== null, 'epochs that are not held are in the queue');
         if (queue.fetch(epoch, this.fetched)) this.write(epoch);
@@ -115,6 +119,10 @@ export class EpochSender implements Sender {
     this.writing = false;
     this.flushing = false;
     this.letGo();
+  }
+
+  private isWanted(epoch: number): boolean {
+    return this.last === null || epoch <= this.last;
   }
 
   private closeOpen(): boolean {

@@ -58,6 +58,8 @@ export const EVENT_LEVELS = {
   'merge-limited': 'info',
   'mirror-added': 'info',
   'mirror-removed': 'info',
+  'mirror-changed': 'info',
+  'mirror-rested': 'info',
   'mirror-outrun': 'warn',
   'mirror-error': 'warn',
   'mirror-snapshot-sent': 'info',

@@ -20,6 +20,8 @@ export interface MirrorHost {
   readonly graceMs: number;
   /** Regions that are suspect in the log, for every mirror, until what was written to them is safe. */
   readonly parked: ParkedRegions;
+  /** Bytes that the host read and wrote since the process began. */
+  readonly hostBytes: number;
   /** A synchronous write waits: an idle link should take the open epoch at once. */
   readonly hasWaiters: boolean;
   emit(kind: EventKind, mirror: Mirror, message: string): void;

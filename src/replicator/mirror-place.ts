@@ -115,6 +115,12 @@ export class MirrorPlace {
     this.bridgedAt = this.host.surroundings.clock.now();
   }
 
+  /** The mirror has the content of that moment (clock milliseconds), and no place. */
+  ranAt(moment: number): void {
+    assert(this.follower === null, 'it has left');
+    this.behindSince = moment;
+  }
+
   /** What is staged becomes marks. Returns whether there was a place. */
   leave(): boolean {
     const { follower } = this;

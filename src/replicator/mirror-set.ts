@@ -23,6 +23,7 @@ import { verifySnapshotName } from './mirror-verify.ts';
 import { ferrySnapshotName } from './peer-transfer.ts';
 import { rangesOf } from './peer-verify.ts';
 import { probeMirror } from './reach.ts';
+import { formatDuration, formatSchedule, type Schedule } from './schedule.ts';
 import type { MirrorMode, StallPolicy, VerifyReport } from './status.ts';
 
 export interface NewMirror {
@@ -33,7 +34,18 @@ export interface NewMirror {
   readonly lanes?: number;
   /** It has most of the content already: what differs is found by comparing, and only that is sent. */
   readonly seeded?: boolean;
+  /** Follows every write, and never slows the host down, if not given. */
+  readonly policy?: Partial<MirrorPolicy>;
 }
+
+/** What operators choose about the pace of a mirror. */
+export interface MirrorPolicy {
+  readonly schedule: Schedule;
+  /** Lag in milliseconds above which writes of the host are slowed down; null: none. */
+  readonly lagLimitMs: number | null;
+}
+
+const FOLLOWS: MirrorPolicy = { schedule: { kind: 'stream' }, lagLimitMs: null };
 
 const DRAIN_POLL_MS = 5;
 
@@ -78,7 +90,9 @@ export class MirrorSet {
   /** @throws BlockferryError URI_INVALID, MIRROR_*: nothing was changed. */
   add(wanted: NewMirror): Promise<void> {
     const uri = parseNbdUri(wanted.uri);
+    const policy = { ...FOLLOWS, ...wanted.policy };
     return this.inTurn(async () => {
+      refuseSync(wanted.mode, policy);
       const { volume } = this.host;
       if (this.mirrors.some((mirror) => mirror.uri.text === uri.text)) {
         throw new BlockferryError('MIRROR_EXISTS', `${uri.text} mirrors ${volume.name} already`);
@@ -96,6 +110,7 @@ export class MirrorSet {
         [
           { kind: 'mirror-added', mirror: id, uri: uri.text, mode, stallPolicy },
           { kind: 'mirror-options', mirror: id, lanes, limit: null },
+          ...(isDefault(policy) ? [] : [{ kind: 'mirror-policy' as const, mirror: id, ...policy }]),
           { kind: 'mirror-bits-all', mirror: id, set: seeded ? 'suspect' : 'dirty' },
         ],
         () => this.withdraw(id),
@@ -190,6 +205,35 @@ export class MirrorSet {
         this.host.volume.metadata.append(options(before)),
       );
       mirror.limit.set(bytesPerSecond);
+    });
+  }
+
+  /** What of its policy is not given stays. @throws BlockferryError USAGE, MIRROR_NOT_FOUND, METADATA_WRITE_FAILED */
+  set(uri: string, wanted: Partial<MirrorPolicy>): Promise<void> {
+    return this.inTurn(async () => {
+      const mirror = this.find(uri);
+      const { schedule, lagLimitMs } = this.recordOf(mirror);
+      const policy = { schedule, lagLimitMs, ...wanted };
+      refuseSync(mirror.mode, policy);
+      const { id } = mirror;
+      await this.record([{ kind: 'mirror-policy', mirror: id, ...policy }], () =>
+        this.host.volume.metadata.append({
+          kind: 'mirror-policy',
+          mirror: id,
+          schedule,
+          lagLimitMs,
+        }),
+      );
+      this.host.emit('mirror-changed', mirror, describePolicy(policy));
+      mirror.setPolicy(policy.schedule, policy.lagLimitMs);
+    });
+  }
+
+  /** Has a delta run of its schedule begin now. @throws BlockferryError MIRROR_NOT_FOUND, MIRROR_STATE */
+  sync(uri: string): Promise<void> {
+    return this.inTurn(() => {
+      this.find(uri).requestRun();
+      return Promise.resolve();
     });
   }
 
@@ -363,9 +407,13 @@ export class MirrorSet {
   private restore(mirror: Mirror, record: MirrorRecord): void {
     const { metadata } = this.host.volume;
     const { id, uri, mode, stallPolicy, state, blocks } = mirror;
-    const { lanes, limit, peer } = record;
+    const { lanes, limit, peer, schedule, lagLimitMs, ranAt } = record;
     metadata.append({ kind: 'mirror-added', mirror: id, uri: uri.text, mode, stallPolicy });
     metadata.append({ kind: 'mirror-options', mirror: id, lanes, limit });
+    if (!isDefault(record)) {
+      metadata.append({ kind: 'mirror-policy', mirror: id, schedule, lagLimitMs });
+    }
+    if (ranAt !== null) metadata.append({ kind: 'mirror-ran', mirror: id, time: ranAt });
     if (peer !== null) metadata.append({ kind: 'mirror-peer', mirror: id, ...peer });
     if (state === 'paused') metadata.append({ kind: 'mirror-paused', mirror: id, paused: true });
     blocks.recordAll();
@@ -376,6 +424,23 @@ export class MirrorSet {
     this.last = settled(turn);
     return turn;
   }
+}
+
+function isDefault({ schedule, lagLimitMs }: MirrorPolicy): boolean {
+  return schedule.kind === 'stream' && lagLimitMs === null;
+}
+
+/** Replies wait for every write. */
+function refuseSync(mode: MirrorMode, { schedule }: MirrorPolicy): void {
+  if (mode === 'async' || schedule.kind === 'stream') return;
+  const message = 'a synchronous mirror follows every write: delta runs are for mode async';
+  throw new BlockferryError('USAGE', message);
+}
+
+function describePolicy({ schedule, lagLimitMs }: MirrorPolicy): string {
+  const slowed =
+    lagLimitMs === null ? 'never' : `while it lags more than ${formatDuration(lagLimitMs)}`;
+  return `delta ${formatSchedule(schedule)}; host writes are slowed down ${slowed}`;
 }
 
 /** Resolves when it is over, whatever came of it. */

@@ -7,6 +7,7 @@
  * - State changes go through `progress.step` only, and each is emitted as an event.
  */
 import assert from 'node:assert';
+import { isoTime } from '../io/clock.ts';
 import { BlockferryError } from '../io/errors.ts';
 import { PARKED_REGIONS_MAX, STAGING_BYTES_MAX, STREAM_PAUSE_MS_MIN } from '../io/limits.ts';
 import { nameOfErrno } from '../nbd/constants.ts';
@@ -25,9 +26,11 @@ import { MirrorPlace } from './mirror-place.ts';
 import { MirrorVerify } from './mirror-verify.ts';
 import { MirrorWatch } from './mirror-watch.ts';
 import { PeerContact } from './peer-contact.ts';
-import { isInStep } from './policy.ts';
+import { isInStep, throttleMs } from './policy.ts';
 import { step, type MirrorEvent } from './progress.ts';
 import { PartedWays, reachMirror } from './reach.ts';
+import { RunSchedule } from './run-schedule.ts';
+import { formatSchedule, type Schedule } from './schedule.ts';
 import { SendLimit } from './send-limit.ts';
 import { PeerSender } from './peer-sender.ts';
 import { isLoss } from './stream-bridge.ts';
@@ -57,6 +60,11 @@ export class Mirror {
   private catchUpTo: number | null = null;
   private runSummary = '';
   private readonly watch: MirrorWatch;
+  private readonly runs: RunSchedule;
+  /** In contact, between two runs of its schedule. */
+  private resting: Contact | null = null;
+  /** Writes of the host are slowed down while it lags more; null: never. */
+  private lagLimitMs: number | null;
   /** Before a mirror that had to leave the stream is tried again. */
   private pauseMs: number = STREAM_PAUSE_MS_MIN;
   private durableEpoch: number | null = null;
@@ -81,6 +89,13 @@ export class Mirror {
     this.watch = new MirrorWatch(host.surroundings.clock, host.queue);
     this.limit = new SendLimit(host.surroundings.clock, record.limit, null);
     this.compression = new MirrorCompression(record.compress, this.limit);
+    this.runs = new RunSchedule({
+      clock: host.surroundings.clock,
+      schedule: record.schedule,
+      lastRunAt: record.ranAt,
+      unfinished: record.run !== null,
+    });
+    this.lagLimitMs = record.lagLimitMs;
     this.blocks = new MirrorBlocks(host.volume.metadata, record, host.parked);
     this.place = new MirrorPlace(host, this.blocks);
     this.state = record.paused ? 'paused' : 'connecting';
@@ -89,7 +104,7 @@ export class Mirror {
     this.link = new MirrorLink({
       surroundings: host.surroundings,
       connect: () => this.connect(),
-      onUp: (contact) => this.beginRun(contact, 'in contact'),
+      onUp: (contact) => this.inContact(contact),
       onDown: (error) => this.lost(error),
     });
   }
@@ -156,8 +171,10 @@ export class Mirror {
 
   /** Leaves the stream if that is better for all: see triggers.ts. Called now and then. */
   look(): void {
+    if (!this.runs.follows) this.runs.look(this.host.hostBytes);
     const { follower, bridge } = this.place;
-    if (follower === null || this.run !== null) return;
+    if (follower === null) return this.lookAtSchedule();
+    if (this.run !== null) return;
     if (bridge !== null) return this.lookAtBridge();
     const { parked } = this.host;
     if (parked.size >= PARKED_REGIONS_MAX / 2 && this.stagedBytes >= STAGING_BYTES_MAX / 2) {
@@ -166,6 +183,12 @@ export class Mirror {
     }
     const fired = this.watch.look(follower, this.place.lateSince);
     if (fired !== null) this.outrun(fired.message, fired.trigger);
+  }
+
+  private lookAtSchedule(): void {
+    const { resting } = this;
+    if (resting === null || !this.runs.isDue(this.blocks.clean)) return;
+    this.beginRun(resting, this.runs.follows ? 'follows every write again' : 'a delta run is due');
   }
 
   /** Whether it is still worth while to wait for the link, by the triggers but for the age of what waits. */
@@ -232,6 +255,7 @@ export class Mirror {
   /** Marks everything, to be compared. The caller records that, and `reconnect` follows. */
   async resync(): Promise<void> {
     this.guarding = false;
+    this.runs.request();
     await this.interrupt('compares everything, as the operator asked');
     this.blocks.suspect.addAll();
   }
@@ -259,9 +283,44 @@ export class Mirror {
 
   /** Marks these blocks, to be sent again. The caller records that, and `reconnect` follows. */
   async repair(differing: BlockSet): Promise<void> {
+    this.runs.request();
     // No run is under way then, which would take them for its own.
     await this.interrupt('sends again what was found different');
     this.blocks.dirty.addSet(differing);
+  }
+
+  /** By the operator. The caller has recorded it. */
+  setPolicy(schedule: Schedule, lagLimitMs: number | null): void {
+    this.lagLimitMs = lagLimitMs;
+    const { clock } = this.host.surroundings;
+    const asOf = clock.wall() - this.lagSeconds(clock.now()) * 1000;
+    this.runs.schedule = schedule;
+    if (this.runs.follows) return this.lookAtSchedule();
+    // A run that is under way comes to its end first.
+    if (!this.inStream || this.run !== null || this.catchUpTo !== null) return;
+    this.leaveStream({ kind: 'rested' }, 'is sent delta runs from now on');
+    this.runs.lastRunAt = asOf;
+    this.recordRun(asOf);
+  }
+
+  /** A delta run begins as soon as it can. Throws MIRROR_STATE: it has no schedule, or an operator sent it away. */
+  requestRun(): void {
+    const { state } = this;
+    const away = state === 'paused' || state === 'diverged';
+    if (away || this.runs.follows) {
+      const why = away ? `is ${state}` : 'follows every write: it has no delta runs by choice';
+      throw new BlockferryError('MIRROR_STATE', `mirror ${this.uri.text} ${why}`);
+    }
+    this.runs.request();
+    this.lookAtSchedule();
+  }
+
+  /** How long a write of the host is held back for it, in milliseconds. */
+  get hostDelayMs(): number {
+    if (this.lagLimitMs === null || this.state !== 'streaming') return 0;
+    const since = this.place.lateSince;
+    const lagMs = since === null ? 0 : this.host.surroundings.clock.now() - since;
+    return throttleMs(lagMs, this.lagLimitMs);
   }
 
   /** Ends the contact for a moment, and marks what the mirror lacks. `reconnect` follows. */
@@ -277,6 +336,7 @@ export class Mirror {
 
   /** Stops all traffic and marks what is not durable there. The state stays as it is. */
   async halt(): Promise<void> {
+    this.resting = null;
     this.stopRun();
     this.leaveQueue();
     const sender = this.sender;
@@ -297,6 +357,10 @@ export class Mirror {
       dirty_context: dirtyContextName(this.id),
       mode: this.mode,
       stall_policy: this.stallPolicy,
+      delta: this.runs.follows ? null : formatSchedule(this.runs.schedule),
+      last_run_at: this.runs.lastRunAt === null ? null : isoTime(this.runs.lastRunAt),
+      lag_limit_seconds: this.lagLimitMs === null ? null : this.lagLimitMs / 1000,
+      host_delay_ms: Math.round(this.hostDelayMs * 10) / 10,
       state: this.state,
       consistent: this.consistent,
       durableEpoch: this.durableEpoch,
@@ -316,6 +380,7 @@ export class Mirror {
   }
 
   private lagSeconds(now: number): number {
+    if (this.resting !== null && this.blocks.clean) return 0;
     const since = this.place.lagsSince(this.inOrder);
     // Never zero while something is lacking, however young: scripts wait for zero.
     return since === null ? 0 : Math.max(1, Math.round(now - since)) / 1000;
@@ -354,7 +419,31 @@ export class Mirror {
     if (this.transition({ kind: 'parted' }, why.message)) void this.link.stop();
   }
 
+  private inContact(contact: Contact): void {
+    const bridged = this.place.bridge !== null;
+    if (!bridged) this.greet(contact);
+    if (bridged || this.runs.isDue(this.blocks.clean)) return this.beginRun(contact, 'in contact');
+    this.rest(contact, 'in contact, waits for its next delta run');
+  }
+
+  /** What the mirror holds before anything is sent. */
+  private greet(contact: Contact): void {
+    if (contact.alwaysConsistent) {
+      this.consistent = contact.position !== null;
+      this.durableEpoch = contact.position;
+    }
+  }
+
+  /** Until the next run of its schedule only bits are kept. */
+  private rest(contact: Contact, message: string): void {
+    this.resting = contact;
+    this.lastError = null;
+    this.link.settled();
+    this.transition({ kind: 'rested' }, message);
+  }
+
   private beginRun(contact: Contact, message: string): void {
+    this.resting = null;
     const { bridge } = this.place;
     if (bridge !== null) {
       const behind = contact instanceof PeerContact ? bridge.goesOnBehind(contact) : null;
@@ -363,20 +452,20 @@ export class Mirror {
       this.leaveQueue();
       this.blocks.takeBack();
       this.host.progressed(this);
+      this.greet(contact);
     }
     if (!this.transition({ kind: 'contact', suspect: this.blocks.suspect.count > 0 }, message)) {
       return;
     }
-    if (contact.alwaysConsistent) {
-      this.consistent = contact.position !== null;
-      this.durableEpoch = contact.position;
-    } else if (!this.blocks.clean) {
+    this.runs.began();
+    if (!contact.alwaysConsistent && !this.blocks.clean) {
       this.consistent = false;
       this.durableEpoch = null;
     }
     const { dirtyBytes, suspectBytes } = this.blocks;
     this.counts.runBegan(this.host.surroundings.clock.now(), dirtyBytes + suspectBytes);
     const run = contact.transfer({
+      follows: () => this.runs.follows,
       compared: () => this.transition({ kind: 'compared' }, 'compared, sending what differs'),
       beginStaging: () => {
         this.place.take();
@@ -402,7 +491,7 @@ export class Mirror {
     assert(follower !== null, 'a bridge is for what is staged');
     place.crossBridge();
     this.runSummary = `${this.stagedBytes} bytes waited for the link`;
-    const sender = contact.sender(behind, this.senderHooks(contact, follower));
+    const sender = contact.sender(behind, this.senderHooks(contact, follower), null);
     this.sender = sender;
     // `streaming` tells of a synchronous mirror that replies wait for it: after degrading, that is when it is in step.
     if (this.mode === 'async' || this.guarding) this.rejoin();
@@ -431,19 +520,39 @@ export class Mirror {
   private runEnded(run: Transfer, contact: Contact): void {
     if (this.run !== run) return;
     this.stopRun();
-    assert(this.blocks.clean, 'a run ends with nothing left');
     this.blocks.recordAll();
     this.blocks.commit();
     const { follower } = this.place;
-    assert(follower !== null, 'staging began before the last sweep');
+    this.runSummary = `${run.bytesSent} bytes sent, ${run.bytesCompared} compared`;
+    if (follower === null) return this.ran(contact);
+    assert(this.blocks.clean, 'a run ends with nothing left');
     this.catchUpTo = this.host.queue.close('command');
     this.host.wakeSoon();
-    this.runSummary = `${run.bytesSent} bytes sent, ${run.bytesCompared} compared`;
-    const sender = contact.sender(follower.released, this.senderHooks(contact, follower));
+    const last = this.runs.follows ? null : this.catchUpTo;
+    const sender = contact.sender(follower.released, this.senderHooks(contact, follower), last);
     this.sender = sender;
     this.noticeInStep();
     this.host.progressed(this);
     sender.pump();
+  }
+
+  /** A run of the schedule is over. */
+  private ran(contact: Contact): void {
+    assert(this.place.follower === null, 'nothing more is staged for it');
+    const { clock } = this.host.surroundings;
+    const time = this.runs.over();
+    this.place.ranAt(clock.now() - Math.max(0, clock.wall() - time));
+    this.recordRun(time);
+    this.consistent = true;
+    this.rest(contact, `holds what the volume held at ${isoTime(time)} (${this.runSummary})`);
+    this.host.progressed(this);
+  }
+
+  private recordRun(time: number): void {
+    const { metadata } = this.host.volume;
+    if (!metadata.state.mirrors.has(this.id)) return;
+    metadata.append({ kind: 'mirror-ran', mirror: this.id, time: Math.floor(time) });
+    this.blocks.commit();
   }
 
   /** The end of a delta run: what was staged meanwhile is on the mirror too. */
@@ -459,9 +568,21 @@ export class Mirror {
     this.lastError = null;
     this.durableEpoch = durable;
     this.link.settled();
+    const { contact } = this.link;
+    if (!this.runs.follows && contact !== null) return this.ranInStream(sender, contact);
     this.watch.entered();
     if (this.state === 'connecting') this.rejoin();
     else this.transition({ kind: 'shipped' }, `in step with the volume (${this.runSummary})`);
+  }
+
+  /** The last sweep was sent with what was staged meanwhile: that was all. */
+  private ranInStream(sender: Sender, contact: Contact): void {
+    this.leaveQueue();
+    this.blocks.takeBack();
+    const busy = sender.stop();
+    if (!busy) this.sender = null;
+    this.ran(contact);
+    if (busy) this.resting = null;
   }
 
   private senderHooks(contact: Contact, follower: Follower): SenderHooks {
@@ -517,6 +638,7 @@ export class Mirror {
     const { sender } = this;
     sender?.connectionOver();
     this.sender = null;
+    this.resting = null;
     this.stopRun();
     if (sender instanceof PeerSender) this.buildBridge(sender, error);
     if (this.place.bridge !== null) {
@@ -556,6 +678,10 @@ export class Mirror {
 
   private retryLater(contact: Contact): void {
     this.sender = null;
+    if (!this.runs.follows) {
+      this.resting = contact;
+      return;
+    }
     this.host.surroundings.clock.after(this.pauseMs, () => {
       if (this.state !== 'delta' || this.link.contact !== contact || this.run !== null) return;
       this.beginRun(contact, 'catching up');
@@ -583,7 +709,7 @@ export class Mirror {
     const next = step(this.state, event);
     if (next === null) return false;
     this.state = next;
-    this.host.emit(`mirror-${next}`, this, message);
+    this.host.emit(event.kind === 'rested' ? 'mirror-rested' : `mirror-${next}`, this, message);
     return true;
   }
 }

@@ -5,6 +5,7 @@
  * Invariants:
  * - The moment of a run is the end of an epoch: what was applied before is in the frozen content, and what comes after is
  *   marked, or staged behind it. Both begin in one turn.
+ * - A mirror that does not follow gets one run, and has the content of its moment.
  * - Marks are let go of when the mirror committed the run. A run that comes to nothing leaves them all.
  * - The content is frozen as long as the mirror may have part of the run, so that the run can go on after a loss of the link
  *   or of this process.
@@ -75,7 +76,7 @@ export class PeerTransfer implements Transfer, PeerTalk {
       this.resumable = false;
       this.check();
       await this.ship(round);
-      if (this.hooks.isStaging()) return;
+      if (this.hooks.isStaging() || !this.hooks.follows()) return;
       const bytesAfter = this.lackingBytes;
       convergence = afterRound(convergence, { bytesBefore, bytesAfter });
       this.hooks.stuck(convergence.notConverging);
@@ -133,7 +134,7 @@ export class PeerTransfer implements Transfer, PeerTalk {
       const frozen = await volume.snapshots.freeze(this.snapshotName, () => {
         // Whoever stopped the run has put its marks back already.
         if (this.aborted) return;
-        if (isFinalSweep(this.lackingBytes)) this.hooks.beginStaging();
+        if (this.hooks.follows() && isFinalSweep(this.lackingBytes)) this.hooks.beginStaging();
         else queue.seal();
         epoch = queue.openNumber - 1;
         blocks.beginRun();

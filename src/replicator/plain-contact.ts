@@ -68,9 +68,9 @@ export class PlainContact implements Contact {
     return new DeltaRun({ volume, client, blocks, examiner, hooks, limit });
   }
 
-  sender(after: number, hooks: SenderHooks): Sender {
+  sender(after: number, hooks: SenderHooks, last: number | null): Sender {
     const { host, client, limit } = this;
-    return new EpochSender({ host, client, after, hooks, limit });
+    return new EpochSender({ host, client, after, last, hooks, limit });
   }
 
   close(): Promise<void> {

@@ -7,7 +7,7 @@
  * shipping        a delta run: sending the blocks that the bitmap marks, then what was staged meanwhile
  * not-converging  a delta run that the host outruns; goes on, and says so
  * streaming       every write follows in order
- * delta           out of contact or outrun: only bits are kept
+ * delta           out of contact, outrun, or between runs of a schedule: only bits are kept
  * paused          by an operator; only bits are kept
  * diverged        both sides wrote; needs an operator
  */
@@ -23,6 +23,7 @@ export type MirrorEvent =
   | { readonly kind: 'rejoined' }
   | { readonly kind: 'lost' }
   | { readonly kind: 'outrun' }
+  | { readonly kind: 'rested' }
   | { readonly kind: 'parted' }
   | { readonly kind: 'pause' }
   | { readonly kind: 'resume' };
@@ -59,6 +60,7 @@ export function nextState(state: MirrorState, event: MirrorEvent): MirrorState |
       return state === 'connecting' ? 'streaming' : null;
     case 'lost':
     case 'outrun':
+    case 'rested':
       return state === 'paused' || state === 'delta' || state === 'diverged' ? null : 'delta';
     case 'parted':
       return state === 'connecting' || state === 'delta' ? 'diverged' : null;

@@ -26,7 +26,7 @@ import type { HostedVolume, Role } from './hosted-volume.ts';
 import type { ParkedRegions } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import type { LinkSurroundings } from './mirror-link.ts';
-import { MirrorSet, type NewMirror } from './mirror-set.ts';
+import { MirrorSet, type MirrorPolicy, type NewMirror } from './mirror-set.ts';
 import type { Mirror } from './mirror.ts';
 import { randomId } from './random-id.ts';
 import { RegionGate } from './region-gate.ts';
@@ -54,6 +54,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
   readonly readOnly = false;
   readonly description = '';
 
+  hostBytes = 0;
   private readonly clock: Clock;
   private readonly events: EventSink;
   private readonly mirrorSet: MirrorSet;
@@ -221,6 +222,16 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     return this.mirrorSet.limit(uri, bytesPerSecond);
   }
 
+  /** What of its policy is not given stays. @throws BlockferryError USAGE, MIRROR_NOT_FOUND, METADATA_WRITE_FAILED */
+  setMirror(uri: string, policy: Partial<MirrorPolicy>): Promise<void> {
+    return this.mirrorSet.set(uri, policy);
+  }
+
+  /** Has a delta run of its schedule begin now. @throws BlockferryError MIRROR_NOT_FOUND, MIRROR_STATE */
+  syncMirror(uri: string): Promise<void> {
+    return this.mirrorSet.sync(uri);
+  }
+
   /** @throws BlockferryError MIRROR_NOT_FOUND, MIRROR_STATE, METADATA_WRITE_FAILED */
   verifyMirror(uri: string, options: { repair: boolean }): Promise<VerifyReport> {
     return this.mirrorSet.verify(uri, options);
@@ -269,10 +280,12 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
   }
 
   read(request: DeviceRequest): number {
+    this.hostBytes += request.length;
     return this.volume.read(request);
   }
 
   write(request: DeviceRequest): number {
+    this.hostBytes += request.length;
     return this.way.write(request);
   }
 
@@ -365,7 +378,11 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     this.stagingDisk?.look(now);
     this.replies.tick(now);
     this.checkReserve();
-    for (const mirror of this.mirrors) mirror.look();
+    this.way.delayMs = 0;
+    for (const mirror of this.mirrors) {
+      mirror.look();
+      this.way.delayMs = Math.max(this.way.delayMs, mirror.hostDelayMs);
+    }
     this.tickTimer = this.clock.after(REPLICATOR_TICK_MS, () => this.tick());
   }
 

@@ -1,18 +1,21 @@
 /**
- * Delta runs by choice: when the next one begins for a mirror that is not to follow every write. Pure.
+ * Delta runs by choice: when the next one begins for a mirror that is not to follow every write, and how operators write that. Pure.
  *
  * The times are wall-clock milliseconds since 1970: a schedule goes on across restarts. A wall clock that was set back does not
  * stop it: after a run in the future there is one at once.
  */
-import { QUIET_MS_MIN } from '../io/limits.ts';
+import { BlockferryError } from '../io/errors.ts';
+import {
+  QUIET_BYTES_PER_SECOND,
+  QUIET_INTERVAL_MS,
+  QUIET_MS_MIN,
+  SCHEDULE_MS_MAX,
+  SCHEDULE_MS_MIN,
+} from '../io/limits.ts';
+import type { MirrorSchedule } from '../volume/log/records.ts';
+import { parseBytes } from '../volume/names.ts';
 
-export type Schedule =
-  /** Every write follows. */
-  | { readonly kind: 'stream' }
-  | { readonly kind: 'every'; readonly intervalMs: number }
-  | { readonly kind: 'on-demand' }
-  /** When the host writes less than this, but at least that often. */
-  | { readonly kind: 'quiet'; readonly bytesPerSecond: number; readonly intervalMs: number };
+export type Schedule = MirrorSchedule;
 
 export interface ScheduleView {
   readonly now: number;
@@ -51,13 +54,6 @@ export function endsInStream(schedule: Schedule): boolean {
   return schedule.kind === 'stream';
 }
 
-/** When to look again, in milliseconds from now; null: when something happens. */
-export function nextLookMs(schedule: Schedule, view: ScheduleView): number | null {
-  if (schedule.kind === 'stream' || schedule.kind === 'on-demand') return null;
-  if (view.lastRunAt === null || view.clean) return null;
-  return Math.max(0, dueAt(schedule, view, view.lastRunAt) - view.now);
-}
-
 /** Since when the host has been quiet, by a new look at its rate. */
 export function quietSince(
   schedule: Schedule,
@@ -65,4 +61,60 @@ export function quietSince(
 ): number | null {
   if (schedule.kind !== 'quiet' || look.bytesPerSecond >= schedule.bytesPerSecond) return null;
   return look.before ?? look.now;
+}
+
+const FORMS = 'must be off, on-demand, every=TIME, idle, idle=RATE or idle=RATE,every=TIME';
+const UNITS: readonly (readonly [string, number])[] = [
+  ['d', 86_400_000],
+  ['h', 3_600_000],
+  ['m', 60_000],
+  ['s', 1000],
+];
+
+/** A schedule as operators write it. @throws BlockferryError USAGE */
+export function parseSchedule(text: string): Schedule {
+  if (text === 'off') return { kind: 'stream' };
+  if (text === 'on-demand') return { kind: 'on-demand' };
+  const found = /^(?:(idle)(?:=([^,]+))?(?:,every=([^,]+))?|every=([^,]+))$/.exec(text);
+  const [, idle, rate, atLeast, every = atLeast] = found ?? [];
+  const intervalMs = every === undefined ? QUIET_INTERVAL_MS : durationMs(every);
+  const fits =
+    intervalMs !== null && intervalMs >= SCHEDULE_MS_MIN && intervalMs <= SCHEDULE_MS_MAX;
+  if (found === null || !fits) throw wrongSchedule(text);
+  if (idle === undefined) return { kind: 'every', intervalMs };
+  const bytesPerSecond = rate === undefined ? QUIET_BYTES_PER_SECOND : parseBytes(rate);
+  if (bytesPerSecond === null || bytesPerSecond === 0) throw wrongSchedule(text);
+  return { kind: 'quiet', bytesPerSecond, intervalMs };
+}
+
+/** As `parseSchedule` takes it. */
+export function formatSchedule(schedule: Schedule): string {
+  switch (schedule.kind) {
+    case 'stream':
+      return 'off';
+    case 'on-demand':
+      return 'on-demand';
+    case 'every':
+      return `every=${formatDuration(schedule.intervalMs)}`;
+    case 'quiet':
+      return `idle=${schedule.bytesPerSecond},every=${formatDuration(schedule.intervalMs)}`;
+  }
+}
+
+/** Milliseconds of a text such as 90s, 10m, 2h or 1d; null: it is none. */
+export function durationMs(text: string): number | null {
+  const [, digits = '', name] = /^(\d{1,9})([smhd])$/.exec(text) ?? [];
+  const unit = UNITS.find(([each]) => each === name);
+  return unit === undefined ? null : Number(digits) * unit[1];
+}
+
+/** In the largest unit of which it is a whole number. */
+export function formatDuration(ms: number): string {
+  const [name, unit] = UNITS.find(([, each]) => ms % each === 0) ?? ['ms', 1];
+  return `${ms / unit}${name}`;
+}
+
+function wrongSchedule(text: string): BlockferryError {
+  const range = `TIME ${formatDuration(SCHEDULE_MS_MIN)} to ${formatDuration(SCHEDULE_MS_MAX)}`;
+  return new BlockferryError('USAGE', `delta ${JSON.stringify(text)} ${FORMS}, ${range}`);
 }

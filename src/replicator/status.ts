@@ -56,6 +56,14 @@ export interface MirrorRunningStatus {
   readonly dirty_context: string;
   readonly mode: MirrorMode;
   readonly stall_policy: StallPolicy;
+  /** When it is sent delta runs, as operators write it; null: it follows every write. */
+  readonly delta: string | null;
+  /** ISO 8601: the time of what the last run of its schedule brought; null: none did. */
+  readonly last_run_at: string | null;
+  /** Writes are slowed down while it lags more; null: never. */
+  readonly lag_limit_seconds: number | null;
+  /** How long a write is held back for it now; 0: not at all. */
+  readonly host_delay_ms: number;
   readonly state: MirrorState;
   /** The mirror holds a state that the primary really had (up to the epoch in flight, for a plain NBD mirror). */
   readonly consistent: boolean;

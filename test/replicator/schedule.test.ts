@@ -4,7 +4,14 @@
  */
 import { describe, expect, test } from 'vitest';
 import { QUIET_MS_MIN } from '../../src/io/limits.ts';
-import { endsInStream, isRunDue, nextLookMs, quietSince } from '../../src/replicator/schedule.ts';
+import {
+  durationMs,
+  endsInStream,
+  formatSchedule,
+  isRunDue,
+  parseSchedule,
+  quietSince,
+} from '../../src/replicator/schedule.ts';
 import type { Schedule, ScheduleView } from '../../src/replicator/schedule.ts';
 
 const MINUTE = 60_000;
@@ -26,24 +33,19 @@ const view = (fields: Partial<ScheduleView>): ScheduleView => ({
 describe('a schedule', () => {
   test('of every thirty minutes begins a run thirty minutes after the last', () => {
     expect(isRunDue(EVERY, view({ now: HALF_HOUR - 1 }))).toBe(false);
-    expect(nextLookMs(EVERY, view({ now: HALF_HOUR - 1 }))).toBe(1);
     expect(isRunDue(EVERY, view({ now: HALF_HOUR }))).toBe(true);
-    expect(nextLookMs(EVERY, view({ now: 2 * HALF_HOUR }))).toBe(0);
     expect(isRunDue(EVERY, view({ now: HALF_HOUR, clean: true }))).toBe(false);
-    expect(nextLookMs(EVERY, view({ now: HALF_HOUR, clean: true }))).toBeNull();
   });
 
   test('on demand begins a run when it is asked for, and no other', () => {
     expect(isRunDue(ON_DEMAND, view({ now: 1e12 }))).toBe(false);
     expect(isRunDue(ON_DEMAND, view({ requested: true }))).toBe(true);
-    expect(nextLookMs(ON_DEMAND, view({ now: 1e12 }))).toBeNull();
   });
 
   test('for low traffic begins a run when it was low for a while, or too long ago', () => {
     const now = 100 * MINUTE;
     expect(isRunDue(QUIET, view({ now }))).toBe(false);
     expect(isRunDue(QUIET, view({ now, quietSince: now - QUIET_MS_MIN + 1 }))).toBe(false);
-    expect(nextLookMs(QUIET, view({ now, quietSince: now - QUIET_MS_MIN + 1 }))).toBe(1);
     expect(isRunDue(QUIET, view({ now, quietSince: now - QUIET_MS_MIN }))).toBe(true);
     expect(isRunDue(QUIET, view({ now: 24 * 60 * MINUTE }))).toBe(true);
     // It stays quiet: one run does not follow the other at once.
@@ -55,7 +57,6 @@ describe('a schedule', () => {
     (schedule) => {
       expect(isRunDue(schedule, view({ lastRunAt: null }))).toBe(true);
       expect(isRunDue(schedule, view({ requested: true, clean: true }))).toBe(true);
-      expect(nextLookMs(schedule, view({ lastRunAt: null }))).toBeNull();
     },
   );
 
@@ -72,7 +73,6 @@ describe('a schedule', () => {
   test('goes on when the clock is set back', () => {
     const before = view({ now: 5, lastRunAt: 365 * 24 * 60 * MINUTE });
     expect(isRunDue(EVERY, before)).toBe(true);
-    expect(nextLookMs(EVERY, before)).toBe(0);
     expect(isRunDue(EVERY, view({ now: 6, lastRunAt: 5 }))).toBe(false);
   });
 
@@ -97,5 +97,54 @@ describe('quiet', () => {
     expect(look(20, 0, 10)).toBe(10);
     expect(look(30, 1000, 10)).toBeNull();
     expect(quietSince(EVERY, { now: 10, bytesPerSecond: 0, before: null })).toBeNull();
+  });
+});
+
+describe('as operators write it', () => {
+  test.each([
+    ['off', STREAM],
+    ['on-demand', ON_DEMAND],
+    ['every=30m', EVERY],
+    ['idle=1000,every=1d', QUIET],
+  ] as const)('%s is read and told', (text, schedule) => {
+    expect(parseSchedule(text)).toEqual(schedule);
+    expect(formatSchedule(schedule)).toBe(text);
+  });
+
+  test('low traffic has a rate and a time if none is given', () => {
+    const once = { kind: 'quiet', bytesPerSecond: 1024 ** 2, intervalMs: 24 * 60 * MINUTE };
+    expect(parseSchedule('idle')).toEqual(once);
+    expect(parseSchedule('idle=2M')).toEqual({ ...once, bytesPerSecond: 2 * 1024 ** 2 });
+    expect(parseSchedule('idle,every=90s')).toEqual({ ...once, intervalMs: 90_000 });
+  });
+
+  test.each([
+    '',
+    'every',
+    'every=',
+    'every=10',
+    'every=0s',
+    'every=31d',
+    'idle=',
+    'idle=0',
+    ',every=1h',
+    'on',
+    'idle=x',
+    'every=1h,idle',
+  ])('%j is refused', (text) =>
+    expect(() => parseSchedule(text)).toThrow('must be off, on-demand, every=TIME'),
+  );
+
+  test('times have a unit', () => {
+    expect(['5s', '2m', '3h', '1d', '5', 's', '-1s', '1.5s'].map(durationMs)).toEqual([
+      5000,
+      120_000,
+      10_800_000,
+      86_400_000,
+      null,
+      null,
+      null,
+      null,
+    ]);
   });
 });
