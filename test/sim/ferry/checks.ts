@@ -15,6 +15,8 @@ export interface Shown {
   readonly position: LinkPosition | null;
   /** The epoch that a delta run brings, or brought. */
   readonly run: number | null;
+  /** Durable, and applied in part or with a command that is not done: it may be shown, whole. */
+  readonly next: number | null;
 }
 
 const PROBE_STREAM = 900_000_000;
@@ -81,8 +83,8 @@ export class Checks {
     const candidates = this.oracle.between(first.position?.epoch ?? 0, last.position?.epoch ?? 0);
     if (first.position === null) candidates.push(this.oracle.of(null)!);
     // A run is shown, whole, a moment before that is recorded.
-    for (const { run } of [first, last]) {
-      const boundary = run === null ? null : this.oracle.at(run);
+    for (const epoch of [first.run, last.run, first.next, last.next]) {
+      const boundary = epoch === null ? null : this.oracle.at(epoch);
       if (boundary !== null) candidates.push(boundary);
     }
     let closest: number[] = [];

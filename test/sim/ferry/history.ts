@@ -75,6 +75,10 @@ export interface History {
   readonly line: LineTraits;
   readonly journalFileBytes: number;
   readonly stagingBytes: number;
+  /** How long a lost link is bridged from memory, in milliseconds. */
+  readonly graceMs: number;
+  /** Of the staging ring; null: there is none. */
+  readonly ringBytes: number | null;
   /** Writes before there is a mirror: what the first delta run brings. */
   readonly filled: readonly Place[];
   /** The mirrors are in step when it begins. */
@@ -97,6 +101,7 @@ const CALLS: readonly CallKind[] = [
 
 export function historyOf(seed: number): History {
   const dice = new Dice(seed, 0);
+  const aside = new Dice(seed, 3);
   const blocks = dice.weighted([
     [6, 64],
     [3, dice.between(16, 200)],
@@ -120,6 +125,8 @@ export function historyOf(seed: number): History {
     // The longest epoch of so small a volume fits; a short file is used up soon.
     journalFileBytes: blocks > 256 ? 16 * MIB : dice.pick([MIB, 8 * MIB]),
     stagingBytes: dice.pick([256 * MIB, 256 * MIB, 256 * 1024]),
+    graceMs: aside.pick([0, 200, 2000, 10_000]),
+    ringBytes: aside.pick([null, null, 64 * 1024, MIB]),
     filled: filledBy(dice, blocks),
     settled: dice.chance(60),
     steps: Array.from({ length: count }, (_, index) => steps.next(index + 1)),

@@ -74,7 +74,7 @@ export class Player {
       note: (line) => this.note(line),
       wrapDisk,
     };
-    this.primary = new PrimaryNode(surroundings, this.oracle, history.stagingBytes);
+    this.primary = new PrimaryNode(surroundings, this.oracle, history);
     this.mirrors = history.mirrors.map(
       (_, index) => new MirrorNode(`m${index + 1}`, index + 1, surroundings),
     );
@@ -641,8 +641,11 @@ export class Player {
 
 function shownBy(secondary: SecondaryVolume): Shown {
   const { run, position } = secondary.volume.metadata.state;
+  const { applied, durable } = secondary.intake;
+  const next = (applied?.epoch ?? 0) + 1;
   return {
-    position: secondary.intake.applied,
+    position: applied,
+    next: next <= (durable?.epoch ?? 0) ? next : null,
     run: run?.epoch ?? position?.epoch ?? null,
   };
 }

@@ -14,6 +14,7 @@ import type { StagingQueue } from '../../../src/replicator/staging-queue.ts';
 import type { Volume } from '../../../src/volume/volume.ts';
 import { inlineExaminer } from '../../../src/workers/examiner.ts';
 import { wrongUnless } from '../failure.ts';
+import type { History } from './history.ts';
 import { Lines } from './lines.ts';
 import { PRIMARY } from './mirror-node.ts';
 import { Node, type Begun, type Surroundings } from './node.ts';
@@ -21,15 +22,17 @@ import { BLOCK, type Oracle } from './oracle.ts';
 
 const VOLUME = 'v';
 
+export type Staging = Pick<History, 'stagingBytes' | 'graceMs' | 'ringBytes'>;
+
 export class PrimaryNode extends Node {
   device: ReplicatedVolume | null = null;
   readonly oracle: Oracle;
-  readonly stagingBytes: number;
+  private readonly staging: Staging;
 
-  constructor(surroundings: Surroundings, oracle: Oracle, stagingBytes: number) {
+  constructor(surroundings: Surroundings, oracle: Oracle, staging: Staging) {
     super(PRIMARY, 0, surroundings);
     this.oracle = oracle;
-    this.stagingBytes = stagingBytes;
+    this.staging = staging;
   }
 
   get mirrors(): readonly Mirror[] {
@@ -57,8 +60,9 @@ export class PrimaryNode extends Node {
     return volume;
   }
 
-  replicate({ process, random }: Begun): void {
+  replicate({ process, disk, random }: Begun): void {
     const { lines } = this.surroundings;
+    const { stagingBytes, graceMs, ringBytes } = this.staging;
     const { volume } = this;
     this.tapVolume(volume);
     const device = new ReplicatedVolume({
@@ -73,7 +77,9 @@ export class PrimaryNode extends Node {
           this.note(`${kind} ${/m\d+/.exec(mirror ?? '')?.[0] ?? ''}: ${message}`);
         },
       },
-      stagingBytes: this.stagingBytes,
+      stagingBytes,
+      graceMs,
+      stagingDisk: { disk, sizeBytes: ringBytes },
     });
     this.tapQueue(device.queue, volume);
     this.device = device;
