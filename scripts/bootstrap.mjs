@@ -17,6 +17,7 @@ const SCRIPTS = [
   'test',
   'bench',
   'drill',
+  'chaos',
   'fuzz',
   'simulate',
   'setup-tools',

@@ -37,6 +37,8 @@ export interface Drill {
   readonly about: string;
   /** The modes in which it is held when all are. */
   readonly modes: readonly OracleMode[];
+  /** After so many milliseconds a round is given up. Default: ROUND_MS_MAX. */
+  readonly limitMs?: number;
   play(round: Round): Promise<void>;
 }
 
@@ -90,13 +92,13 @@ export class Round {
     stallMs: null,
   };
 
-  constructor(options: RoundOptions, directory: string, undo: Undo) {
+  constructor(options: RoundOptions, directory: string, undo: Undo, limitMs: number) {
     this.options = options;
     this.directory = directory;
     this.undo = undo;
     this.random = seededRandom(options.seed);
     this.timeline = new Timeline(options.print);
-    this.signal = AbortSignal.any([options.signal, AbortSignal.timeout(ROUND_MS_MAX)]);
+    this.signal = AbortSignal.any([options.signal, AbortSignal.timeout(limitMs)]);
   }
 
   get mode(): OracleMode {
@@ -141,14 +143,16 @@ export class Round {
 export async function holdRound(drill: Drill, options: RoundOptions): Promise<RoundResult> {
   const undo = new Undo();
   const directory = mkdtempSync(join(tmpdir(), 'bf-drill-'));
-  const round = new Round(options, directory, undo);
+  const { limitMs = ROUND_MS_MAX } = drill;
+  const round = new Round(options, directory, undo, limitMs);
   let outcome: Outcome = 'unfinished';
   let why: string | null = null;
   try {
     await drill.play(round);
     outcome = round.violations.length === 0 ? 'sound' : 'violated';
   } catch (thrown) {
-    why = reasonOf(thrown, round.signal, options.signal);
+    const late = round.signal.aborted ? `took longer than ${limitMs / 1000} s` : null;
+    why = reasonOf(thrown, late, options.signal);
     if (thrown instanceof NotHere) outcome = 'skipped';
   }
   for (const failure of await undo.run()) options.print(`clean-up: ${failure}`);
@@ -167,9 +171,9 @@ export async function holdRound(drill: Drill, options: RoundOptions): Promise<Ro
   };
 }
 
-function reasonOf(thrown: unknown, signal: AbortSignal, operator: AbortSignal): string {
+function reasonOf(thrown: unknown, late: string | null, operator: AbortSignal): string {
   if (operator.aborted) return 'interrupted';
-  if (signal.aborted) return `took longer than ${ROUND_MS_MAX / 1000} s`;
+  if (late !== null) return late;
   return thrown instanceof Error ? thrown.message : String(thrown);
 }
 

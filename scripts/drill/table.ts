@@ -1,10 +1,12 @@
 /** The drills, in the order in which they are held. */
 import { oldBackup, wrongMirror } from './drills/confusion.ts';
 import { bothCrash, mirrorCrash, primaryCrash } from './drills/crashes.ts';
+import { failback } from './drills/failback.ts';
 import { fullDiskMirror, fullDiskPrimary, slow } from './drills/disks.ts';
 import { linkOutage } from './drills/link-outage.ts';
 import { powerCut } from './drills/power-cut.ts';
 import { queueOverflow, redundancy } from './drills/queues.ts';
+import { upgrade } from './drills/upgrade.ts';
 import { failover, restart } from './failover.ts';
 import type { Drill } from './frame.ts';
 
@@ -18,9 +20,11 @@ export const DRILLS: readonly Drill[] = [
   powerCut,
   failover,
   restart,
+  failback,
   fullDiskMirror,
   fullDiskPrimary,
   slow,
   oldBackup,
   wrongMirror,
+  upgrade,
 ];

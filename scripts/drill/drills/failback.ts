@@ -1,0 +1,93 @@
+/**
+ * Both sides write, which nobody wanted: the link is lost, the mirror is promoted, and the primary, which lives, goes on. When they
+ * hear of each other the old primary stops, and becomes the mirror of the new one. What only it had is kept and whole, both
+ * are equal, and little more travels than what either side changed.
+ */
+import { fill } from '../block-load.ts';
+import type { Drill } from '../frame.ts';
+import { until } from '../process.ts';
+import { nbdUri } from '../sockets.ts';
+import { MIB, Stage, VERIFIED, VOLUME } from '../stage.ts';
+import { judgeRecovery, judgeResent } from '../targets.ts';
+import { sizeText } from '../timeline.ts';
+import type { Writer } from '../writer.ts';
+
+const FENCED_MS_MAX = 20_000;
+const PROMOTE_MS_MAX = 15_000;
+/** What clients of the promoted mirror write beside the writer. */
+const MORE = { from: VERIFIED.from, to: VERIFIED.from + 4 * MIB };
+
+/** Until the mirror, whose link is gone, takes writes. */
+async function promote(stage: Stage, cutAt: number): Promise<void> {
+  const { round, beta } = stage;
+  const wait = { what: 'beta to be promoted', timeoutMs: PROMOTE_MS_MAX, everyMs: 10 };
+  await until({ ...wait, signal: round.signal }, async () => {
+    const { code, stderr } = await beta.attempt(['promote', VOLUME]);
+    if (code === 0) return true;
+    throw new Error(stderr.trim());
+  });
+  judgeRecovery(round, Date.now() - cutAt);
+  round.note(`beta promoted ${Date.now() - cutAt} ms after the loss of the link`);
+}
+
+/** What only the old primary had is in the snapshot that it kept. */
+async function expectKept(stage: Stage, writer: Writer): Promise<void> {
+  const { round, alpha } = stage;
+  const listed = await alpha.command('snapshot', 'list', VOLUME, '--json');
+  const name = /"(diverged-[^"]+)"/.exec(listed)?.[1];
+  if (name === undefined) return round.violate('the old primary kept nothing of what it alone had');
+  const kept = await stage.state(alpha.uri(`${VOLUME}@${name}`));
+  round.note(`${VOLUME}@${name} has ${kept} of the ${writer.writes} writes that alpha answered`);
+  round.expect(kept >= writer.writes, 'answered writes are missing in it');
+}
+
+export const failback: Drill = {
+  name: 'failback',
+  about:
+    'both sides wrote: the old primary becomes the mirror of the new one, and keeps what it had',
+  modes: ['async'],
+  async play(round) {
+    const stage = await Stage.inStep(round);
+    const { alpha, beta, link, back } = stage;
+    const old = stage.write();
+    const load = stage.load();
+    await old.progress(60, round.signal);
+    const { staged_bytes: staged } = await alpha.mirror(VOLUME);
+    const mark = stage.mark();
+    link.cut();
+    await promote(stage, mark.atMs);
+    const young = stage.write(beta);
+    await fill(beta.uri(VOLUME), MORE);
+    await young.progress(round.pick(60, 400), round.signal);
+    await old.progress(20, round.signal);
+    await load.end();
+    await old.stop();
+    round.note(`both sides took writes: ${old.writes} on alpha, up to ${young.writes} on beta`);
+
+    link.restore();
+    const wait = { what: 'alpha to know', timeoutMs: FENCED_MS_MAX, signal: round.signal };
+    round.note(
+      `alpha is fenced: ${await until(wait, async () => (await alpha.volume(VOLUME)).fenced)}`,
+    );
+    const before = back.bytesToTarget;
+    await alpha.command('failback', VOLUME, 'beta');
+    await beta.command('mirror', 'add', VOLUME, nbdUri(back.address, VOLUME), '--seeded');
+    await young.progress(20, round.signal);
+    await young.stop();
+    const mirror = await stage.settle(beta);
+    const changedBytes = stage.changedSince(mark) + MORE.to - MORE.from;
+    const resentBytes = back.bytesToTarget - before;
+    round.note(
+      `alpha is the mirror of beta: ${sizeText(changedBytes)} changed on either side, ` +
+        `${sizeText(resentBytes)} travelled, ${sizeText(mirror.bytes_compared)} were compared`,
+    );
+    judgeResent(round, { resentBytes, changedBytes, knownBytes: staged });
+    await stage.expectEqual();
+    const shown = await stage.state(alpha.uri(VOLUME));
+    round.expect(
+      shown >= young.writes,
+      `of ${young.writes} writes of the new primary ${shown} came`,
+    );
+    await expectKept(stage, old);
+  },
+};
