@@ -27,6 +27,13 @@ export interface SeenMirror {
   readonly bytes_sent: number;
   readonly delta_bytes_sent: number;
   readonly bytes_compared: number;
+  readonly compression: {
+    readonly mode: string;
+    readonly active: boolean;
+    readonly ratio: number | null;
+    readonly bytes_in: number;
+    readonly bytes_out: number;
+  };
   readonly last_error: string | null;
   /** What it holds durably, as far as that is known. */
   readonly position: { readonly generation: number; readonly epoch: number } | null;
