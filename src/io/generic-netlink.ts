@@ -117,7 +117,7 @@ function parseMessage(bytes: Buffer): NetlinkMessage {
   const family = bytes.readUInt16LE(4);
   const sequence = bytes.readUInt32LE(8);
   if (family === NLMSG_ERROR) {
-    return { kind: 'status', sequence, errno: -bytes.readInt32LE(HEADER_BYTES) };
+    return { kind: 'status', sequence, errno: Math.abs(bytes.readInt32LE(HEADER_BYTES)) };
   }
   const command = bytes.readUInt8(HEADER_BYTES);
   const attributes = parseAttributes(bytes.subarray(HEADER_BYTES + GENERIC_HEADER_BYTES));

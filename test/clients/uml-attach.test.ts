@@ -20,6 +20,7 @@ const MOVING_PORT = 10809;
 const FIRST_PORT = 10810;
 const SECOND_PORT = 10811;
 const VOLUMES = ['moving', 'named'] as const;
+const SIZE_BYTES = 32 * 1024 * 1024;
 const SCRIPTS = join(ROOT, 'test', 'clients', 'uml');
 const GUEST_MS_MAX = 150_000;
 
@@ -75,8 +76,12 @@ async function startPair(scope: Scope, { host, prefix }: TapNamespace) {
   const alpha = await startNode(scope, { name: 'alpha', nbd: at(FIRST_PORT), flags, prefix });
   const beta = await startNode(scope, { name: 'beta', nbd: at(SECOND_PORT), flags, prefix });
   for (const name of VOLUMES) {
-    await alpha.createVolume(name, '32M');
-    await beta.request('POST', '/v1/volumes', { name, size: '32M', mirror_of: 'alpha' });
+    await alpha.createVolume(name, String(SIZE_BYTES));
+    await beta.request('POST', '/v1/volumes', {
+      name,
+      size: String(SIZE_BYTES),
+      mirror_of: 'alpha',
+    });
     await alpha.addMirror(name, beta.uri(name), 'sync');
     await alpha.waitInSync(name);
   }
@@ -84,7 +89,7 @@ async function startPair(scope: Scope, { host, prefix }: TapNamespace) {
 }
 
 it('keeps devices in use through a restart and a failover of their server', async (context) => {
-  requireTools(context, 'linux.uml', 'insmod', 'ip', 'fio', 'mkfs.ext4', 'e2fsck');
+  requireTools(context, 'linux.uml', 'nbd-client', 'insmod', 'ip', 'fio', 'mkfs.ext4', 'e2fsck');
   requireRoot(context, 'network namespaces');
   const scope = testScope();
   const namespace = await tapNamespace(scope);
@@ -131,5 +136,13 @@ it('keeps devices in use through a restart and a failover of their server', asyn
     `:${SECOND_PORT}/named is read-only: it is a mirror that was not promoted`,
   );
   expect(said).toContain(`/dev/nbd1 has a new connection to nbd://${host}:${SECOND_PORT}/named`);
-  expect(said).toMatch(/"users": \[\],?/);
+  expect(said).toContain(`/dev/nbd0 is attached to nbd://${host}:${MOVING_PORT}/moving\n`);
+  const { devices } = JSON.parse(readFileSync(join(dir, 'list.json'), 'utf8')) as {
+    devices: unknown;
+  };
+  const facts = { size_bytes: SIZE_BYTES, read_only: false, users: [] };
+  expect(devices).toEqual([
+    { device: '/dev/nbd0', uri: `nbd://${host}:${MOVING_PORT}/moving`, ...facts },
+    { device: '/dev/nbd1', uri: `nbd://${host}:${FIRST_PORT}/named`, ...facts },
+  ]);
 }, 200_000);

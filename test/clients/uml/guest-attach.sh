@@ -7,6 +7,8 @@
 #   BF_FIRST, BF_SECOND            ports of the servers
 . "${0%/*}/guest-lib.sh"
 
+mount -t tmpfs run /run # what attach keeps there is not for the host
+
 # keep DEVICE EXPORT PORT...: attached in the background, by what keeps it attached.
 keep() {
   local device=$1 name=$2 uris=()
@@ -63,9 +65,12 @@ run rounds wait $rounds
 wc -l </mnt/fs/ledger >"$BF_DIR/written"
 run unmount umount /mnt/fs
 run fsck e2fsck -fn /dev/nbd0
-run list "$BF_NODE" "$BF_BIN" attach --list --json
 run detach "$BF_NODE" "$BF_BIN" detach moving
 [ -e /sys/block/nbd0/pid ] && finish 'failed: it is still attached'
-run detach "$BF_NODE" "$BF_BIN" detach /dev/nbd1
 run keeper wait %1
+# Once more, by nbd-client, to the first device that is free.
+run once "$BF_NODE" "$BF_BIN" attach moving --uri "nbd://$BF_HOST:$BF_MOVING/moving"
+run fsck e2fsck -fn /dev/nbd0
+"$BF_NODE" "$BF_BIN" attach --list --json >"$BF_DIR/list.json" || finish 'failed: list'
+run detach "$BF_NODE" "$BF_BIN" detach moving
 finish passed
