@@ -37,6 +37,8 @@ export class Oracle {
   private readonly pending = new Set<Pending>();
   /** The blocks that the last change changed, as they were before it. */
   private before = new Map<number, Buffer | null>();
+  /** The last change has a number: it was none that left all as it was. */
+  private isCounted = true;
   /** The last change that is durable at the primary, and of each block the last one at all. */
   private durable = 0;
   private readonly lastOf: number[];
@@ -65,7 +67,11 @@ export class Oracle {
   /** `bytes` null: zeroes. Returns the number of the change since which that is there. */
   changed(offset: number, length: number, bytes: Buffer | null): number {
     // What was zeroes already needs no epoch.
-    if (bytes === null && this.isZero(offset, length)) return this.lastChangeIn(offset, length);
+    if (bytes === null && this.isZero(offset, length)) {
+      this.before = new Map();
+      this.isCounted = false;
+      return this.lastChangeIn(offset, length);
+    }
     this.begin();
     for (let done = 0; done < length;) {
       const block = Math.floor((offset + done) / BLOCK);
@@ -108,6 +114,7 @@ export class Oracle {
 
   private begin(): void {
     this.change += 1;
+    this.isCounted = true;
     this.before = new Map();
   }
 
@@ -126,7 +133,7 @@ export class Oracle {
     if (this.boundaries.has(epoch)) return null;
     const content = this.now.slice();
     if (beforeLast) for (const [block, bytes] of this.before) content[block] = bytes;
-    const change = beforeLast ? this.change - 1 : this.change;
+    const change = beforeLast && this.isCounted ? this.change - 1 : this.change;
     const boundary = { generation, epoch, change, content };
     this.boundaries.set(epoch, boundary);
     return boundary;
