@@ -253,7 +253,7 @@ export class ExportFile implements DiskFile {
       }
       if (errno === 0) this.unflushed.flushed(flush);
       else this.lose(`the server could not flush (errno ${errno})`);
-      task.callback(-errno);
+      task.callback(errno === 0 ? 0 : -errno);
       this.pump();
     });
   }
