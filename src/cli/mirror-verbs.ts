@@ -24,9 +24,10 @@ interface AddOptions extends SharedOptions {
   readonly seeded?: boolean;
   readonly delta?: string;
   readonly lagLimit?: string;
+  readonly compress?: string;
 }
 
-type SetOptions = SharedOptions & Pick<AddOptions, 'delta' | 'lagLimit'>;
+type SetOptions = SharedOptions & Pick<AddOptions, 'delta' | 'lagLimit' | 'compress'>;
 
 interface VerifyOptions extends SharedOptions {
   readonly repair?: boolean;
@@ -86,6 +87,7 @@ export function addMirrorVerbs(program: Command): void {
     .option('--seeded', 'it holds a copy already: compare, and send only what differs')
     .option('--delta <when>', DELTA)
     .option('--lag-limit <time>', LAG_LIMIT)
+    .addOption(compressOption())
     .addHelpText(
       'after',
       `
@@ -111,10 +113,11 @@ volume.
   leaf(
     mirror,
     'set <volume> <uri>',
-    'choose when a mirror is sent what changed, and what it may lag',
+    'choose when a mirror is sent what changed, how, and what it may lag',
   )
     .option('--delta <when>', DELTA)
     .option('--lag-limit <time>', LAG_LIMIT)
+    .addOption(compressOption())
     .addHelpText(
       'after',
       `
@@ -165,15 +168,24 @@ async function add(volume: string, uri: string, options: AddOptions): Promise<vo
 async function set(volume: string, uri: string, options: SetOptions): Promise<void> {
   const policy = policyOf(options);
   if (Object.keys(policy).length === 0) {
-    throw new BlockferryError('USAGE', 'say what to set: --delta, --lag-limit or both');
+    throw new BlockferryError(
+      'USAGE',
+      'say what to set: --delta, --lag-limit, --compress or several',
+    );
   }
   const path = `${volumePath(volume)}/mirrors/set`;
   const body = { uri, ...policy };
   show(await clientOf(options).call<VolumeStatus>('POST', path, body), options);
 }
 
-function policyOf({ delta, lagLimit }: SetOptions): { delta?: string; lag_limit?: string } {
+function compressOption(): Option {
+  const text = 'compress on the way to another node: while the link is slow and it helps, or never';
+  return new Option('--compress <mode>', text).choices(['auto', 'off']);
+}
+
+function policyOf({ delta, lagLimit, compress }: SetOptions): Record<string, string> {
   return {
+    ...(compress === undefined ? {} : { compress }),
     ...(delta === undefined ? {} : { delta }),
     ...(lagLimit === undefined ? {} : { lag_limit: lagLimit }),
   };

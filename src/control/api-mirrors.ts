@@ -9,6 +9,7 @@ import { bytesOf, check, type VolumeRoute } from './api-checks.ts';
 import type { MirrorCommands } from './mirrors.ts';
 import { MIRROR_ACTIONS } from './status.ts';
 
+const COMPRESS = z.enum(['auto', 'off']).optional();
 const ADD_BODY = z.strictObject({
   uri: z.string(),
   mode: z.enum(['async', 'sync']).default('async'),
@@ -17,11 +18,13 @@ const ADD_BODY = z.strictObject({
   seeded: z.boolean().default(false),
   delta: z.string().optional(),
   lag_limit: z.string().optional(),
+  compress: COMPRESS,
 });
 const SET_BODY = z.strictObject({
   uri: z.string(),
   delta: z.string().optional(),
   lag_limit: z.string().optional(),
+  compress: COMPRESS,
 });
 const MIRROR_BODY = z.strictObject({ uri: z.string().optional() });
 const LIMIT_BODY = z.strictObject({ uri: z.string(), limit: z.string().nullable() });
@@ -34,13 +37,13 @@ export function addMirrorRoutes(app: FastifyInstance, mirrors: MirrorCommands): 
   app.post<VolumeRoute>('/v1/volumes/:name/mirrors', (request, reply) => {
     const body = check('body', ADD_BODY, request.body);
     reply.code(201);
-    const { stall_policy: stallPolicy, delta, lag_limit: lagLimit, ...more } = body;
-    const policy = policyOf(delta, lagLimit);
-    return mirrors.add(request.params.name, { ...more, stallPolicy, policy });
+    const { uri, mode, stall_policy: stallPolicy, lanes, seeded, ...policy } = body;
+    const mirror = { uri, mode, stallPolicy, lanes, seeded, policy: policyOf(policy) };
+    return mirrors.add(request.params.name, mirror);
   });
   app.post<VolumeRoute>('/v1/volumes/:name/mirrors/set', (request) => {
-    const { uri, delta, lag_limit: lagLimit } = check('body', SET_BODY, request.body);
-    return mirrors.set(request.params.name, uri, policyOf(delta, lagLimit));
+    const { uri, ...policy } = check('body', SET_BODY, request.body);
+    return mirrors.set(request.params.name, uri, policyOf(policy));
   });
   app.post<VolumeRoute>('/v1/volumes/:name/mirrors/limit', (request) => {
     const { uri, limit } = check('body', LIMIT_BODY, request.body);
@@ -61,8 +64,13 @@ export function addMirrorRoutes(app: FastifyInstance, mirrors: MirrorCommands): 
 }
 
 /** What of it is said. @throws BlockferryError USAGE */
-function policyOf(delta: string | undefined, lagLimit: string | undefined): Partial<MirrorPolicy> {
+function policyOf({
+  delta,
+  lag_limit: lagLimit,
+  compress,
+}: Omit<z.infer<typeof SET_BODY>, 'uri'>): Partial<MirrorPolicy> {
   return {
+    ...(compress === undefined ? {} : { compress }),
     ...(delta === undefined ? {} : { schedule: parseSchedule(delta) }),
     ...(lagLimit === undefined ? {} : { lagLimitMs: lagLimitOf(lagLimit) }),
   };

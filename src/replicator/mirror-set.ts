@@ -24,7 +24,7 @@ import { ferrySnapshotName } from './peer-transfer.ts';
 import { rangesOf } from './peer-verify.ts';
 import { probeMirror } from './reach.ts';
 import { formatDuration, formatSchedule, type Schedule } from './schedule.ts';
-import type { MirrorMode, StallPolicy, VerifyReport } from './status.ts';
+import type { CompressMode, MirrorMode, StallPolicy, VerifyReport } from './status.ts';
 
 export interface NewMirror {
   readonly uri: string;
@@ -43,9 +43,15 @@ export interface MirrorPolicy {
   readonly schedule: Schedule;
   /** Lag in milliseconds above which writes of the host are slowed down; null: none. */
   readonly lagLimitMs: number | null;
+  /** Whether what a link carries is compressed while that pays, or never. */
+  readonly compress: CompressMode;
 }
 
-const FOLLOWS: MirrorPolicy = { schedule: { kind: 'stream' }, lagLimitMs: null };
+const FOLLOWS: MirrorPolicy = {
+  schedule: { kind: 'stream' },
+  lagLimitMs: null,
+  compress: 'auto',
+};
 
 const DRAIN_POLL_MS = 5;
 
@@ -110,7 +116,7 @@ export class MirrorSet {
         [
           { kind: 'mirror-added', mirror: id, uri: uri.text, mode, stallPolicy },
           { kind: 'mirror-options', mirror: id, lanes, limit: null },
-          ...(isDefault(policy) ? [] : [{ kind: 'mirror-policy' as const, mirror: id, ...policy }]),
+          ...policyRecords(id, policy, FOLLOWS),
           { kind: 'mirror-bits-all', mirror: id, set: seeded ? 'suspect' : 'dirty' },
         ],
         () => this.withdraw(id),
@@ -212,19 +218,17 @@ export class MirrorSet {
   set(uri: string, wanted: Partial<MirrorPolicy>): Promise<void> {
     return this.inTurn(async () => {
       const mirror = this.find(uri);
-      const { schedule, lagLimitMs } = this.recordOf(mirror);
-      const policy = { schedule, lagLimitMs, ...wanted };
+      const { schedule, lagLimitMs, compress } = this.recordOf(mirror);
+      const before = { schedule, lagLimitMs, compress };
+      const policy = { ...before, ...wanted };
       refuseSync(mirror.mode, policy);
       const { id } = mirror;
-      await this.record([{ kind: 'mirror-policy', mirror: id, ...policy }], () =>
-        this.host.volume.metadata.append({
-          kind: 'mirror-policy',
-          mirror: id,
-          schedule,
-          lagLimitMs,
-        }),
-      );
+      const { metadata } = this.host.volume;
+      await this.record(policyRecords(id, policy, before), () => {
+        for (const record of policyRecords(id, before, policy)) metadata.append(record);
+      });
       this.host.emit('mirror-changed', mirror, describePolicy(policy));
+      mirror.compression.set(policy.compress);
       mirror.setPolicy(policy.schedule, policy.lagLimitMs);
     });
   }
@@ -407,12 +411,10 @@ export class MirrorSet {
   private restore(mirror: Mirror, record: MirrorRecord): void {
     const { metadata } = this.host.volume;
     const { id, uri, mode, stallPolicy, state, blocks } = mirror;
-    const { lanes, limit, peer, schedule, lagLimitMs, ranAt } = record;
+    const { lanes, limit, peer, ranAt } = record;
     metadata.append({ kind: 'mirror-added', mirror: id, uri: uri.text, mode, stallPolicy });
     metadata.append({ kind: 'mirror-options', mirror: id, lanes, limit });
-    if (!isDefault(record)) {
-      metadata.append({ kind: 'mirror-policy', mirror: id, schedule, lagLimitMs });
-    }
+    for (const each of policyRecords(id, record, FOLLOWS)) metadata.append(each);
     if (ranAt !== null) metadata.append({ kind: 'mirror-ran', mirror: id, time: ranAt });
     if (peer !== null) metadata.append({ kind: 'mirror-peer', mirror: id, ...peer });
     if (state === 'paused') metadata.append({ kind: 'mirror-paused', mirror: id, paused: true });
@@ -426,8 +428,20 @@ export class MirrorSet {
   }
 }
 
-function isDefault({ schedule, lagLimitMs }: MirrorPolicy): boolean {
-  return schedule.kind === 'stream' && lagLimitMs === null;
+/** What makes `before` into `policy`. */
+function policyRecords(
+  mirror: number,
+  { schedule, lagLimitMs, compress }: MirrorPolicy,
+  before: MirrorPolicy,
+): MetadataRecord[] {
+  const records: MetadataRecord[] = [];
+  const same = schedule.kind === 'stream' && before.schedule.kind === 'stream';
+  if (!same || lagLimitMs !== before.lagLimitMs) {
+    records.push({ kind: 'mirror-policy', mirror, schedule, lagLimitMs });
+  }
+  if (compress !== before.compress)
+    records.push({ kind: 'mirror-compress', mirror, mode: compress });
+  return records;
 }
 
 /** Replies wait for every write. */
@@ -437,10 +451,10 @@ function refuseSync(mode: MirrorMode, { schedule }: MirrorPolicy): void {
   throw new BlockferryError('USAGE', message);
 }
 
-function describePolicy({ schedule, lagLimitMs }: MirrorPolicy): string {
+function describePolicy({ schedule, lagLimitMs, compress }: MirrorPolicy): string {
   const slowed =
     lagLimitMs === null ? 'never' : `while it lags more than ${formatDuration(lagLimitMs)}`;
-  return `delta ${formatSchedule(schedule)}; host writes are slowed down ${slowed}`;
+  return `delta ${formatSchedule(schedule)}; host writes are slowed down ${slowed}; compress ${compress}`;
 }
 
 /** Resolves when it is over, whatever came of it. */
