@@ -11,7 +11,7 @@ import { type DrilledNode, expectEqualExports, settled } from './node.ts';
 import { until } from './process.ts';
 import type { FaultProxy } from './proxy.ts';
 import { nbdUri } from './sockets.ts';
-import { MIB, SIZE, Stage, VOLUME } from './stage.ts';
+import { AREA, MIB, SIZE, Stage, VOLUME } from './stage.ts';
 import { SmallDisk } from './steps.ts';
 import type { Writer } from './writer.ts';
 
@@ -38,6 +38,10 @@ class Chaos {
   primary: Side;
   mirror: Side;
   readonly held = new Map<string, number>();
+  /** The present disaster may cost answered writes: an asynchronous mirror was promoted. */
+  lossAllowed = false;
+  /** Where the promoted copy goes on; null: where the last writer ended. */
+  private nextRound: number | null = null;
 
   constructor(stage: Stage, primary: Side, mirror: Side) {
     this.round = stage.round;
@@ -53,7 +57,8 @@ class Chaos {
     const name = names[round.random.below(names.length)] ?? 'cut';
     this.held.set(name, (this.held.get(name) ?? 0) + 1);
     round.note(`${this.held.get(name)}. ${name}; ${this.primary.node.name} is the primary`);
-    const writer = stage.write(this.primary.node);
+    const writer = stage.write(this.primary.node, this.nextRound ?? undefined);
+    this.nextRound = null;
     await writer.progress(30, round.signal);
     if (round.random.below(2) === 0) await fill(this.primary.node.uri(VOLUME), LOADED);
     await DISASTERS[name]?.(this, writer);
@@ -95,6 +100,7 @@ class Chaos {
     });
     const shown = await stage.state(young.node.uri(VOLUME));
     const { writes } = writer.lost(shown, Date.now());
+    this.nextRound = Math.floor(Math.max(0, shown) / AREA.blocks) + 1;
     round.note(`${young.node.name} promoted; it lacks ${writes} of the answered writes`);
     round.atLeast('lostWrites', writes);
     if (round.mode === 'sync') round.expect(writes === 0, `sync mode, ${writes} writes are lost`);
@@ -125,8 +131,6 @@ class Chaos {
     else round.expect(shown >= writer.writes, `${shown} of ${writer.writes} answered writes`);
     await this.dropDiverged();
   }
-
-  lossAllowed = false;
 
   /** What a failback keeps takes space: an operator who has seen it deletes it. */
   private async dropDiverged(): Promise<void> {

@@ -92,7 +92,7 @@ class FailoverRound {
     this.note('image read from beta');
     const verdict = this.consultOracle(log.recorded, image);
     if (log.promotedMs !== null) this.noteLoss(log.promotedMs, verdict);
-    await this.takeOver(image, log.ledgerLines, verdict);
+    await this.takeOver(image, log.told, verdict);
     if (!failover) return await this.comeBack(log.recorded);
     await this.promotion.useIt();
     await this.promotion.fenced();
@@ -133,7 +133,7 @@ class FailoverRound {
   /** From the first write to the last: load, outage, recovery, death of the primary. */
   private async liveAndDie(
     link: FaultProxy,
-  ): Promise<{ recorded: RequestLog; ledgerLines: number; promotedMs: number | null }> {
+  ): Promise<{ recorded: RequestLog; told: Told; promotedMs: number | null }> {
     const { alpha, directory, round } = this;
     const { undo, signal } = round;
     const logDirectory = join(directory, 'requests');
@@ -150,7 +150,7 @@ class FailoverRound {
     await filesystem.attach(nbdUri(recorder.address, VOLUME), signal);
     const load = new Load(filesystem.mountPoint, directory);
     undo.add('end the load', () => load.stop());
-    this.note('ext4 mounted through nbdfuse; fio and the ledger write to it');
+    this.note('ext4 mounted through nbdfuse; fio, sqlite and the ledger write to it');
 
     await this.outage(link, load, recorder);
     await this.pauseBetween(BEFORE_KILL_MS);
@@ -169,8 +169,9 @@ class FailoverRound {
     await recorder.close();
     if (recorder.failure !== null) throw new Error(`the record is unsound: ${recorder.failure}`);
     if (recorder.counters.flushes === 0) throw new Error('no FLUSH came: nothing was tested');
-    const { ledgerLines } = load;
-    return { recorded: readRequestLog(logDirectory), ledgerLines, promotedMs };
+    const { ledgerLines, database } = load;
+    const told = { ledgerLines, transactions: database.committed };
+    return { recorded: readRequestLog(logDirectory), told, promotedMs };
   }
 
   private async outage(link: FaultProxy, load: Load, recorder: Recorder): Promise<void> {
@@ -239,15 +240,23 @@ class FailoverRound {
     return verdict;
   }
 
-  private async takeOver(image: string, told: number, verdict: Verdict): Promise<void> {
+  private async takeOver(image: string, told: Told, verdict: Verdict): Promise<void> {
     try {
-      const { files, ledgerLines } = await takeOver(image, this.directory);
+      const { files, ledgerLines, transactions } = await takeOver(image, this.directory);
       this.note(
         `filesystem: fsck clean, mounted, ${countText(files)} files read; ` +
-          `ledger 1..${ledgerLines} without a gap, ${told} were synced`,
+          `ledger 1..${ledgerLines} without a gap, ${told.ledgerLines} were synced; ` +
+          `sqlite integrity_check ok, ${transactions} transactions of ${told.transactions}`,
       );
-      if (this.round.mode === 'sync' && ledgerLines < told) {
-        this.violate(`sync mode, but the ledger ends at ${ledgerLines} of ${told} synced lines`);
+      if (this.round.mode === 'sync' && ledgerLines < told.ledgerLines) {
+        this.violate(
+          `sync mode, but the ledger ends at ${ledgerLines} of ${told.ledgerLines} synced lines`,
+        );
+      }
+      if (this.round.mode === 'sync' && transactions < told.transactions) {
+        this.violate(
+          `sync mode, but the database has ${transactions} of ${told.transactions} commits`,
+        );
       }
     } catch (thrown) {
       const why = thrown instanceof Error ? thrown.message : String(thrown);
@@ -315,6 +324,12 @@ class FailoverRound {
   private violate(text: string): void {
     this.round.violate(text);
   }
+}
+
+/** What the applications were told is durable. */
+interface Told {
+  readonly ledgerLines: number;
+  readonly transactions: number;
 }
 
 const MARK_KILL = 1;

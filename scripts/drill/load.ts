@@ -1,5 +1,5 @@
 /**
- * The load of a drill: fio jobs that write, sync, create and delete, and a ledger: a file that gets one
+ * The load of a drill: fio jobs that write, sync, create and delete, a database that commits (sqlite.ts), and a ledger: a file that gets one
  * numbered line after another, each synced before its number is told. After a failover the ledger says in
  * a person's terms what was kept: lines 1 to n without a gap.
  */
@@ -7,6 +7,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Child } from './process.ts';
+import { Database } from './sqlite.ts';
 
 /** A load ends by itself after this long, whatever becomes of the drill. */
 const LOAD_SECONDS_MAX = 180;
@@ -64,6 +65,7 @@ rate=4m
 export class Load {
   /** The last line of the ledger that is known to be synced. */
   ledgerLines = 0;
+  readonly database: Database;
   private readonly fio: Child;
   private readonly ledger: ChildProcess;
   private readonly ledgerEnded: Promise<void>;
@@ -72,6 +74,7 @@ export class Load {
     const jobs = join(directory, 'load.fio');
     writeFileSync(jobs, jobFile(mountPoint));
     this.fio = new Child('fio', [jobs], { logPath: join(directory, 'fio.log') });
+    this.database = new Database(mountPoint);
     const ledgerPath = join(mountPoint, LEDGER_NAME);
     const ledger = spawn(process.execPath, ['-e', LEDGER_PROGRAM, ledgerPath], {
       stdio: ['ignore', 'pipe', 'ignore'],
@@ -91,7 +94,13 @@ export class Load {
   }
 
   get running(): boolean {
-    return this.fio.running && this.ledger.exitCode === null && this.ledger.signalCode === null;
+    const { running } = this.database;
+    return (
+      running &&
+      this.fio.running &&
+      this.ledger.exitCode === null &&
+      this.ledger.signalCode === null
+    );
   }
 
   /** The end of what fio said. */
@@ -102,6 +111,7 @@ export class Load {
   /** Ends the load and waits until it has let go of the filesystem. */
   async stop(): Promise<void> {
     this.ledger.kill('SIGKILL');
+    await this.database.stop();
     // fio ends its jobs at SIGTERM; jobs stuck in a dead filesystem fail by themselves.
     this.fio.signal('SIGTERM');
     if (!(await this.fio.waitForExit(END_MS_MAX))) await this.fio.kill();

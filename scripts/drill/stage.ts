@@ -133,15 +133,21 @@ export class Stage {
     await this.alpha.command('mirror', 'add', VOLUME, nbdUri(this.link.address, VOLUME), ...flags);
   }
 
-  /** Starts the writer of rounds on a node. It begins behind all that was written by others before it. */
-  write(node: DrilledNode = this.alpha, pauseMs: number = WRITER_PAUSE_MS): Writer {
+  /**
+   * Starts the writer of rounds on a node. It goes on where the last one ended, or with round `first`: then a state is known only
+   * after the first of its rounds.
+   */
+  write(node: DrilledNode = this.alpha, first: number = this.nextRound()): Writer {
     const { directory, undo } = this.round;
-    const first = Math.max(1, ...this.writers.map((each) => each.next));
     const uri = node.uri(VOLUME);
-    const writer = new Writer({ uri, directory, area: AREA, first, pauseMs });
+    const writer = new Writer({ uri, directory, area: AREA, first, pauseMs: WRITER_PAUSE_MS });
     undo.add('end the writer', () => writer.stop());
     this.writers.push(writer);
     return writer;
+  }
+
+  private nextRound(): number {
+    return this.writers.at(-1)?.next ?? 1;
   }
 
   /** Starts fio beside the writer, through the recorder. */

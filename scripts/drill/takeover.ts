@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { holdsMounts, mountImage } from './filesystem.ts';
 import { LEDGER_NAME, ledgerLength } from './load.ts';
 import { run, Undo } from './process.ts';
+import { DATABASE_NAME, transactionsIn } from './sqlite.ts';
 
 /** e2fsck: 0 clean, 1 corrected (the journal, orphans). Anything else is damage. */
 const E2FSCK_CORRECTED = 1;
@@ -14,6 +15,8 @@ const E2FSCK_CORRECTED = 1;
 export interface TakenOver {
   readonly files: number;
   readonly ledgerLines: number;
+  /** Of the database, if it was there yet. */
+  readonly transactions: number;
 }
 
 /** Throws with what is wrong. Leaves nothing mounted. */
@@ -49,7 +52,9 @@ async function readAll(mountPoint: string): Promise<TakenOver> {
   await run('find', [mountPoint, '-type', 'f', '-exec', 'sha256sum', '{}', '+']);
   const ledger = join(mountPoint, LEDGER_NAME);
   const content = files.stdout.includes(ledger) ? (await run('cat', [ledger])).stdout : '';
+  const database = files.stdout.includes(join(mountPoint, DATABASE_NAME));
   return {
+    transactions: database ? await transactionsIn(mountPoint) : 0,
     files: files.stdout.split('\n').length - 1,
     ledgerLines: ledgerLength(content),
   };

@@ -121,9 +121,9 @@ export class Writer {
     return (last?.number ?? this.first - 1) * this.area.blocks;
   }
 
-  /** The first round that a later writer may begin with, so that no content comes twice. */
+  /** The round that a later writer begins with: one that was begun is written again, and becomes the same. */
   get next(): number {
-    return Math.floor(this.writes / this.area.blocks) + 2;
+    return Math.floor(this.writes / this.area.blocks) + 1;
   }
 
   /** The longest that it waited for one answer in a span of time, in milliseconds. */

@@ -2,10 +2,10 @@
  * Nodes die without notice under load and come back: the mirror, the primary, both. Whatever is killed when, the mirror shows a
  * state that the volume had, and never an older one than before; both are equal again without a command.
  */
-import type { BlockLoad } from '../block-load.ts';
+import { type BlockLoad, fill } from '../block-load.ts';
 import type { Drill, Round } from '../frame.ts';
 import { pause } from '../process.ts';
-import { BETWEEN, MIB, Stage, VOLUME } from '../stage.ts';
+import { BETWEEN, MIB, SIZE, Stage, VOLUME } from '../stage.ts';
 import { convergeAfter } from '../steps.ts';
 import { judgeLoss, judgeStall } from '../targets.ts';
 import { sizeText } from '../timeline.ts';
@@ -22,8 +22,6 @@ const COOL_MS = 7_000;
 
 async function killMirror(stage: Stage, writer: Writer, shownBefore: number): Promise<number> {
   const { round, link, beta } = stage;
-  const slow = round.random.below(2) === 0;
-  link.throttle(slow ? SLOW_BYTES : null);
   await round.pauseBetween(100, 900);
   const { state, position } = await stage.alpha.mirror(VOLUME);
   const killedAt = Date.now();
@@ -37,6 +35,7 @@ async function killMirror(stage: Stage, writer: Writer, shownBefore: number): Pr
   round.note(`beta killed while ${state}; it shows the state after ${shown} writes`);
   round.expect(shown >= shownBefore, `it showed ${shownBefore} writes before, now ${shown}`);
   round.expect(durable >= (position?.epoch ?? 0), 'it forgot epochs that it had acknowledged');
+  link.throttle(round.random.below(2) === 0 ? SLOW_BYTES : null);
   link.restore();
   return shown;
 }
@@ -46,15 +45,19 @@ export const mirrorCrash: Drill = {
   about: 'the mirror is killed again and again, in the stream and in delta runs',
   modes: ['async', 'sync'],
   async play(round) {
-    const stage = await Stage.inStep(round, { lanes: 4 });
+    const stage = await Stage.create(round, { lanes: 4 });
+    await fill(stage.alpha.uri(VOLUME), { from: 0, to: SIZE });
     const writer = stage.write();
     const load = stage.load(BETWEEN);
     await writer.progress(100, round.signal);
+    stage.link.throttle(SLOW_BYTES);
+    await stage.addMirror();
+    round.note('alpha begins to copy the volume to beta');
     round.figures.calmStallMs = writer.longestWaitMs(0);
-    let shown = 0;
+    let shown = -1;
     for (let kill = round.pick(3, 10); kill > 0; kill--) {
       shown = await killMirror(stage, writer, shown);
-      if (kill % 2 === 0) {
+      if (kill % 2 === 1) {
         await stage.waitMirror('the stream', ({ state }) => state === 'streaming', 60_000);
       }
     }

@@ -30,6 +30,9 @@ async function fullMirror(round: Round): Promise<void> {
     /full|space/.test(last_error ?? ''),
   );
   round.note(`the disk of beta is full; alpha is ${told.state} and says: ${told.last_error ?? ''}`);
+  const { state, last_error: betaSays } = await stage.source();
+  const betaTells = /full|space/.test(betaSays ?? '') && ['failed', 'waiting'].includes(state);
+  round.expect(betaTells, `beta does not tell of its full disk: ${state}, ${betaSays ?? ''}`);
   await writer.progress(50, round.signal);
   stage.link.cut();
   const shown = await stage.state(stage.beta.uri(VOLUME));

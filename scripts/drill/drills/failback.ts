@@ -14,6 +14,7 @@ import type { Writer } from '../writer.ts';
 
 const FENCED_MS_MAX = 20_000;
 const PROMOTE_MS_MAX = 15_000;
+const YOUNG_ROUNDS = 100_000;
 /** What clients of the promoted mirror write beside the writer. */
 const MORE = { from: VERIFIED.from, to: VERIFIED.from + 4 * MIB };
 
@@ -56,7 +57,8 @@ export const failback: Drill = {
     const mark = stage.mark();
     link.cut();
     await promote(stage, mark.atMs);
-    const young = stage.write(beta);
+    // Its content is like nothing that alpha writes meanwhile.
+    const young = stage.write(beta, old.next + YOUNG_ROUNDS);
     await fill(beta.uri(VOLUME), MORE);
     await young.progress(round.pick(60, 400), round.signal);
     await old.progress(20, round.signal);

@@ -112,7 +112,8 @@ export const linkOutage: Drill = {
   async play(round) {
     const grace = round.pick(GRACE_SECONDS.short, GRACE_SECONDS.long);
     const config = writeConfig(round, 'alpha', `[replication]\ngrace_seconds = ${grace}\n`);
-    const stage = await Stage.inStep(round, { lanes: 2, alpha: { serveOptions: config } });
+    const lanes = 1 + round.random.below(4);
+    const stage = await Stage.inStep(round, { lanes, alpha: { serveOptions: config } });
     const writer = stage.write();
     for (const outage of outages(round)) await oneOutage(stage, writer, outage);
     const { verified, link, alpha } = stage;
