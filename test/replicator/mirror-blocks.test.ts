@@ -5,6 +5,7 @@
 import { describe, expect, it } from 'vitest';
 import { BLOCKS_PER_REGION, BLOCK_BYTES, REGION_BYTES } from '../../src/io/limits.ts';
 import { MirrorBlocks } from '../../src/replicator/mirror-blocks.ts';
+import type { BlockSet } from '../../src/volume/maps/block-set.ts';
 import { HotRegion, RegionTable } from '../../src/volume/maps/hot-region.ts';
 import type { Metadata } from '../../src/volume/log/metadata.ts';
 import {
@@ -58,6 +59,20 @@ class FakeLog {
   get metadata(): Metadata {
     return this as unknown as Metadata;
   }
+}
+
+interface Run {
+  readonly first: number;
+  readonly count: number;
+}
+
+function runsOf(set: BlockSet): Run[] {
+  const runs: Run[] = [];
+  for (let run = set.nextRun(0, BLOCKS); run !== null;) {
+    runs.push(run);
+    run = set.nextRun(run.first + run.count, BLOCKS);
+  }
+  return runs;
 }
 
 interface Fixture {
@@ -184,14 +199,9 @@ describe('the blocks that a mirror may lack', () => {
     const { log, parked, blocks } = fixture();
     const hot = new Set<number>();
     /** After each record: what lacked then. */
-    const lackedAt: (Set<number> | undefined)[] = [];
-    const lacking = (): Set<number> => {
-      const all = new Set<number>();
-      for (const set of [blocks.dirty, blocks.inFlight, blocks.suspect]) {
-        for (let block = 0; block < BLOCKS; block += 1) if (set.has(block)) all.add(block);
-      }
-      return all;
-    };
+    const lackedAt: (readonly Run[] | undefined)[] = [];
+    const lacking = (): Run[] =>
+      [blocks.dirty, blocks.inFlight, blocks.suspect].flatMap((set) => runsOf(set));
     const heat = (region: number): void => {
       if (!hot.has(region)) log.append({ kind: 'regions-hot', regions: [region] });
       hot.add(region);
@@ -232,12 +242,14 @@ describe('the blocks that a mirror may lack', () => {
       const lacked = lackedAt[index + 1];
       if (lacked === undefined) continue;
       const { dirty, suspect } = recordOf(state);
-      for (const block of lacked) {
-        const covered =
-          dirty.has(block) ||
-          suspect.has(block) ||
-          state.hot.has(Math.floor((block * BLOCK_BYTES) / REGION_BYTES));
-        if (!covered) throw new Error(`block ${block} is forgotten after record ${index}`);
+      for (const { first, count } of lacked) {
+        for (let block = first; block < first + count; block += 1) {
+          const covered =
+            dirty.has(block) ||
+            suspect.has(block) ||
+            state.hot.has(Math.floor((block * BLOCK_BYTES) / REGION_BYTES));
+          if (!covered) throw new Error(`block ${block} is forgotten after record ${index}`);
+        }
       }
     }
     state = folded(log.records);
