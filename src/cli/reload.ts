@@ -5,7 +5,11 @@ import { clientOf, print, printJson, type SharedOptions } from './context.ts';
 import { leaf } from './verb.ts';
 
 export function addReloadVerb(program: Command): void {
-  leaf(program, 'reload', 'read certificates, keys and rules for exports again')
+  leaf(
+    program,
+    'reload',
+    'read certificates, keys, rules for exports and the bandwidth limit again',
+  )
     .addHelpText(
       'after',
       `
@@ -19,7 +23,7 @@ code is 1. SIGHUP does the same. Other keys need a restart; the answer names tho
 async function reload(options: SharedOptions): Promise<void> {
   const report = await clientOf(options).call<ReloadReport>('POST', '/v1/reload', {});
   if (options.json) return printJson(report);
-  print('reloaded: TLS and rules for exports\n');
+  print('reloaded: TLS, rules for exports and the bandwidth limit\n');
   const { restart_needed: waiting } = report;
   if (waiting.length > 0)
     print(`changed too, but only a restart applies it: ${waiting.join(', ')}\n`);

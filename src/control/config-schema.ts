@@ -64,6 +64,7 @@ const LIMITS = z.strictObject({
 const REPLICATION = z.strictObject({
   staging_memory: z.string().optional(),
   staging_disk: z.string().optional(),
+  bandwidth_limit: z.string().optional(),
   grace_seconds: whole(0, CONFIGURED_GRACE_SECONDS_MAX).optional(),
 });
 

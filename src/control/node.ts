@@ -20,6 +20,7 @@ import type { Random } from '../io/random.ts';
 import { loadTlsClientContext } from '../io/tls-client.ts';
 import type { EventKind } from '../replicator/event-kinds.ts';
 import type { HostedVolume } from '../replicator/hosted-volume.ts';
+import { SharedLimit } from '../replicator/shared-limit.ts';
 import { SecondaryVolume } from '../replicator/intake/secondary.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import { VolumeStore, type Volume } from '../volume/store.ts';
@@ -97,11 +98,14 @@ export class BlockferryNode {
   /** For links that begin from now on. */
   private tlsClient: TlsClientContext | undefined;
   private stopped: Promise<void> | null = null;
+  /** What the mirrors of all volumes may be sent. */
+  private readonly nodeLimit: SharedLimit;
 
   private constructor(parts: NodeParts) {
     this.parts = parts;
     this.controlAddress = parts.config.control;
     this.events = new EventLog({ clock: parts.clock, log: parts.log });
+    this.nodeLimit = new SharedLimit(parts.config.replication.bandwidthLimit, parts.clock.now());
   }
 
   /**
@@ -136,9 +140,13 @@ export class BlockferryNode {
       const tlsClient = this.loadTlsClient(next);
       this.nbd.apply(next);
       this.tlsClient = tlsClient;
+      this.nodeLimit.set(next.replication.bandwidthLimit, this.parts.clock.now());
       const waiting = fixedKeysThatChanged(this.parts.config, next);
       const more = waiting.length === 0 ? '' : `; a restart is needed for: ${waiting.join(', ')}`;
-      this.tell('node-reloaded', `TLS and rules for exports were read again${more}`);
+      this.tell(
+        'node-reloaded',
+        `TLS, rules for exports and the bandwidth limit were read again${more}`,
+      );
       return { reloaded: true, restart_needed: waiting };
     } catch (error) {
       this.tell('reload-failed', `what was in force stays in force: ${errorText(error)}`);
@@ -226,6 +234,7 @@ export class BlockferryNode {
           network,
           compressor,
           tls: () => this.tlsClient,
+          nodeLimit: this.nodeLimit,
           graceMs: config.replication.graceMs,
           stagingBytes: config.replication.stagingMemoryBytes,
           stagingDisk: { disk, sizeBytes: config.replication.stagingDiskBytes },
@@ -355,9 +364,15 @@ export class BlockferryNode {
   }
 }
 
+/** The limit of bandwidth is in force at once. */
+function withoutLimit(config: NodeConfig): NodeConfig {
+  return { ...config, replication: { ...config.replication, bandwidthLimit: null } };
+}
+
 function fixedKeysThatChanged(from: NodeConfig, to: NodeConfig): string[] {
   const keys = Object.keys(FIXED_KEYS) as (keyof typeof FIXED_KEYS)[];
-  const changed = keys.filter((key) => !isDeepStrictEqual(from[key], to[key]));
+  const [before, after] = [withoutLimit(from), withoutLimit(to)];
+  const changed = keys.filter((key) => !isDeepStrictEqual(before[key], after[key]));
   return [...new Set(changed.map((key) => FIXED_KEYS[key]))];
 }
 

@@ -1,6 +1,8 @@
 /** `[replication]` of the file, and what flags say of it: what the node holds for its mirrors. */
 import { BlockferryError } from '../io/errors.ts';
 import {
+  BANDWIDTH_MAX,
+  BANDWIDTH_MIN,
   MIRROR_GRACE_MS,
   STAGING_BYTES_MAX,
   STAGING_DISK_BYTES_MAX,
@@ -18,6 +20,8 @@ export interface ReplicationConfig {
   readonly stagingDiskBytes: number | null;
   /** How long a lost link is bridged from memory. */
   readonly graceMs: number;
+  /** Bytes a second that the mirrors of all volumes are sent at most; null: no limit. */
+  readonly bandwidthLimit: number | null;
 }
 
 export interface ReplicationFlags {
@@ -28,6 +32,7 @@ export interface ReplicationFlags {
 export function resolveReplication(flags: ReplicationFlags, file: ConfigFile): ReplicationConfig {
   const { replication = {} } = file.values;
   const { staging_memory: memory, staging_disk: disk, grace_seconds: grace } = replication;
+  const { bandwidth_limit: bandwidth } = replication;
   const inFile = (key: string, text: string, range: Range): number =>
     bytesWithin(text, range, (why) => file.fault(['replication', key], why));
   const ofDisk = disk === undefined ? null : inFile('staging_disk', disk, DISK);
@@ -44,6 +49,8 @@ export function resolveReplication(flags: ReplicationFlags, file: ConfigFile): R
             (why) => new BlockferryError('USAGE', `--staging-disk ${JSON.stringify(flag)} ${why}`),
           ),
     graceMs: grace === undefined ? MIRROR_GRACE_MS : grace * 1000,
+    bandwidthLimit:
+      bandwidth === undefined ? null : inFile('bandwidth_limit', bandwidth, BANDWIDTH),
   };
 }
 
@@ -54,11 +61,17 @@ interface Range {
 
 const MEMORY: Range = { least: STAGING_MEMORY_BYTES_MIN, most: STAGING_MEMORY_BYTES_MAX };
 const DISK: Range = { least: STAGING_DISK_BYTES_MIN, most: STAGING_DISK_BYTES_MAX };
-const MIB = 2 ** 20;
+const BANDWIDTH: Range = { least: BANDWIDTH_MIN, most: BANDWIDTH_MAX };
 
 function bytesWithin(text: string, { least, most }: Range, fault: (why: string) => Error): number {
   // As people write it: 8G, 8GiB.
   const bytes = parseBytes(text.replace(/iB$/, ''));
   if (bytes !== null && bytes >= least && bytes <= most) return bytes;
-  throw fault(`must be ${least / MIB}M to ${most / MIB / 1024}G, such as "8G"`);
+  throw fault(`must be ${shown(least)} to ${shown(most)}, such as "8G"`);
+}
+
+/** A power of two in its largest unit. */
+function shown(bytes: number): string {
+  const power = Math.floor(Math.log2(bytes) / 10);
+  return `${bytes / 1024 ** power}${['', 'K', 'M', 'G', 'T'][power] ?? ''}`;
 }

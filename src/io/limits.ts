@@ -231,6 +231,11 @@ export const QUIET_INTERVAL_MS = 86_400_000;
 /** Schedule: time between two runs. */
 export const SCHEDULE_MS_MIN = 1000;
 export const SCHEDULE_MS_MAX = 30 * 86_400_000;
+/** A limit that is shared: who was told to wait and does not ask again within this does not wait any more. */
+export const SHARE_ASK_MS_MAX = 500;
+/** The limit of the node, in bytes a second. */
+export const BANDWIDTH_MIN = 65_536;
+export const BANDWIDTH_MAX = 2 ** 40;
 /** Throttling: what an operator may set the lag limit to. */
 export const LAG_LIMIT_MS_MIN = 1000;
 export const LAG_LIMIT_MS_MAX = 3_600_000;
@@ -300,6 +305,14 @@ export const LINK_ANSWER_BLOCKS_MAX: number = ZERO_PART_BYTES / BLOCK_BYTES;
  */
 export const LINK_RECEIVED_BYTES_HIGH: number = 128 * MIB;
 export const LINK_RECEIVED_BYTES_LOW: number = 104 * MIB;
+/**
+ * Node: memory of payloads that came over all links and are in use. From HIGH on, links that hold SHARE or more are not read, but
+ * for one at a time, each for a turn; down at LOW all are again.
+ */
+export const LINK_NODE_BYTES_HIGH: number = 256 * MIB;
+export const LINK_NODE_BYTES_LOW: number = 208 * MIB;
+export const LINK_SHARE_BYTES_MIN: number = 2 * MIB;
+export const LINK_TURN_MS = 250;
 /** Link: memory of payloads kept for reuse. More is left to the garbage collector. */
 export const LINK_IDLE_BYTES_MAX: number = 16 * MIB;
 /** Link: headers of frames kept for reuse. More are left to the garbage collector. */

@@ -6,6 +6,7 @@ import type { EpochReserve } from './epoch-reserve.ts';
 import type { ParkedRegions } from './mirror-blocks.ts';
 import type { LinkSurroundings } from './mirror-link.ts';
 import type { Mirror } from './mirror.ts';
+import type { SharedLimit } from './shared-limit.ts';
 import type { StagingQueue } from './staging-queue.ts';
 
 export interface MirrorHost {
@@ -20,6 +21,8 @@ export interface MirrorHost {
   readonly graceMs: number;
   /** Regions that are suspect in the log, for every mirror, until what was written to them is safe. */
   readonly parked: ParkedRegions;
+  /** What all mirrors of the node may be sent; null: there is no such limit. */
+  readonly nodeLimit: SharedLimit | null;
   /** Bytes that the host read and wrote since the process began. */
   readonly hostBytes: number;
   /** A synchronous write waits: an idle link should take the open epoch at once. */

@@ -87,7 +87,7 @@ export class Mirror {
     this.mode = record.mode;
     this.stallPolicy = record.stallPolicy;
     this.watch = new MirrorWatch(host.surroundings.clock, host.queue);
-    this.limit = new SendLimit(host.surroundings.clock, record.limit, null);
+    this.limit = new SendLimit(host.surroundings.clock, record.limit, host.nodeLimit);
     this.compression = new MirrorCompression(record.compress, this.limit);
     this.runs = new RunSchedule({
       clock: host.surroundings.clock,

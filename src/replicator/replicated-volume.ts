@@ -32,6 +32,7 @@ import { randomId } from './random-id.ts';
 import { RegionGate } from './region-gate.ts';
 import { Stager } from './stager.ts';
 import { SnapshotStream } from './snapshot-stream.ts';
+import type { SharedLimit } from './shared-limit.ts';
 import { StagingDisk } from './staging-disk.ts';
 import { StagingQueue } from './staging-queue.ts';
 import type {
@@ -54,6 +55,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
   readonly readOnly = false;
   readonly description = '';
 
+  readonly nodeLimit: SharedLimit | null;
   hostBytes = 0;
   private readonly clock: Clock;
   private readonly events: EventSink;
@@ -87,6 +89,8 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     stagingBytes?: number;
     /** How long a lost link to another node is bridged from memory, in milliseconds, 0: never; MIRROR_GRACE_MS if not given. */
     graceMs?: number;
+    /** What the mirrors of all volumes of the node may be sent; no such limit if not given. */
+    nodeLimit?: SharedLimit;
     /** Where there is room for more: a file of at most so many bytes; null: there is none. */
     stagingDisk?: { readonly disk: Disk; readonly sizeBytes: number | null };
   }) {
@@ -111,6 +115,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     };
     this.examiner = options.examiner;
     this.graceMs = options.graceMs ?? MIRROR_GRACE_MS;
+    this.nodeLimit = options.nodeLimit ?? null;
     this.events = options.events;
     this.stagingDisk = this.stagingDiskAt(options.stagingDisk);
     this.mirrorSet = new MirrorSet(this, {

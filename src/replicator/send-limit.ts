@@ -2,6 +2,7 @@
 import assert from 'node:assert';
 import type { Clock } from '../io/clock.ts';
 import type { WireLimit } from './link/link-types.ts';
+import type { SharedLimit, Sharer } from './shared-limit.ts';
 import { TokenBucket } from './token-bucket.ts';
 
 /** A limit may be changed while somebody waits for it: it is asked again after so long, and not before a millisecond. */
@@ -15,15 +16,15 @@ export function limitLookMs(waitMs: number): number {
 export class SendLimit implements WireLimit {
   private readonly clock: Clock;
   private readonly own: TokenBucket;
-  private readonly shared: TokenBucket | null;
+  private readonly shared: Sharer | null;
   /** Of what is taken, the part that is likely to be left on the wire. */
   private share = 1;
 
-  /** `bytesPerSecond`: null for no limit of its own. */
-  constructor(clock: Clock, bytesPerSecond: number | null, shared: TokenBucket | null) {
+  /** `bytesPerSecond`: null for no limit of its own. `shared`: that of the node, if there is one. */
+  constructor(clock: Clock, bytesPerSecond: number | null, shared: SharedLimit | null) {
     this.clock = clock;
     this.own = new TokenBucket(bytesPerSecond, clock.now());
-    this.shared = shared;
+    this.shared = shared?.sharer() ?? null;
   }
 
   set(bytesPerSecond: number | null): void {
@@ -57,6 +58,7 @@ export class SendLimit implements WireLimit {
   /** Milliseconds until something may be sent. */
   get waitMs(): number {
     const now = this.clock.now();
-    return Math.max(this.own.waitMs(now), this.shared?.waitMs(now) ?? 0);
+    // Who is held up by its own limit does not wait in the line of the others.
+    return this.own.waitMs(now) || (this.shared?.waitMs(now) ?? 0);
   }
 }

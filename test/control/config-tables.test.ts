@@ -310,10 +310,16 @@ describe('replication', () => {
   test('is set by the file, and on disk by a flag too', () => {
     expect(read('').replication.stagingDiskBytes).toBeNull();
     const text = `[replication]
+      bandwidth_limit = "100M"
       staging_memory = "512M"
       staging_disk = "8GiB"
       grace_seconds = 0`;
-    const expected = { stagingMemoryBytes: GIB / 2, stagingDiskBytes: 8 * GIB, graceMs: 0 };
+    const expected = {
+      bandwidthLimit: 100 * 2 ** 20,
+      stagingMemoryBytes: GIB / 2,
+      stagingDiskBytes: 8 * GIB,
+      graceMs: 0,
+    };
     expect(read(text).replication).toEqual(expected);
     expect(read(text, { stagingDisk: '64M' }).replication).toEqual({
       ...expected,
@@ -325,6 +331,7 @@ describe('replication', () => {
     ['a size that is none', 'staging_disk = "much"', /:2: replication\.staging_disk: must be 64M/],
     ['too little disk', 'staging_disk = "63M"', /:2: replication\.staging_disk: .* to 64G/],
     ['too much disk', 'staging_disk = "65G"', /:2: replication\.staging_disk: must be/],
+    ['too narrow', 'bandwidth_limit = "1K"', /:2: replication\.bandwidth_limit: .* 64K to 1T/],
     ['too little memory', 'staging_memory = "1M"', /:2: replication\.staging_memory: .* to 4G/],
     ['too long a grace', 'grace_seconds = 3601', /:2: replication\.grace_seconds: /],
     ['another key', 'staging = "1G"', /:2: unknown key "staging" in replication; known are/],

@@ -33,7 +33,7 @@ describe('a node', () => {
     writeFileSync(file, '[export.demo]\nread_only = true\n');
     node.process.signal('SIGHUP');
     await waitUntil('the new rule', readOnly);
-    writeFileSync(file, '[limits]\nconnections = 9\n');
+    writeFileSync(file, '[limits]\nconnections = 9\n[replication]\nbandwidth_limit = "1M"\n');
     const { stdout } = await node.cli(['reload']);
     expect(stdout).toMatch(/^reloaded: .*\n.*restart.*: limits\n$/);
     expect(await readOnly()).toBe(false);

@@ -8,6 +8,7 @@ import type { Disk } from '../../../src/io/disk.ts';
 import { nodeDisk } from '../../../src/io/node-disk.ts';
 import { systemRandom } from '../../../src/io/random.ts';
 import { ReplicatedVolume } from '../../../src/replicator/replicated-volume.ts';
+import type { SharedLimit } from '../../../src/replicator/shared-limit.ts';
 import type { BlockferryEvent, MirrorStatus } from '../../../src/replicator/status.ts';
 import { VolumeStore, type Volume } from '../../../src/volume/store.ts';
 import { inlineExaminer } from '../../../src/workers/examiner.ts';
@@ -30,6 +31,7 @@ export interface RigOptions {
   readonly stagingBytes?: number;
   readonly stagingDiskBytes?: number;
   readonly graceMs?: number;
+  readonly nodeLimit?: SharedLimit;
   readonly clock?: Clock;
   readonly disk?: Disk;
 }
@@ -76,6 +78,7 @@ export class Rig {
       events: { emit: ({ kind, message }) => void this.events.push({ kind, message }) },
       ...(options.stagingBytes === undefined ? {} : { stagingBytes: options.stagingBytes }),
       ...(options.graceMs === undefined ? {} : { graceMs: options.graceMs }),
+      ...(options.nodeLimit === undefined ? {} : { nodeLimit: options.nodeLimit }),
       stagingDisk: {
         disk: options.disk ?? nodeDisk,
         sizeBytes: options.stagingDiskBytes ?? null,

@@ -1,0 +1,87 @@
+/**
+ * A limit in bytes a second that several senders share: that of the node.
+ *
+ * Invariants:
+ * - Nobody is told to go while the limit is in debt.
+ * - Of those who wait, the one that was served the fewest bytes goes first (start-time fair queueing): a sender of small pieces
+ *   has its part beside one of large pieces, and whoever paused does not catch up on what it left unused.
+ * - Who was refused and does not ask again within SHARE_ASK_MS_MAX waits no more: it holds up nobody.
+ * - Without a limit nobody waits, and nothing is counted.
+ */
+import { SHARE_ASK_MS_MAX } from '../io/limits.ts';
+import { TokenBucket } from './token-bucket.ts';
+
+/** How soon one who may go by the limit, but not before another, asks again, in milliseconds. */
+const NEXT_MS = 1;
+
+export class SharedLimit {
+  /** Those who were refused, and when they last asked. */
+  private readonly waiting = new Map<Sharer, number>();
+  /** Virtual time, in bytes: where the one that was served last began. */
+  private virtual = 0;
+  private readonly bucket: TokenBucket;
+
+  /** `bytesPerSecond`: null for no limit. `now`: clock milliseconds. */
+  constructor(bytesPerSecond: number | null, now: number) {
+    this.bucket = new TokenBucket(bytesPerSecond, now);
+  }
+
+  /** In force when those who wait ask again. */
+  set(bytesPerSecond: number | null, now: number): void {
+    this.bucket.setRate(bytesPerSecond, now);
+    if (bytesPerSecond === null) this.waiting.clear();
+  }
+
+  /** One more who sends under this limit. */
+  sharer(): Sharer {
+    return new Sharer(this);
+  }
+
+  /** Milliseconds until the sharer may ask again; 0: it may send. */
+  waitMs(sharer: Sharer, now: number): number {
+    if (this.bucket.bytesPerSecond === null) return 0;
+    const debtMs = this.bucket.waitMs(now);
+    if (debtMs === 0 && !this.isOutranked(sharer, now)) return 0;
+    if (!this.waiting.has(sharer)) sharer.finish = Math.max(sharer.finish, this.virtual);
+    this.waiting.set(sharer, now);
+    return Math.max(debtMs, NEXT_MS);
+  }
+
+  /** Counts what the sharer sends; a negative number is given back. */
+  take(sharer: Sharer, bytes: number, now: number): void {
+    if (bytes === 0 || this.bucket.bytesPerSecond === null) return;
+    this.bucket.take(bytes, now);
+    const start = Math.max(this.virtual, sharer.finish);
+    if (bytes > 0) this.virtual = start;
+    sharer.finish = start + bytes;
+    this.waiting.delete(sharer);
+  }
+
+  private isOutranked(sharer: Sharer, now: number): boolean {
+    const start = Math.max(this.virtual, sharer.finish);
+    for (const [other, askedAt] of this.waiting) {
+      if (other === sharer) continue;
+      if (now - askedAt > SHARE_ASK_MS_MAX) this.waiting.delete(other);
+      else if (other.finish < start) return true;
+    }
+    return false;
+  }
+}
+
+export class Sharer {
+  /** Virtual time at which what it took is paid for. */
+  finish = 0;
+  private readonly limit: SharedLimit;
+
+  constructor(limit: SharedLimit) {
+    this.limit = limit;
+  }
+
+  waitMs(now: number): number {
+    return this.limit.waitMs(this, now);
+  }
+
+  take(bytes: number, now: number): void {
+    this.limit.take(this, bytes, now);
+  }
+}
