@@ -67,14 +67,14 @@ function unknownDifferences(disk: MemoryDisk, mirror: MirrorServer): number[] {
 }
 
 describe('a primary that is killed', () => {
-  it.each([1, 2, 3, 4])('is equal to its mirror again (seed %i)', async (seed) => {
+  it.each([1, 2, 3])('is equal to its mirror again (seed %i)', async (seed) => {
     const random = seeded(seed);
     let rig = await Rig.create(testScope(), { sizeBytes: SIZE });
     await load(rig, random, 40);
     const mirror = await rig.mirror();
     mirror.device.shuffleAnswers(random);
     await rig.addMirror(mirror);
-    for (let round = 0; round < 4; round += 1) {
+    for (let round = 0; round < 3; round += 1) {
       if (random() < 0.7) await rig.inStep();
       if (random() < 0.3) mirror.leave();
       await load(rig, random, Math.floor(random() * 150));
@@ -150,14 +150,14 @@ describe('a primary that is killed', () => {
 });
 
 describe('a primary that loses its power', () => {
-  it.each([11, 12, 13, 14, 15, 16])('is equal to its mirror again (seed %i)', async (seed) => {
+  it.each([11, 12, 13, 14])('is equal to its mirror again (seed %i)', async (seed) => {
     const random = seeded(seed);
     let disk = new MemoryDisk();
     let rig = await Rig.create(testScope(), { disk, sizeBytes: SIZE });
     const mirror = await rig.mirror();
     mirror.device.shuffleAnswers(random);
     await rig.addMirror(mirror);
-    for (let round = 0; round < 5; round += 1) {
+    for (let round = 0; round < 4; round += 1) {
       if (random() < 0.7) await rig.inStep();
       if (random() < 0.2) mirror.leave();
       await load(rig, random, Math.floor(random() * 120));
