@@ -14,6 +14,7 @@ import { addPromoteVerb } from './promote-verb.ts';
 import { addReloadVerb } from './reload.ts';
 import { addServeVerb } from './serve.ts';
 import { addSnapshotVerbs } from './snapshot-verbs.ts';
+import { addSwitchoverVerbs } from './switchover-verbs.ts';
 import { addStatusVerbs } from './status-verbs.ts';
 import { addVolumeVerbs } from './volume-verbs.ts';
 
@@ -59,6 +60,7 @@ export function createProgram(): Command {
   addMirrorVerbs(program);
   addPromoteVerb(program);
   addFailbackVerb(program);
+  addSwitchoverVerbs(program);
   addAttachVerbs(program);
   addStatusVerbs(program);
   addReloadVerb(program);

@@ -104,7 +104,9 @@ export class CommandRoom implements Exported {
   linkTarget(volume: string, node: string): LinkTarget | null {
     const device = this.devices.get(volume);
     if (device === undefined || device instanceof SecondaryVolume) return device ?? null;
-    return new Descendant(device.volume, node);
+    return device instanceof ReplicatedVolume
+      ? new Descendant(device.volume, node, device.handover)
+      : null;
   }
 
   /** Null: there is no secondary of that name. */

@@ -10,8 +10,12 @@
 import assert from 'node:assert';
 import { isoTime, type Clock } from '../io/clock.ts';
 import { BlockferryError, errorText } from '../io/errors.ts';
-import { becomeSecondary } from '../replicator/intake/failback.ts';
-import type { Promotion, SecondaryVolume } from '../replicator/intake/secondary.ts';
+import { isLoopback } from '../io/address.ts';
+import type { Address } from '../io/network.ts';
+import { parseNbdUri } from '../nbd/uri.ts';
+import type { HostedVolume } from '../replicator/hosted-volume.ts';
+import { becomeSecondary, followNewPrimary } from '../replicator/intake/failback.ts';
+import { SecondaryVolume, type Promotion } from '../replicator/intake/secondary.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import { isHidden } from '../volume/names.ts';
 import type { Volume } from '../volume/volume.ts';
@@ -23,7 +27,19 @@ import type { VolumeCommands } from './volumes.ts';
 interface FailoverOptions {
   readonly room: CommandRoom;
   readonly clock: Clock;
-  readonly commands: Pick<VolumeCommands, 'show' | 'rehost' | 'checkSource'>;
+  readonly commands: VolumeCommands;
+  /** Whether an export at this address is one of our own. */
+  readonly isOurs: (address: Address) => boolean;
+  /** The operator said that the network is trusted. */
+  readonly insecure: boolean;
+}
+
+export interface HandoverOrder {
+  /** Of several mirrors: its URI, or the name of its node. */
+  readonly to: string | null;
+  /** The export of the old primary, as the new one reaches it: its mirror from then on. */
+  readonly back: string | null;
+  readonly withinMs: number;
 }
 
 export interface PromoteWish {
@@ -36,13 +52,137 @@ export interface PromoteWish {
 export class FailoverCommands {
   private readonly room: CommandRoom;
   private readonly clock: Clock;
-  private readonly commands: FailoverOptions['commands'];
+  private readonly commands: VolumeCommands;
+  private readonly isOurs: FailoverOptions['isOurs'];
+  private readonly insecure: boolean;
 
-  constructor({ room, clock, commands }: FailoverOptions) {
+  constructor({ room, clock, commands, isOurs, insecure }: FailoverOptions) {
     this.room = room;
     this.clock = clock;
     this.commands = commands;
+    this.isOurs = isOurs;
+    this.insecure = insecure;
+    commands.onAttached = (device) => this.watch(device);
+    for (const device of room.devices.values()) this.watch(device);
   }
+
+  /** Handovers that another node begins, or whose end is heard of when no command waits for it. */
+  private watch(device: HostedVolume): void {
+    const { name } = device.volume;
+    if (device instanceof SecondaryVolume) {
+      device.whyNoMirror = (uri) => this.whyNoMirror(uri);
+      device.onTakenOver = () => this.inBackground(name, () => this.takenOver(device));
+    } else if (device instanceof ReplicatedVolume) {
+      device.handover.onTaken = () => this.inBackground(name, () => this.follow(device));
+      device.handover.onWanted = (mirrorId, { split, withinMs, back }) => {
+        const mirror = device.volume.metadata.state.mirrors.get(mirrorId);
+        const order = { to: mirror?.uri ?? null, back, withinMs };
+        this.inBackground(name, async () => {
+          try {
+            await (split ? this.splitHere(device, order) : this.giveAway(device, order));
+          } catch (thrown) {
+            device.handover.deny(mirrorId, errorText(thrown));
+          }
+        });
+      };
+    }
+  }
+
+  private inBackground(name: string, run: () => Promise<unknown>): void {
+    void this.room.command(name, run).catch((thrown: unknown) => {
+      this.room.tell('handover-failed', name, `volume ${name}: ${errorText(thrown)}`);
+    });
+  }
+
+  private whyNoMirror(text: string): string | null {
+    try {
+      const { address, tls } = parseNbdUri(text);
+      if (this.isOurs(address)) return `${text} leads back to this node`;
+      if (this.insecure || tls !== null || isLoopback(address)) return null;
+      return `${text} is reached in clear, and is not on this machine`;
+    } catch (thrown) {
+      return errorText(thrown);
+    }
+  }
+
+  // ---- switchover and split
+
+  /**
+   * Moves the writes from the primary to its mirror with nothing lost, from either side. The old primary becomes the mirror, at the very
+   * position. @throws BlockferryError VOLUME_NOT_FOUND, MIRROR_NOT_FOUND, MIRROR_STATE, VOLUME_FENCED, HANDOVER_FAILED, HANDOVER_IN_DOUBT
+   */
+  async switchover(name: string, order: HandoverOrder): Promise<VolumeStatus> {
+    const secondary = this.room.secondary(name);
+    if (secondary !== null) return await this.want(secondary, { ...order, split: false });
+    return await this.room.command(name, async () => {
+      await this.giveAway(this.room.requirePrimary(name, 'give its writes away'), order);
+      return this.commands.show(name);
+    });
+  }
+
+  /** Has a mirror take writes too, on purpose: both go on alone. Throws as `switchover`. */
+  async split(name: string, order: HandoverOrder): Promise<VolumeStatus> {
+    const secondary = this.room.secondary(name);
+    if (secondary !== null) return await this.want(secondary, { ...order, split: true });
+    return await this.room.command(name, async () => {
+      await this.splitHere(this.room.requirePrimary(name, 'be split'), order);
+      return this.commands.show(name);
+    });
+  }
+
+  /** From the side of the mirror: the primary is asked for it. */
+  private async want(
+    secondary: SecondaryVolume,
+    { split, back, withinMs }: HandoverOrder & { readonly split: boolean },
+  ): Promise<VolumeStatus> {
+    const { name } = secondary.volume;
+    const why = await secondary.want({ split, back, withinMs });
+    if (why !== null) throw new BlockferryError('HANDOVER_FAILED', `volume ${name}: ${why}`);
+    // Behind what makes it one that takes writes.
+    return await this.room.command(name, () => Promise.resolve(this.commands.show(name)));
+  }
+
+  private async giveAway(device: ReplicatedVolume, order: HandoverOrder): Promise<void> {
+    refuseFenced(device);
+    await device.handOver({ ...order, split: false });
+    await this.follow(device);
+  }
+
+  private async splitHere(device: ReplicatedVolume, order: HandoverOrder): Promise<void> {
+    refuseFenced(device);
+    const node = await device.handOver({ ...order, split: true });
+    const { name } = device.volume;
+    const { generation, epoch } = device.position();
+    const message = `volume ${name} and its mirror on ${node} both take writes: generation ${generation} begins here after epoch ${epoch}`;
+    this.room.tell('volume-split', name, message);
+  }
+
+  /** The mirror has taken over: this volume becomes its mirror. */
+  private async follow(device: ReplicatedVolume): Promise<void> {
+    const { volume } = device;
+    const { name } = volume;
+    const { handover, mirrors } = volume.metadata.state;
+    // Heard of more than once.
+    if (handover === null || this.room.devices.get(name) !== device) return;
+    const node = mirrors.get(handover.mirror)?.peer?.node;
+    assert(node !== undefined, 'a mirror that took over is another node');
+    const time = this.clock.wall();
+    await this.commands.rehost(device, () => followNewPrimary(volume, node, time), true);
+    const message = `volume ${name} is the mirror of node ${node}, which took over after epoch ${handover.epoch}; nothing is lost`;
+    this.room.tell('volume-demoted', name, message);
+  }
+
+  /** This mirror takes writes: its generation is open. */
+  private async takenOver(device: SecondaryVolume): Promise<void> {
+    const { name } = device.volume;
+    if (this.room.devices.get(name) !== device) return;
+    await this.commands.rehost(device, () => Promise.resolve());
+    const { position } = this.commands.show(name);
+    const message = `volume ${name} takes writes: generation ${position.generation}, handed over by its primary with nothing lost`;
+    this.room.tell('volume-promoted', name, message);
+  }
+
+  // ---- promotion and failback
 
   /**
    * Makes a mirror a volume that takes writes, at the latest whole state that it holds, or at one of its snapshots: then that

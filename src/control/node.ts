@@ -272,9 +272,12 @@ export class BlockferryNode {
     nbd: NbdService;
   }): Promise<void> {
     const { config, clock, log, network, inherited } = this.parts;
+    const isOurs = (address: Address): boolean => leadsTo(address, this.nbdAddresses);
+    const { insecure } = config;
+    const failover = new FailoverCommands({ room, clock, commands, isOurs, insecure });
     const app = createApi({
       commands,
-      failover: new FailoverCommands({ room, clock, commands }),
+      failover,
       mirrors: new MirrorCommands({
         room,
         isOurs: (address) => leadsTo(address, this.nbdAddresses),

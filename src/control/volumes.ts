@@ -34,6 +34,8 @@ export class VolumeCommands {
   private readonly host: (volume: Volume) => HostedVolume;
   private readonly space: () => SpaceStatus;
   private started = false;
+  /** Called with each device that begins to serve a volume. */
+  onAttached: ((device: HostedVolume) => void) | null = null;
 
   constructor(options: VolumeCommandsOptions) {
     this.node = options.node;
@@ -306,6 +308,7 @@ export class VolumeCommands {
     if (volume.container !== null) this.watch(volume.name, volume.container);
     const device = this.host(volume);
     this.room.devices.set(volume.name, device);
+    this.onAttached?.(device);
     return device;
   }
 }

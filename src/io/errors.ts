@@ -88,6 +88,12 @@ export const ERROR_CATALOGUE = {
     400,
     'require TLS (NBD only), listen on loopback or a unix socket, or add --insecure',
   ),
+  HANDOVER_FAILED: entry('operator', 409, 'see why, and try again; writes go on where they were'),
+  HANDOVER_IN_DOUBT: entry(
+    'operator',
+    409,
+    'bring the other node back; or, if it is gone for good: blockferry promote VOLUME --force',
+  ),
   INTERNAL: entry('environment', 500, 'see the log of the node; this is a bug worth reporting'),
   MIRROR_DIVERGED: entry(
     'operator',

@@ -64,6 +64,11 @@ export class ChangeWay implements PiecewiseHost {
     return this.gated;
   }
 
+  /** No change is on its way. */
+  get quiet(): boolean {
+    return this.ungated === 0 && this.gate.clear && this.volume.changes.running === 0;
+  }
+
   /** Before the first request: whether there are mirrors. */
   start(mirrored: boolean): void {
     this.gated = mirrored;

@@ -40,6 +40,8 @@ export const EVENT_LEVELS = {
   'volume-promoted': 'warn',
   'volume-fenced': 'warn',
   'volume-demoted': 'warn',
+  'volume-split': 'warn',
+  'handover-failed': 'warn',
   'mirror-rejoins': 'info',
   'volume-deleted': 'info',
   'volume-damaged': 'warn',

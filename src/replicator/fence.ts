@@ -24,6 +24,8 @@ export class Fence {
   up: boolean;
   private held: Held[] = [];
   private why: string | null;
+  /** They are, while it is not known whether a mirror took over. */
+  private paused: boolean;
   /** Mirrors that may know of a newer generation. */
   private readonly unheard = new Set<object>();
   private timer: Timer | null = null;
@@ -35,12 +37,25 @@ export class Fence {
     this.metadata = metadata;
     this.clock = clock;
     this.why = metadata.state.fenced;
-    this.up = this.why !== null;
+    this.paused = metadata.state.handover !== null;
+    this.up = this.why !== null || this.paused;
   }
 
   /** Why an operator has to decide; null: nobody has to. */
   get reason(): string | null {
-    return this.why;
+    if (this.why !== null || !this.paused || this.metadata.state.handover === null) return this.why;
+    return 'it was handed over to a mirror, and it is not known whether that took over';
+  }
+
+  /** Changes wait until `unpause`. */
+  pause(): void {
+    this.paused = true;
+    this.up = true;
+  }
+
+  unpause(): void {
+    this.paused = false;
+    this.letGo();
   }
 
   /** Keeps the change until it may be applied, then applies and completes it. */
@@ -81,6 +96,7 @@ export class Fence {
   /** The operator decided, and that is recorded: a generation was opened here. */
   lower(): void {
     this.why = null;
+    this.paused = false;
     this.letGo();
   }
 
@@ -100,7 +116,7 @@ export class Fence {
   }
 
   private letGo(): void {
-    if (this.why !== null || this.unheard.size > 0) return;
+    if (this.why !== null || this.paused || this.unheard.size > 0) return;
     this.up = false;
     this.timer?.cancel();
     const { held } = this;

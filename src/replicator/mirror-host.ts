@@ -4,6 +4,7 @@ import type { Examiner } from '../workers/examiner.ts';
 import type { EventKind } from './event-kinds.ts';
 import type { EpochReserve } from './epoch-reserve.ts';
 import type { ParkedRegions } from './mirror-blocks.ts';
+import type { Handover } from './handover.ts';
 import type { LinkSurroundings } from './mirror-link.ts';
 import type { Mirror } from './mirror.ts';
 import type { SharedLimit } from './shared-limit.ts';
@@ -27,6 +28,8 @@ export interface MirrorHost {
   readonly hostBytes: number;
   /** A synchronous write waits: an idle link should take the open epoch at once. */
   readonly hasWaiters: boolean;
+  /** How this volume is given to a mirror; left out: it never is. */
+  readonly handover?: Handover;
   emit(kind: EventKind, mirror: Mirror, message: string): void;
   /** An attempt to reach the mirror is over, whatever came of it. */
   heard(mirror: Mirror): void;

@@ -123,6 +123,13 @@ export class Mirror {
     return this.place.backlog;
   }
 
+  /** The link to a mirror that follows, if it is another node. */
+  get peer(): PeerContact | null {
+    const { contact } = this.link;
+    const follows = this.state === 'streaming' && contact?.open === true;
+    return follows && contact instanceof PeerContact ? contact : null;
+  }
+
   start(): void {
     assert(!this.started, 'started once');
     this.started = true;

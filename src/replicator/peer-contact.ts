@@ -223,6 +223,10 @@ export class PeerContact implements Contact, LinkHandler {
     if (message.kind === 'may-differ' && this.told !== null) {
       return this.takeTold(this.told, message);
     }
+    if (isAboutHandover(message)) {
+      this.host.handover?.heard(this.mirrorId, message);
+      return undefined;
+    }
     if (message.kind === 'failed') {
       const text = `${this.link.peer} cannot go on: ${message.message} (${message.code})`;
       return this.link.destroy(new BlockferryError('MIRROR_REFUSED', text));
@@ -273,4 +277,8 @@ export class PeerContact implements Contact, LinkHandler {
     this.wasTold = true;
     this.listener(this.over);
   }
+}
+
+function isAboutHandover({ kind }: ControlMessage): boolean {
+  return kind === 'handover-wanted' || kind === 'handed-over' || kind === 'handover-refused';
 }

@@ -55,6 +55,7 @@ export async function reachMirror(mirror: MirrorToReach): Promise<Contact> {
   }
   const { link, welcome } = found;
   try {
+    await settleHandover(mirror, welcome);
     const { full, rejoin } = marksFor(mirror, welcome);
     await recordPeer(mirror, welcome);
     const { arrived, note } = mirror;
@@ -162,6 +163,16 @@ const PARTED: { readonly [Kind in Decision['kind']]?: ErrorCode } = {
   stale: 'MIRROR_NEWER',
   unrelated: 'MIRROR_UNRELATED',
 };
+
+/** A mirror that was asked to take over did, or will not. Throws HANDOVER_IN_DOUBT: it did. */
+async function settleHandover({ host, mirrorId }: MirrorToReach, welcome: Welcome): Promise<void> {
+  const { handover } = host;
+  if (handover === undefined) return;
+  if (handover.learned(welcome.generations)) {
+    throw new BlockferryError('HANDOVER_IN_DOUBT', `${welcome.node} has taken over`);
+  }
+  await handover.notTaken(mirrorId);
+}
 
 /** Marks what the two histories and positions say beyond what is marked. Throws PartedWays. */
 function marksFor(

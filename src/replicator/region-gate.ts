@@ -91,6 +91,11 @@ export class RegionGate {
     this.record();
   }
 
+  /** No change waits, or has parts to come. */
+  get clear(): boolean {
+    return this.arrivals.clear;
+  }
+
   /** Whether an earlier change to the range waits, or has parts to come. */
   holds(offset: number, end: number): boolean {
     return !this.arrivals.clear && this.arrivals.holds(offset, end);

@@ -22,6 +22,7 @@ import { DirtyContext } from './dirty-context.ts';
 import { EpochReserve } from './epoch-reserve.ts';
 import type { EventKind } from './event-kinds.ts';
 import { Fence } from './fence.ts';
+import { Handover, type HandoverWish } from './handover.ts';
 import type { HostedVolume, Role } from './hosted-volume.ts';
 import type { ParkedRegions } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
@@ -67,6 +68,8 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
   private readonly stagingDisk: StagingDisk | null;
   private readonly replies: SyncReplies;
   private readonly way: ChangeWay;
+  /** How it is given to a mirror. */
+  readonly handover: Handover;
   private readonly dirtyContexts = new Map<Mirror, DirtyContext>();
   private contextList: readonly StatusContext[];
   private wakePlanned = false;
@@ -130,6 +133,8 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     this.replies = new SyncReplies({ clock, mirrors, wakeSoon: () => this.wakeSoon() });
     const { queue, fence, gate, stager, replies } = this;
     this.way = new ChangeWay({ volume, clock, mirrors, queue, fence, gate, stager, replies });
+    const isQuiet = (): boolean => this.way.quiet;
+    this.handover = new Handover({ host: this, fence, mirrors, isQuiet });
   }
 
   get sizeBytes(): number {
@@ -183,11 +188,11 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
   goOnAlone(): Promise<Position> {
     return this.mirrorSet.apart('begins a generation of its own', async () => {
       const { metadata, name } = this.volume;
-      const { fenced, generation } = metadata.state;
+      const { fenced, handover, generation } = metadata.state;
       this.queue.close('command');
       const firstEpoch = this.queue.openNumber;
       // A commit that failed left the record waiting: it is not made twice.
-      if (fenced !== null) {
+      if (fenced !== null || handover !== null) {
         const id = randomId(this.surroundings.random);
         metadata.append({ kind: 'generation-opened', number: generation + 1, id, firstEpoch });
       }
@@ -199,6 +204,36 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
       this.fence.lower();
       return this.position();
     });
+  }
+
+  /**
+   * Gives the writes to a mirror, or with `split` takes them beside it. `to`: its URI, the name of its node, or null for the only one.
+   * Answers the name of its node. @throws BlockferryError MIRROR_NOT_FOUND, MIRROR_STATE, HANDOVER_FAILED, HANDOVER_IN_DOUBT
+   */
+  async handOver(
+    wish: Omit<HandoverWish, 'mirror'> & { readonly to: string | null },
+  ): Promise<string> {
+    const { mirrors } = this.volume.metadata.state;
+    const named = this.mirrors.filter(
+      ({ id, uri }) =>
+        wish.to === null || uri.text === wish.to || mirrors.get(id)?.peer?.node === wish.to,
+    );
+    const [mirror, ...others] = named;
+    if (mirror === undefined || others.length > 0) {
+      const message = `${this.volume.name} has ${named.length} mirrors of that name; say which one by its URI`;
+      throw new BlockferryError('MIRROR_NOT_FOUND', message);
+    }
+    if (!wish.split && this.mirrors.length > 1) {
+      const message = `${this.volume.name} has other mirrors: remove them first, and add them on the other node`;
+      throw new BlockferryError('MIRROR_STATE', message);
+    }
+    const node = mirrors.get(mirror.id)?.peer?.node ?? null;
+    if (mirror.peer === null || node === null) {
+      const message = `the mirror ${mirror.uri.text} is ${mirror.state}: only a blockferry node that follows takes over`;
+      throw new BlockferryError('MIRROR_STATE', message);
+    }
+    await this.handover.run({ ...wish, mirror });
+    return node;
   }
 
   /** @throws BlockferryError URI_INVALID, MIRROR_*, METADATA_WRITE_FAILED: nothing was changed. */

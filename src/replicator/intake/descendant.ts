@@ -7,6 +7,7 @@
  */
 import { BlockferryError } from '../../io/errors.ts';
 import type { Volume } from '../../volume/volume.ts';
+import type { Handover } from '../handover.ts';
 import type { Link } from '../link/link-types.ts';
 import { LINK_VERSION } from '../link/messages.ts';
 import type { Hello } from '../link/messages.ts';
@@ -17,9 +18,11 @@ const NO_TOKEN = '0'.repeat(32);
 export class Descendant {
   private readonly volume: Volume;
   private readonly node: string;
+  private readonly handover: Handover;
 
   /** `node`: the name of this node. */
-  constructor(volume: Volume, node: string) {
+  constructor(volume: Volume, node: string, handover: Handover) {
+    this.handover = handover;
     this.volume = volume;
     this.node = node;
   }
@@ -29,6 +32,10 @@ export class Descendant {
     const known = new Set(hello.generations.map(({ id }) => id));
     if (!generations.some(({ id }) => known.has(id))) {
       return { kind: 'stranger', reason: 'it is no secondary, and of another descent' };
+    }
+    // The mirror that takes over may be faster than its answer.
+    if (this.handover.learned(hello.generations)) {
+      return { kind: 'refused', text: 'it is about to become the mirror; try again' };
     }
     return {
       kind: 'welcome',

@@ -10,7 +10,7 @@
  */
 import assert from 'node:assert';
 import { Status } from '../../io/device.ts';
-import { BLOCK_BYTES, BLOCKS_PER_REGION } from '../../io/limits.ts';
+import { BLOCK_BYTES, BLOCKS_PER_REGION, GENERATIONS_MAX } from '../../io/limits.ts';
 import type { CopyPosition } from '../../volume/log/metadata-state.ts';
 import type { MetadataRecord } from '../../volume/log/records.ts';
 import type { Volume } from '../../volume/volume.ts';
@@ -60,6 +60,31 @@ export async function becomeSecondary(
   // What was frozen for its mirrors. What a full disk keeps from being deleted only takes space.
   for (const name of snapshots.hidden) await snapshots.discard(name).catch(() => {});
   return { position: common?.position ?? null, bytes };
+}
+
+/**
+ * The mirror has taken over: this volume holds the very position that it went on from, and is its mirror from now on. `time`: wall-clock
+ * milliseconds. @throws BlockferryError METADATA_WRITE_FAILED
+ */
+export async function followNewPrimary(volume: Volume, node: string, time: number): Promise<void> {
+  const { metadata, snapshots } = volume;
+  const { state } = metadata;
+  const { handover, generation, generations } = state;
+  assert(state.source === null && handover !== null, 'it was handed over');
+  const { epoch, id } = handover;
+  const hot = [...state.hot];
+  if (hot.length > 0) metadata.append({ kind: 'regions-cold', regions: hot });
+  for (const mirror of state.mirrors.keys()) metadata.append({ kind: 'mirror-removed', mirror });
+  const opened = { number: generation + 1, id, firstEpoch: epoch + 1 };
+  metadata.append({
+    kind: 'history-set',
+    generations: [...generations, opened].slice(-GENERATIONS_MAX),
+  });
+  metadata.append({ kind: 'source-bound', node, volumeId: null });
+  metadata.append({ kind: 'position', generation, epoch, time });
+  const status = await volume.commit();
+  if (status !== Status.OK) throw refusal(volume.name, status);
+  for (const name of snapshots.hidden) await snapshots.discard(name).catch(() => {});
 }
 
 interface Marks {

@@ -22,6 +22,7 @@ import {
 } from '../../io/limits.ts';
 import type { TlsPeer } from '../../io/network.ts';
 import type { Random } from '../../io/random.ts';
+import { parseNbdUri } from '../../nbd/uri.ts';
 import { SubjectList } from '../../nbd/subject-list.ts';
 import type { MetadataRecord } from '../../volume/log/records.ts';
 import type { Volume } from '../../volume/volume.ts';
@@ -30,7 +31,7 @@ import type { EventKind } from '../event-kinds.ts';
 import type { HostedVolume } from '../hosted-volume.ts';
 import type { Link } from '../link/link-types.ts';
 import { LINK_VERSION } from '../link/messages.ts';
-import type { Hello, Welcome } from '../link/messages.ts';
+import type { HandoverMirror, Hello, Welcome } from '../link/messages.ts';
 import { keepFork } from '../fork.ts';
 import { randomId } from '../random-id.ts';
 import { tellBlocks } from '../rejoin.ts';
@@ -40,7 +41,7 @@ import { EpochIntake, refusal } from './epoch-intake.ts';
 import type { IntakeHooks } from './epoch-intake.ts';
 import { ReadGate } from './read-gate.ts';
 import { IntakeSession } from './session.ts';
-import type { SessionHost } from './session.ts';
+import type { HandOver, SessionHost } from './session.ts';
 import { PrimarySnapshots } from './primary-snapshots.ts';
 import { Twins } from './twins.ts';
 
@@ -78,6 +79,8 @@ export interface Promotion extends Position {
 }
 
 const TOKEN_BYTES = 16;
+/** For the answer of a primary that gave up at its deadline. */
+const HANDOVER_GRACE_MS = 2000;
 
 export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
   readonly role = 'secondary';
@@ -110,6 +113,12 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
   /** From now on no link may begin. */
   private promoting = false;
   private onSessionOver: (() => void) | null = null;
+  /** Whoever asked for a handover. */
+  private wanted: ((outcome: string | null) => void) | null = null;
+  /** The volume takes writes: this object is to be closed. */
+  onTakenOver: (() => void) | null = null;
+  /** Why this node sends nothing to such a mirror; null: it may. */
+  whyNoMirror: ((uri: string) => string | null) | null = null;
   /** Of links that are over. */
   private bytesBefore = 0;
 
@@ -335,6 +344,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     this.tell('source-waiting', error.line);
     if (!this.delta.settled) this.maintain();
     this.onSessionOver?.();
+    this.wanted?.(error.line);
   }
 
   progressed(): void {
@@ -477,6 +487,111 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     return new Promise<void>((resolve) => {
       this.onSessionOver = resolve;
     });
+  }
+
+  // ---- handover
+
+  /**
+   * Asks the primary to give its writes to this mirror, or to split. Resolves with null when this mirror takes them (its object is
+   * being closed then), else with the reason why not.
+   */
+  async want(wish: {
+    split: boolean;
+    withinMs: number;
+    back: string | null;
+  }): Promise<string | null> {
+    const { session } = this;
+    if (session === null || !session.streaming) return 'it does not follow its primary now';
+    if (this.wanted !== null) return 'it is asked for already';
+    session.link.sendControl({ kind: 'handover-wanted', ...wish });
+    const timer = this.clock.after(wish.withinMs + HANDOVER_GRACE_MS, () =>
+      this.wanted?.('the primary did not answer in time'),
+    );
+    const outcome = await new Promise<string | null>((resolve) => {
+      this.wanted = resolve;
+    });
+    this.wanted = null;
+    timer.cancel();
+    return outcome;
+  }
+
+  handoverDenied(why: string): void {
+    this.wanted?.(why);
+  }
+
+  async handOver(session: IntakeSession, message: HandOver): Promise<void> {
+    const why = await this.takeOver(session, message);
+    const { link } = session;
+    if (why !== null) {
+      this.wanted?.(why);
+      return link.sendControl({ kind: 'handover-refused', message: why });
+    }
+    link.sendControl({ kind: 'handed-over' });
+    link.end(`${this.volume.name} takes writes`);
+    this.wanted?.(null);
+    this.onTakenOver?.();
+  }
+
+  /** Null: the generation is open, durably. Else why not: nothing of it is, nor will be. */
+  private async takeOver(session: IntakeSession, message: HandOver): Promise<string | null> {
+    const { intake, delta, volume } = this;
+    const { epoch, id, split, back } = message;
+    if (this.promoting || this.closing) return 'it is being promoted, or its node stops';
+    if (!session.streaming || delta.open !== null || intake.received !== epoch) {
+      return `it holds epoch ${intake.received}, not ${epoch}`;
+    }
+    const unfit = back === null ? null : (this.whyNoMirror?.(back.uri) ?? null);
+    if (unfit !== null) return unfit;
+    this.promoting = true;
+    try {
+      const status = await intake.finish();
+      if (status !== Status.OK) throw intake.trouble ?? refusal(volume.name, status);
+      await this.twins.discardAll();
+      const { generation, position } = volume.metadata.state;
+      if (position?.epoch !== epoch) throw refusal(volume.name, Status.EIO);
+      if (back === null || split) await keepFork(volume, generation + 1);
+      // Without the link the primary would hear of it only when it asks: it is asked anew then.
+      if (!split && (this.session !== session || !session.link.open)) {
+        this.promoting = false;
+        return 'the link was lost';
+      }
+      await this.openGenerationOrNot(id, this.recordsOf(back, position));
+      return null;
+    } catch (thrown) {
+      if (volume.failed) throw thrown;
+      this.promoting = false;
+      return errorText(thrown);
+    }
+  }
+
+  /** What the log has no space for is taken back: it goes with the next commit, and both are durable or none is. */
+  private async openGenerationOrNot(id: string, more: readonly MetadataRecord[]): Promise<void> {
+    const { metadata } = this.volume;
+    const { generations, position, source, nextMirrorId } = metadata.state;
+    try {
+      await this.openGeneration(id, more);
+    } catch (thrown) {
+      if (this.volume.failed || position === null || source === null) throw thrown;
+      if (more.length > 0) metadata.append({ kind: 'mirror-removed', mirror: nextMirrorId });
+      metadata.append({ kind: 'history-set', generations });
+      metadata.append({ kind: 'source-bound', ...source });
+      metadata.append({ kind: 'position', ...position });
+      throw thrown;
+    }
+  }
+
+  /** The old primary as a mirror that holds the very position. */
+  private recordsOf(back: HandoverMirror | null, position: Position): MetadataRecord[] {
+    if (back === null) return [];
+    const { uri, mode, stallPolicy, lanes, limit } = back;
+    const mirror = this.volume.metadata.state.nextMirrorId;
+    const { generation, epoch } = position;
+    return [
+      { kind: 'mirror-added', mirror, uri: parseNbdUri(uri).text, mode, stallPolicy },
+      { kind: 'mirror-options', mirror, lanes, limit },
+      { kind: 'mirror-peer', mirror, node: this.sourceNode, volumeId: null },
+      { kind: 'mirror-acknowledged', mirror, generation, epoch },
+    ];
   }
 
   // ---- closing

@@ -27,6 +27,8 @@ import type { EpochIntake } from './epoch-intake.ts';
 import type { PrimarySnapshots } from './primary-snapshots.ts';
 import type { Twins } from './twins.ts';
 
+export type HandOver = Extract<ControlMessage, { kind: 'hand-over' }>;
+
 export interface SessionHost {
   readonly volume: Volume;
   readonly clock: Clock;
@@ -36,6 +38,9 @@ export interface SessionHost {
   readonly twins: Twins;
   readonly snapshots: PrimarySnapshots;
   tell(kind: EventKind, message: string): void;
+  /** The primary gives its writes away. */
+  handOver(session: IntakeSession, message: HandOver): Promise<void>;
+  handoverDenied(why: string): void;
   /** The link is gone, and nothing of it is on its way. */
   sessionOver(session: IntakeSession, error: BlockferryError): void;
 }
@@ -286,6 +291,12 @@ export class IntakeSession implements LinkHandler {
         await this.host.delta.abort(message.run);
         this.rebase();
         return;
+      case 'hand-over':
+        await this.host.handOver(this, message);
+        return;
+      case 'handover-denied':
+        this.host.handoverDenied(message.message);
+        return;
       case 'run-ready':
       case 'run-durable':
       case 'run-committed':
@@ -293,8 +304,6 @@ export class IntakeSession implements LinkHandler {
       case 'command-done':
       case 'failed':
       case 'may-differ':
-      case 'hand-over':
-      case 'handover-denied':
       case 'handed-over':
       case 'handover-refused':
       case 'handover-wanted':

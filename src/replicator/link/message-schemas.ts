@@ -156,6 +156,7 @@ function build(): MessageSchemas {
         kind: z.literal('handover-wanted'),
         split: z.boolean(),
         withinMs: z.int().min(1).max(HANDOVER_MS_MAX),
+        back: text.nullable(),
       }),
       z.strictObject({ kind: z.literal('handover-denied'), message: text }),
       z.strictObject({
@@ -173,7 +174,7 @@ function build(): MessageSchemas {
           })
           .nullable(),
       }),
-      z.strictObject({ kind: z.literal('handed-over'), volumeId: id }),
+      z.strictObject({ kind: z.literal('handed-over') }),
       z.strictObject({ kind: z.literal('handover-refused'), message: text }),
       z.strictObject({ kind: z.literal('failed'), code: z.string().regex(CODE), message: text }),
     ]),

@@ -147,7 +147,13 @@ export type ControlMessage =
       readonly more: boolean;
     }
   /** Mirror: its operator wants it to take over (or, `split`, to take writes as well) within so many milliseconds. */
-  | { readonly kind: 'handover-wanted'; readonly split: boolean; readonly withinMs: number }
+  | {
+      readonly kind: 'handover-wanted';
+      readonly split: boolean;
+      readonly withinMs: number;
+      /** As in `hand-over`. */
+      readonly back: string | null;
+    }
   /** Primary: it does not come to that, and why. */
   | { readonly kind: 'handover-denied'; readonly message: string }
   /**
@@ -161,8 +167,8 @@ export type ControlMessage =
       readonly split: boolean;
       readonly back: HandoverMirror | null;
     }
-  /** Mirror: it did, durably. `volumeId`: of its volume. */
-  | { readonly kind: 'handed-over'; readonly volumeId: string }
+  /** Mirror: it did, durably. */
+  | { readonly kind: 'handed-over' }
   /** Mirror: it did not and will not, and why. */
   | { readonly kind: 'handover-refused'; readonly message: string }
   /** Mirror: it cannot go on (full disk, failed volume), and why. The link ends. */

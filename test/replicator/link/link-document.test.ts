@@ -92,10 +92,10 @@ const MESSAGES: { readonly [K in ControlMessage['kind']]: Extract<ControlMessage
   'snapshots-held': { kind: 'snapshots-held', ids: [], position: null },
   'command-done': { kind: 'command-done', epoch: 1, error: null },
   'may-differ': { kind: 'may-differ', runs: [[0, 1]], more: false },
-  'handover-wanted': { kind: 'handover-wanted', split: false, withinMs: 1 },
+  'handover-wanted': { kind: 'handover-wanted', split: false, withinMs: 1, back: null },
   'handover-denied': { kind: 'handover-denied', message: '' },
   'hand-over': { kind: 'hand-over', id: run, epoch: 1, split: false, back: null },
-  'handed-over': { kind: 'handed-over', volumeId: run },
+  'handed-over': { kind: 'handed-over' },
   'handover-refused': { kind: 'handover-refused', message: '' },
   failed: { kind: 'failed', code: 'X', message: '' },
 };

@@ -1,0 +1,247 @@
+/**
+ * A living primary gives its writes to a mirror, or both go on alone on purpose (`split`).
+ *
+ * Invariants:
+ * - Changes are held, not refused, from the first step on. They go on here whenever it is known that the mirror did not take over.
+ * - The mirror is asked to take over when it holds durably all that this node ever answered, and not before the log says, durably,
+ *   that it is asked. From then on nothing is applied here until it is known what became of that, whatever runs of the process
+ *   follow: so never do both take writes.
+ * - What became of it is known by the answer, or by the next welcome of that mirror: it is given only when nothing of an older link is
+ *   on its way there.
+ * - A split asks for nothing that is in doubt: this node is in a generation of its own before the mirror hears of it.
+ */
+import { BlockferryError } from '../io/errors.ts';
+import type { Timer } from '../io/clock.ts';
+import { Status } from '../io/device.ts';
+import { HANDOVER_POLL_MS } from '../io/limits.ts';
+import type { MetadataRecord } from '../volume/log/records.ts';
+import type { Volume } from '../volume/volume.ts';
+import type { Fence } from './fence.ts';
+import type { ControlMessage, Generation, HandoverMirror } from './link/messages.ts';
+import type { MirrorHost } from './mirror-host.ts';
+import type { Mirror } from './mirror.ts';
+import { randomId } from './random-id.ts';
+
+export type HandoverWanted = Extract<ControlMessage, { kind: 'handover-wanted' }>;
+
+export interface HandoverWish {
+  readonly mirror: Mirror;
+  /** How the mirror reaches this node; null: nobody said. */
+  readonly back: string | null;
+  readonly withinMs: number;
+  readonly split: boolean;
+}
+
+type Outcome = 'taken' | { readonly refused: string };
+
+interface HandoverParts {
+  readonly host: Pick<MirrorHost, 'volume' | 'queue' | 'surroundings'>;
+  readonly fence: Fence;
+  readonly mirrors: readonly Mirror[];
+  /** No change is on its way. */
+  readonly isQuiet: () => boolean;
+}
+
+export class Handover {
+  /** A mirror's operator wants it. */
+  onWanted: ((mirrorId: number, wanted: HandoverWanted) => void) | null = null;
+  /** It turned out that the mirror has taken over, when nobody waited for that any more. */
+  onTaken: (() => void) | null = null;
+  private readonly parts: HandoverParts;
+  private settle: ((outcome: Outcome) => void) | null = null;
+  private timer: Timer | null = null;
+  private running = false;
+
+  constructor(parts: HandoverParts) {
+    this.parts = parts;
+  }
+
+  private get volume(): Volume {
+    return this.parts.host.volume;
+  }
+
+  /**
+   * Resolves when the mirror takes writes; this node takes none from then on, and is to become its mirror (or takes them too, if it
+   * is a split). @throws BlockferryError HANDOVER_FAILED: writes go on here. HANDOVER_IN_DOUBT: they wait
+   */
+  async run(wish: HandoverWish): Promise<void> {
+    const { fence, host } = this.parts;
+    const { clock } = host.surroundings;
+    if (this.running || this.volume.metadata.state.handover !== null) {
+      throw new BlockferryError(
+        'HANDOVER_FAILED',
+        `${this.volume.name} is being handed over already`,
+      );
+    }
+    const deadline = clock.now() + wish.withinMs;
+    this.running = true;
+    fence.pause();
+    try {
+      const epoch = await this.shipped(wish.mirror, deadline);
+      await (wish.split ? this.part(wish, epoch, deadline) : this.ask(wish, epoch, deadline));
+    } finally {
+      this.running = false;
+      if (wish.split || this.volume.metadata.state.handover === null) fence.unpause();
+    }
+  }
+
+  /** All that was answered is durable on both sides, and nothing comes. Returns the last epoch. */
+  private async shipped(mirror: Mirror, deadline: number): Promise<number> {
+    const { host, isQuiet } = this.parts;
+    await this.until(deadline, 'writes on their way did not end', isQuiet);
+    const status = await this.volume.flushed();
+    if (status !== Status.OK) throw failed(`its disk answered errno ${status}`);
+    host.queue.close('command');
+    const epoch = host.queue.openNumber - 1;
+    mirror.wake();
+    await this.until(deadline, `${mirror.uri.text} did not get everything`, () =>
+      mirror.has(epoch, 'durable'),
+    );
+    if (!isQuiet() || host.queue.openNumber - 1 !== epoch || !host.queue.openIsEmpty) {
+      throw failed('another command changed the volume meanwhile');
+    }
+    return epoch;
+  }
+
+  private async until(deadline: number, why: string, ready: () => boolean): Promise<void> {
+    const { clock } = this.parts.host.surroundings;
+    while (!ready()) {
+      if (clock.now() >= deadline) throw failed(`${why} in time`);
+      await new Promise<void>((resolve) => clock.after(HANDOVER_POLL_MS, resolve));
+    }
+  }
+
+  /** Each goes on in a generation of its own behind `epoch`. */
+  private async part({ mirror }: HandoverWish, epoch: number, deadline: number): Promise<void> {
+    const { host } = this.parts;
+    const { random } = host.surroundings;
+    const contact = mirror.peer;
+    if (contact === null) throw failed(`the link to ${mirror.uri.text} was lost`);
+    const number = this.volume.metadata.state.generation + 1;
+    const id = randomId(random);
+    await this.record(
+      [
+        { kind: 'generation-opened', number, id, firstEpoch: epoch + 1 },
+        { kind: 'mirror-paused', mirror: mirror.id, paused: true },
+      ],
+      [{ kind: 'mirror-paused', mirror: mirror.id, paused: false }],
+    );
+    const outcome = this.outcome(deadline);
+    const asked = { kind: 'hand-over', id: randomId(random), epoch, split: true } as const;
+    contact.link.sendControl({ ...asked, back: null });
+    const came = await outcome;
+    await mirror.pause();
+    if (came === 'taken') return;
+    const why = came === null ? 'it did not answer in time' : came.refused;
+    const { name } = this.volume;
+    const message = `${name} goes on alone, and its mirror is paused, but is none that takes writes: ${why}; there: blockferry promote ${name}`;
+    throw new BlockferryError('HANDOVER_FAILED', message);
+  }
+
+  /** What becomes of the question; null: nothing was heard until then. */
+  private async outcome(deadline: number): Promise<Outcome | null> {
+    const { clock } = this.parts.host.surroundings;
+    const came = await new Promise<Outcome | null>((resolve) => {
+      this.settle = resolve;
+      this.timer = clock.after(Math.max(1, deadline - clock.now()), () => resolve(null));
+    });
+    this.settle = null;
+    this.timer?.cancel();
+    return came;
+  }
+
+  private async ask(
+    { mirror, back }: HandoverWish,
+    epoch: number,
+    deadline: number,
+  ): Promise<void> {
+    const id = randomId(this.parts.host.surroundings.random);
+    const undo: MetadataRecord = { kind: 'handover-over' };
+    await this.record([{ kind: 'handing-over', mirror: mirror.id, id, epoch }], [undo]);
+    const contact = mirror.peer;
+    const outcome = this.outcome(deadline);
+    if (contact === null) this.settle?.({ refused: `the link to ${mirror.uri.text} was lost` });
+    else {
+      const backTo = this.mirrorBack(mirror, back);
+      contact.link.sendControl({ kind: 'hand-over', id, epoch, split: false, back: backTo });
+    }
+    const came = await outcome;
+    if (came === 'taken') return;
+    if (came === null) {
+      const message = `${this.volume.name}: it is not known whether ${mirror.uri.text} took over; writes wait until it is reached`;
+      throw new BlockferryError('HANDOVER_IN_DOUBT', message);
+    }
+    await this.record([undo]);
+    throw failed(came.refused);
+  }
+
+  private mirrorBack({ id }: Mirror, uri: string | null): HandoverMirror | null {
+    const record = this.volume.metadata.state.mirrors.get(id);
+    if (uri === null || record === undefined) return null;
+    const { mode, stallPolicy, lanes, limit } = record;
+    return { uri, mode, stallPolicy, lanes, limit };
+  }
+
+  // ---- what is heard of it
+
+  /** A message of the mirror about it. */
+  heard(mirrorId: number, message: ControlMessage): void {
+    if (message.kind === 'handover-wanted') this.onWanted?.(mirrorId, message);
+    if (message.kind === 'handed-over') this.taken();
+    if (message.kind !== 'handover-refused') return;
+    if (this.settle !== null) this.settle({ refused: message.message });
+    // It came late. What a full disk keeps from being recorded is found out again at the next link.
+    else void this.notTaken(mirrorId).catch(() => {});
+  }
+
+  /** Tells a mirror that asked for it that it does not come to that. */
+  deny(mirrorId: number, message: string): void {
+    const mirror = this.parts.mirrors.find(({ id }) => id === mirrorId);
+    mirror?.peer?.link.sendControl({ kind: 'handover-denied', message });
+  }
+
+  /** The history of a mirror that was reached, or that comes as the new primary. True: it has taken over. */
+  learned(generations: readonly Generation[]): boolean {
+    const { handover } = this.volume.metadata.state;
+    if (handover === null || !generations.some(({ id }) => id === handover.id)) return false;
+    this.taken();
+    return true;
+  }
+
+  /** The mirror that was asked is one still. */
+  async notTaken(mirrorId: number): Promise<void> {
+    const { handover } = this.volume.metadata.state;
+    if (handover?.mirror !== mirrorId) return;
+    if (this.running) {
+      // Not before the question was asked.
+      this.settle?.({ refused: 'the link was lost before it took over' });
+      return;
+    }
+    await this.record([{ kind: 'handover-over' }]);
+    this.parts.fence.unpause();
+  }
+
+  private taken(): void {
+    if (this.settle !== null) this.settle('taken');
+    else if (this.volume.metadata.state.handover !== null) this.onTaken?.();
+  }
+
+  private async record(
+    records: readonly MetadataRecord[],
+    undo: readonly MetadataRecord[] = [],
+  ): Promise<void> {
+    const { metadata } = this.volume;
+    for (const record of records) metadata.append(record);
+    const status = await this.volume.commit();
+    if (status === Status.OK) return;
+    for (const record of undo) metadata.append(record);
+    throw failed(`its log cannot be written (errno ${status})`);
+  }
+}
+
+function failed(why: string): BlockferryError {
+  return new BlockferryError(
+    'HANDOVER_FAILED',
+    `it does not come to that, writes go on here: ${why}`,
+  );
+}
