@@ -234,6 +234,8 @@ export class PeerContact implements Contact, LinkHandler {
     if (message.kind === 'command-done') this.answered(message.epoch, message.error);
     // A command that went to all mirrors is waited for by one at most.
     if (message.kind === 'command-done' && this.talk === null) return;
+    // Whoever asked gave up meanwhile.
+    if (message.kind === 'snapshots-held' && this.talk === null) return;
     if (this.talk === null) return this.unexpected(`the message ${message.kind}`);
     this.talk.control(message);
   }

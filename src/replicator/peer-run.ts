@@ -19,7 +19,7 @@ import type { Examiner } from '../workers/examiner.ts';
 import { RunAborted } from './delta-run.ts';
 import type { FrozenSource } from './frozen-source.ts';
 import type { FrameHeader, Link, ReceivedPayload } from './link/link-types.ts';
-import type { ControlMessage, Generation } from './link/messages.ts';
+import type { ControlMessage, Generation, SnapshotTwin } from './link/messages.ts';
 import { PeerCompare } from './peer-compare.ts';
 import { LOOKS_MAX, type RunBatch } from './run-batches.ts';
 import { RunPace, type RunLimiter } from './run-pace.ts';
@@ -67,10 +67,14 @@ export interface PeerRunOptions {
   readonly examiner: Examiner;
   readonly limiter: RunLimiter | null;
   readonly run: PeerRunParameters;
+  /** The frozen content is that snapshot, and becomes one of the mirror. */
+  readonly snapshot?: SnapshotTwin | null;
   readonly hooks: PeerRunHooks;
 }
 
 export class PeerRun {
+  /** Why the mirror did not keep the snapshot, when the run is over. */
+  refused: string | null = null;
   private readonly options: PeerRunOptions;
   private readonly pace: RunPace;
   private readonly compare: PeerCompare;
@@ -136,7 +140,7 @@ export class PeerRun {
   async run(): Promise<void> {
     this.begin();
     await this.pace.until(() => this.start !== null);
-    const { blocks, hooks, run, link } = this.options;
+    const { blocks, hooks, run, link, snapshot = null } = this.options;
     const first = (this.start ?? 0) / BLOCK_BYTES;
     if (!run.full) await this.compare.compare(blocks.suspect, first);
     await hooks.compared();
@@ -146,7 +150,9 @@ export class PeerRun {
     await this.shipper.ship(blocks.inFlight, first);
     this.left = 0;
     this.committing = true;
-    link.sendControl({ kind: 'run-commit', run: run.run, frames: this.shipper.frames });
+    const { frames } = this.shipper;
+    const told = { kind: 'run-commit', run: run.run, frames } as const;
+    link.sendControl(snapshot === null ? told : { ...told, snapshot });
     await this.pace.until(() => this.committed);
   }
 
@@ -231,6 +237,7 @@ export class PeerRun {
     if (message.kind === 'run-ready') return this.readyAt(message.cursor);
     if (message.kind === 'run-durable') return this.durableTo(message.cursor);
     if (message.kind !== 'run-committed' || !this.committing) return false;
+    this.refused = message.refused ?? null;
     this.committed = true;
     return true;
   }

@@ -7,6 +7,7 @@
  *   marked, or staged behind it. Both begin in one turn.
  * - A mirror that does not follow gets one run, and has the content of its moment.
  * - Marks are let go of when the mirror committed the run. A run that comes to nothing leaves them all.
+ * - Snapshots that the mirror lacks come first, each by a run of its own; no run of the present content passes one by.
  * - The content is frozen as long as the mirror may have part of the run, so that the run can go on after a loss of the link
  *   or of this process.
  */
@@ -18,11 +19,17 @@ import type { RunHooks, Transfer } from './contact.ts';
 import { RunAborted, RunFailed } from './delta-run.ts';
 import { frozenSource, type FrozenSource } from './frozen-source.ts';
 import type { FrameHeader, ReceivedPayload } from './link/link-types.ts';
-import type { ControlMessage } from './link/messages.ts';
+import type { ControlMessage, SnapshotTwin } from './link/messages.ts';
 import type { PeerContact, PeerTalk } from './peer-contact.ts';
-import { PeerRun } from './peer-run.ts';
+import { PeerRun, type RunBlocks } from './peer-run.ts';
 import { afterRound, CONVERGING, isFinalSweep } from './policy.ts';
 import { resumeBlocks } from './run-resume.ts';
+import {
+  blocksOfSnapshot,
+  marksBehindSnapshot,
+  SnapshotRounds,
+  type MarkedSnapshot,
+} from './snapshot-rounds.ts';
 
 /** Between rounds that do not shrink what is left. */
 const STUCK_PAUSE_MS = 1000;
@@ -37,6 +44,8 @@ interface Round {
   readonly record: MirrorRunRecord;
   /** The mirror has a part of it. */
   readonly resumed: boolean;
+  /** It is the content of a snapshot, and what of it the mirror lacks; null: of the moment at which it was begun. */
+  readonly snapshot: { readonly of: MarkedSnapshot; readonly blocks: RunBlocks } | null;
 }
 
 export class PeerTransfer implements Transfer, PeerTalk {
@@ -49,10 +58,12 @@ export class PeerTransfer implements Transfer, PeerTalk {
   private resumable = true;
   private readonly contact: PeerContact;
   private readonly hooks: RunHooks;
+  private readonly snapshots: SnapshotRounds;
 
   constructor(contact: PeerContact, hooks: RunHooks) {
     this.contact = contact;
     this.hooks = hooks;
+    this.snapshots = new SnapshotRounds(contact);
   }
 
   get bytesSent(): number {
@@ -65,17 +76,21 @@ export class PeerTransfer implements Transfer, PeerTalk {
 
   abort(): void {
     this.aborted = true;
+    this.snapshots.abort();
     this.current?.abort();
   }
 
   async run(): Promise<void> {
     let convergence = CONVERGING;
+    this.check();
+    await this.snapshots.ask();
     for (;;) {
       const bytesBefore = this.lackingBytes;
-      const round = (this.resumable ? this.resume() : null) ?? (await this.begin());
-      this.resumable = false;
+      const round = await this.nextRound();
       this.check();
+      if (round === null) continue;
       await this.ship(round);
+      if (round.snapshot !== null) continue;
       if (this.hooks.isStaging() || !this.hooks.follows()) return;
       const bytesAfter = this.lackingBytes;
       convergence = afterRound(convergence, { bytesBefore, bytesAfter });
@@ -111,6 +126,15 @@ export class PeerTransfer implements Transfer, PeerTalk {
     return ferrySnapshotName(this.contact.mirrorId);
   }
 
+  /** Null: it has to be looked for again. */
+  private async nextRound(): Promise<Round | null> {
+    const resumed = this.resumable ? this.resume() : null;
+    this.resumable = false;
+    if (resumed !== null) return resumed;
+    const snapshot = this.snapshots.next();
+    return snapshot === null ? this.begin() : this.beginSnapshot(snapshot);
+  }
+
   /** The run that an earlier link, or an earlier process, left half done; null when there is none that both sides know. */
   private resume(): Round | null {
     const { blocks, host, mirrorId, welcome } = this.contact;
@@ -118,52 +142,90 @@ export class PeerTransfer implements Transfer, PeerTalk {
     const record = metadata.state.mirrors.get(mirrorId)?.run ?? null;
     if (record === null || record.run !== welcome.run?.id) return null;
     if (metadata.state.snapshots.get(record.snapshot)?.name !== this.snapshotName) return null;
-    resumeBlocks(blocks, snapshots.changed(this.snapshotName, null));
-    return { record, resumed: true };
+    const changed = snapshots.changed(this.snapshotName, null);
+    const of = this.snapshots.at(record.epoch);
+    if (of !== null) {
+      return { record, resumed: true, snapshot: { of, blocks: blocksOfSnapshot(blocks, changed) } };
+    }
+    resumeBlocks(blocks, changed);
+    return { record, resumed: true, snapshot: null };
   }
 
-  /** Freezes the present content, and notes what of it the mirror lacks. */
-  private async begin(): Promise<Round> {
+  /** Holds on to the content of a snapshot, which may be deleted meanwhile. Null: it is gone. */
+  private async beginSnapshot(of: MarkedSnapshot): Promise<Round | null> {
     const { host, blocks } = this.contact;
-    const { volume, queue, surroundings } = host;
-    const run = randomId(surroundings.random);
+    const { snapshots } = host.volume;
+    try {
+      if (snapshots.hidden.includes(this.snapshotName)) await this.forget();
+      this.check();
+      const { id: snapshot } = await snapshots.shadow(of.id, this.snapshotName);
+      this.check();
+      const { generation, epoch } = of.mark;
+      const record = this.record({ snapshot, generation, epoch, time: of.createdAt });
+      const changed = snapshots.changed(this.snapshotName, null);
+      return {
+        record,
+        resumed: false,
+        snapshot: { of, blocks: blocksOfSnapshot(blocks, changed) },
+      };
+    } catch (thrown) {
+      if (thrown instanceof BlockferryError && thrown.code === 'SNAPSHOT_NOT_FOUND') return null;
+      throw asLocalFailure(thrown);
+    }
+  }
+
+  private record(position: Omit<MirrorRunRecord, 'run'>): MirrorRunRecord {
+    const { host, mirrorId } = this.contact;
+    const record = { run: randomId(host.surroundings.random), ...position };
+    host.volume.metadata.append({ kind: 'mirror-run', mirror: mirrorId, ...record });
+    return record;
+  }
+
+  /** Freezes the present content, and notes what of it the mirror lacks. Null: a snapshot was taken before. */
+  private async begin(): Promise<Round | null> {
+    const { host, blocks } = this.contact;
+    const { volume, queue } = host;
     let epoch = 0;
     try {
       if (volume.snapshots.hidden.includes(this.snapshotName)) await this.forget();
       this.check();
       const frozen = await volume.snapshots.freeze(this.snapshotName, () => {
         // Whoever stopped the run has put its marks back already.
-        if (this.aborted) return;
+        if (this.aborted || this.snapshots.next() !== null) return;
         if (this.hooks.follows() && isFinalSweep(this.lackingBytes)) this.hooks.beginStaging();
         else queue.seal();
         epoch = queue.openNumber - 1;
         blocks.beginRun();
       });
       this.check();
+      if (epoch === 0) return null;
       const { generation } = volume.metadata.state;
       const { createdAt: time, id: snapshot } = frozen;
-      const record: MirrorRunRecord = { run, snapshot, generation, epoch, time };
-      volume.metadata.append({ kind: 'mirror-run', mirror: this.contact.mirrorId, ...record });
-      return { record, resumed: false };
+      const record = this.record({ snapshot, generation, epoch, time });
+      return { record, resumed: false, snapshot: null };
     } catch (thrown) {
       throw asLocalFailure(thrown);
     }
   }
 
-  private async ship({ record, resumed }: Round): Promise<void> {
+  private async ship({ record, resumed, snapshot }: Round): Promise<void> {
     const { contact } = this;
     const { host, link, blocks, full } = contact;
     const { run, generation, epoch, time } = record;
-    const { generations } = host.volume.metadata.state;
+    // A mirror that holds a state of an older generation has no newer one in its history.
+    const generations = host.volume.metadata.state.generations.filter(
+      (each) => each.number <= generation,
+    );
     const number = contact.nextRun();
     const current = new PeerRun({
       link,
       clock: host.surroundings.clock,
       source: this.source(),
-      blocks,
+      blocks: snapshot?.blocks ?? blocks,
       examiner: host.examiner,
       limiter: contact.limit,
       run: { number, run, generation, epoch, time, generations, full, resumed },
+      snapshot: snapshot === null ? null : twinOf(snapshot.of),
       hooks: { compared: () => this.recordMarks(), durable: () => {} },
     });
     this.current = current;
@@ -178,14 +240,32 @@ export class PeerTransfer implements Transfer, PeerTalk {
     }
     this.check();
     contact.full = false;
-    await this.committed(record);
+    if (snapshot !== null) this.tell(snapshot.of, current.refused);
+    await this.committed(record, snapshot !== null);
+  }
+
+  private tell({ name }: MarkedSnapshot, refused: string | null): void {
+    const { host, note } = this.contact;
+    const what = `${host.volume.name}@${name}`;
+    if (refused === null) note('mirror-snapshot-sent', `${what} is on the mirror`);
+    else note('mirror-snapshot-refused', `${what} is not there: ${refused}`);
   }
 
   /** The mirror holds that moment now. */
-  private async committed({ generation, epoch }: MirrorRunRecord): Promise<void> {
+  private async committed(
+    { generation, epoch }: MirrorRunRecord,
+    isSnapshot: boolean,
+  ): Promise<void> {
     const { contact } = this;
-    contact.blocks.acknowledge({ generation, epoch });
-    contact.blocks.settleInFlight();
+    const { blocks, host } = contact;
+    blocks.acknowledge({ generation, epoch });
+    if (isSnapshot) {
+      marksBehindSnapshot(blocks, host.volume.snapshots.changed(this.snapshotName, null));
+      blocks.recordAll();
+    } else {
+      blocks.settleInFlight();
+    }
+    this.snapshots.committed(epoch);
     contact.arrived(epoch);
     try {
       await this.forget();
@@ -223,6 +303,10 @@ export class PeerTransfer implements Transfer, PeerTalk {
   private check(): void {
     if (this.aborted) throw new RunAborted('the run was aborted');
   }
+}
+
+function twinOf({ id, name, createdAt }: MarkedSnapshot): SnapshotTwin {
+  return { id, name, createdAt };
 }
 
 function asLocalFailure(thrown: unknown): unknown {

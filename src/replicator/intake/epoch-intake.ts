@@ -80,6 +80,8 @@ export class EpochIntake implements JournalOwner {
   /** Recorded durably; 0: nothing. */
   private recordedEpoch = 0;
   private applying: Promise<void> | null = null;
+  /** A command is not done: the epoch before it is the last that may be recorded, or a crash would lose the command. */
+  private beforeCommand: { readonly position: TimedPosition | null } | null = null;
   private checkpointing: Promise<number> | null = null;
   private idleTimer: Timer | null = null;
   private wake: (() => void) | null = null;
@@ -200,7 +202,8 @@ export class EpochIntake implements JournalOwner {
   }
 
   private async record(): Promise<number> {
-    const { applied, volume } = this;
+    const { volume } = this;
+    const applied = this.beforeCommand === null ? this.applied : this.beforeCommand.position;
     if (applied === null || applied.epoch === this.recordedEpoch) return Status.OK;
     let status = await volume.flushed();
     if (status !== Status.OK) return status;
@@ -295,9 +298,8 @@ export class EpochIntake implements JournalOwner {
       if (ordered !== null) {
         const outcome = await this.run(ordered);
         if (outcome === null) return;
-        this.applied = ordered.position;
+        this.beforeCommand = null;
         this.hooks.commandDone(ordered.position.epoch, outcome.error);
-        this.hooks.progressed();
       }
       if (status !== Status.OK && !(await this.wait(status))) return;
       this.feed();
@@ -321,9 +323,11 @@ export class EpochIntake implements JournalOwner {
       bytes += epoch.bytes;
       const command = commandOf(epoch);
       const position = positionOf(epoch);
-      if (command !== null) ordered = { command, position };
-      // An epoch with a command is not behind us before that is done: nothing may record it earlier.
-      else this.applied = position;
+      if (command !== null) {
+        ordered = { command, position };
+        this.beforeCommand = { position: this.applied };
+      }
+      this.applied = position;
       release(epoch);
     }
     this.show(status);
