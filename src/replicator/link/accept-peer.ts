@@ -19,6 +19,7 @@ import type { Compressor } from '../../workers/compressor.ts';
 import { HandedConnection } from './handed-connection.ts';
 import { decodeHello, encodeWelcome, type Hello, type Welcome } from './messages.ts';
 import { hasFeature, LINK_FEATURES, LINK_VERSION } from './link-version.ts';
+import { LinkMemory } from './link-memory.ts';
 import { PeerLink } from './peer-link.ts';
 
 /** What the mirror says of itself. */
@@ -74,10 +75,12 @@ interface HalfOpen {
 export class PeerAcceptor {
   private readonly options: PeerAcceptorOptions;
   private readonly waiting = new Set<HalfOpen>();
+  private readonly memory: LinkMemory;
   private over = false;
 
   constructor(options: PeerAcceptorOptions) {
     this.options = options;
+    this.memory = new LinkMemory(options.clock);
   }
 
   /** Links that wait for lanes. */
@@ -148,8 +151,9 @@ export class PeerAcceptor {
       lanes,
       ...(hello.features === undefined ? {} : { features: featuresWith(compressor) }),
     };
-    const peer = hello.node;
-    const link = new PeerLink({ clock, side: 'mirror', token: welcome.token, peer, compressor });
+    const { memory } = this;
+    const parts = { clock, token: welcome.token, compressor, memory };
+    const link = new PeerLink({ ...parts, side: 'mirror', peer: hello.node });
     const begun: HalfOpen = {
       token,
       hello,

@@ -81,6 +81,11 @@ export class FrameExpander {
     this.next();
   }
 
+  /** There may be memory again. */
+  resume(): void {
+    this.next();
+  }
+
   stop(): void {
     this.stopped = true;
     const waiting = this.waiting.slice(this.first);
@@ -105,7 +110,8 @@ export class FrameExpander {
 
   /** What is not waiting may be no more than this; a payload in work has its memory twice. */
   private get hasMemory(): boolean {
-    return this.pool.lentBytes - this.waitingBytes < LINK_EXPANDED_BYTES_MAX;
+    if (this.pool.lentBytes - this.waitingBytes >= LINK_EXPANDED_BYTES_MAX) return false;
+    return !this.pool.nodeIsFull();
   }
 
   private shift(): Waiting | null {

@@ -14,6 +14,7 @@ import {
   LINK_RECEIVED_BYTES_HIGH,
   LINK_RECEIVED_BYTES_LOW,
 } from '../../io/limits.ts';
+import type { LinkMemory, MemoryMember } from './link-memory.ts';
 import type { ReceivedPayload } from './link-types.ts';
 
 const SIZE_MIN = 64;
@@ -74,7 +75,7 @@ export class PooledPayload implements ReceivedPayload {
   }
 }
 
-export class PayloadPool {
+export class PayloadPool implements MemoryMember {
   /** Called whenever memory was given back. */
   onReleased: (() => void) | null = null;
   private readonly idle: PooledPayload[][] = SIZES.map(() => []);
@@ -82,10 +83,12 @@ export class PayloadPool {
   private idleTotal = 0;
   private lentTotal = 0;
   private waiting = false;
+  private readonly memory: LinkMemory | null;
 
-  /** `onRoom`: after `full` was seen, memory fell to LINK_RECEIVED_BYTES_LOW. */
-  constructor(onRoom: () => void) {
+  /** `onRoom`: after it was full, there may be room. `memory`: of all links of the node; null: there is no bound but its own. */
+  constructor(onRoom: () => void, memory: LinkMemory | null = null) {
     this.onRoom = onRoom;
+    this.memory = memory;
   }
 
   /** Bytes of memory in the hands of owners. */
@@ -100,7 +103,22 @@ export class PayloadPool {
   /** Asked after bytes came: when true, nothing more is read until `onRoom`. */
   isFull(): boolean {
     if (this.lentTotal >= LINK_RECEIVED_BYTES_HIGH) this.waiting = true;
-    return this.waiting;
+    return this.waiting || this.nodeIsFull();
+  }
+
+  /** The links of the node hold so much together that this one has to wait; then `onRoom` follows. */
+  nodeIsFull(): boolean {
+    return this.memory?.holds(this) === true;
+  }
+
+  /** For the memory of the node. */
+  roomAgain(): void {
+    this.onRoom();
+  }
+
+  /** The link is over: nothing more is taken. */
+  leave(): void {
+    this.memory?.forget(this);
   }
 
   /** Memory for a payload of 1 to LINK_FRAME_BYTES_MAX bytes. Its content is undefined. */
@@ -112,6 +130,7 @@ export class PayloadPool {
     const payload = found ?? new PooledPayload(this, sizeClass, SIZES[sizeClass] ?? 0);
     payload.lend(length);
     this.lentTotal += payload.buffer.length;
+    this.memory?.took(payload.buffer.length);
     return payload;
   }
 
@@ -119,6 +138,7 @@ export class PayloadPool {
     const { length } = payload.buffer;
     this.lentTotal -= length;
     this.keep(payload, length);
+    this.memory?.gave(this, length);
     if (this.waiting && this.lentTotal <= LINK_RECEIVED_BYTES_LOW) {
       this.waiting = false;
       this.onRoom();

@@ -30,6 +30,7 @@ import { COMPRESSED, type LinkSide } from './frame-kinds.ts';
 import { Lane, type LaneOwner } from './lane.ts';
 import { FrameKind, type FrameHeader, type Link, type LinkHandler } from './link-types.ts';
 import { type ControlMessage, decodeControl, encodeControl } from './messages.ts';
+import type { LinkMemory } from './link-memory.ts';
 import { Outbox, type OutboxOwner } from './outbox.ts';
 import { type OutgoingFrame, OutgoingPool } from './outgoing-frame.ts';
 import { PayloadPool, type PooledPayload } from './payload-pool.ts';
@@ -46,6 +47,8 @@ export interface PeerLinkOptions {
   readonly peer: string;
   /** Both ends have it: payloads may be compressed on the way to the mirror. Null: they never are. */
   readonly compressor?: Compressor | null;
+  /** Of all links of the node. Absent: this one is bounded by itself alone. */
+  readonly memory?: LinkMemory | null;
 }
 
 type State = 'open' | 'leaving' | 'closed';
@@ -60,7 +63,7 @@ export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner, Expand
   private readonly token: string;
   private readonly lanes: Lane[] = [];
   private readonly frames = new OutgoingPool();
-  private readonly payloads: PayloadPool = new PayloadPool(() => this.resumeAll());
+  private readonly payloads: PayloadPool;
   private handler: LinkHandler | null = null;
   private state: State = 'open';
   /** Delivery has begun. */
@@ -76,11 +79,13 @@ export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner, Expand
   private told = false;
   private heartbeat: FrameHeader = heartbeatOf({ epoch: 0, index: 0, aux: 0 });
 
-  constructor({ clock, side, token, peer, compressor = null }: PeerLinkOptions) {
+  constructor(options: PeerLinkOptions) {
+    const { clock, side, token, peer, compressor = null, memory = null } = options;
     this.clock = clock;
     this.side = side;
     this.token = token;
     this.peer = peer;
+    this.payloads = new PayloadPool(() => this.resumeAll(), memory);
     this.beats = new Beats(clock, this.lanes, this);
     const outbox = new Outbox(clock, this.lanes, this);
     this.outbox = outbox;
@@ -312,7 +317,9 @@ export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner, Expand
 
   /** Something has room again; maybe not all. */
   private resumeAll(): void {
-    if (this.state !== 'open' || this.isFull()) return;
+    if (this.state !== 'open') return;
+    this.expander?.resume();
+    if (this.isFull()) return;
     for (const lane of this.lanes) lane.resume();
   }
 
@@ -342,6 +349,7 @@ export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner, Expand
     this.failure ??= error;
     this.state = 'leaving';
     this.expander?.stop();
+    this.payloads.leave();
     if (cut) this.outbox.stop();
     this.beats.stop();
     if (!cut) this.closeTimer = this.clock.after(LINK_CLOSE_MS_MAX, () => this.destroy(error));

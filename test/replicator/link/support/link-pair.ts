@@ -8,6 +8,7 @@ import type {
   ReceivedPayload,
 } from '../../../../src/replicator/link/link-types.ts';
 import type { ControlMessage } from '../../../../src/replicator/link/messages.ts';
+import type { LinkMemory } from '../../../../src/replicator/link/link-memory.ts';
 import { PeerLink } from '../../../../src/replicator/link/peer-link.ts';
 import type { Compressor } from '../../../../src/workers/compressor.ts';
 import { MemoryNetwork, type MemoryNetworkOptions } from '../../../support/memory-network.ts';
@@ -67,27 +68,38 @@ export class Hearer implements LinkHandler {
 export interface PairOptions extends Partial<Omit<MemoryNetworkOptions, 'clock'>> {
   readonly lanes?: number;
   readonly seed?: number;
+  /** Shared with other pairs. */
+  readonly shared?: VirtualClock;
+  /** Of the mirror's node. */
+  readonly memory?: LinkMemory;
   /** Of both ends; payloads are compressed when the primary is told to. */
   readonly compressor?: Compressor;
 }
 
 /** A primary and a mirror in memory, started. */
 export class Pair {
-  readonly clock = new VirtualClock();
+  readonly clock: VirtualClock;
   readonly network: MemoryNetwork;
   readonly primary: PeerLink;
   readonly mirror: PeerLink;
   readonly atPrimary = new Hearer();
   readonly atMirror = new Hearer();
 
-  constructor({ lanes = 1, seed = 1, compressor, ...options }: PairOptions = {}) {
+  constructor(wanted: PairOptions = {}) {
+    const { lanes = 1, seed = 1, shared, memory, compressor, ...options } = wanted;
+    this.clock = shared ?? new VirtualClock();
     const dice = new Dice(seed, 0);
     const fraction = (): number => dice.below(2 ** 20) / 2 ** 20;
     const { clock } = this;
     this.network = new MemoryNetwork({ clock, fraction, ...options });
     const parts = { clock, token: TOKEN, compressor: compressor ?? null };
     this.primary = new PeerLink({ ...parts, side: 'primary', peer: 'mirror node' });
-    this.mirror = new PeerLink({ ...parts, side: 'mirror', peer: 'primary node' });
+    this.mirror = new PeerLink({
+      ...parts,
+      side: 'mirror',
+      peer: 'primary node',
+      memory: memory ?? null,
+    });
     for (let lane = 0; lane < lanes; lane += 1) this.addLane(lane);
   }
 
