@@ -43,6 +43,7 @@ export const TOOLS: readonly Tool[] = [
   tool('openssl', 'openssl', 'openssl version'),
   tool('psktool', 'gnutls-bin', 'psktool --version'),
   tool('certtool', 'gnutls-bin', 'certtool --version'),
+  tool('systemd-analyze', 'systemd', 'systemd-analyze --version'),
   tool('systemd-socket-activate', 'systemd', 'systemd-socket-activate --version'),
   tool('mkfs.ext4', 'e2fsprogs', 'mkfs.ext4 -V'),
   tool('e2fsck', 'e2fsprogs', 'e2fsck -V'),
