@@ -103,7 +103,7 @@ describe('connect', () => {
     const before = performance.now();
     await expect(nodeNetwork.connect(address, 150)).rejects.toMatchObject({ code: 'ETIMEDOUT' });
     expect(performance.now() - before).toBeGreaterThan(140);
-    expect(performance.now() - before).toBeLessThan(1500);
+    expect(performance.now() - before).toBeLessThan(5000);
   });
 });
 
