@@ -216,7 +216,7 @@ export class FailoverCommands {
       await volume.snapshots.restore(at);
     } catch (thrown) {
       const { name } = volume;
-      const message = `volume ${name} was promoted, and is not at ${exportName(name, at)}: ${errorText(thrown)}; finish with: blockferry snapshot restore ${name} ${at}`;
+      const message = `volume ${name} was promoted, and is not at ${exportName(name, at)}: ${errorText(thrown)}; finish with: blockferry snapshot restore ${exportName(name, at)} --force`;
       throw new BlockferryError('METADATA_WRITE_FAILED', message);
     }
   }

@@ -32,8 +32,8 @@ async function write(node: LocalNode, piece: number, byte: number): Promise<void
   await run('qemu-io', ['-f', 'raw', '-c', command, '-c', 'flush', node.uri('v')]);
 }
 
-async function contentOf(node: LocalNode, dir: string): Promise<Buffer> {
-  await run('nbdcopy', [node.uri('v'), join(dir, 'out')]);
+async function contentOf(node: LocalNode, dir: string, name = 'v'): Promise<Buffer> {
+  await run('nbdcopy', [node.uri(name), join(dir, 'out')]);
   return readFileSync(join(dir, 'out'));
 }
 
@@ -119,6 +119,24 @@ describe('a switchover', () => {
     expect(await showOf(beta)).toMatchObject({ role: 'secondary', generation: 1 });
     expect(await showOf(alpha)).toMatchObject({ fenced: null, generation: 1 });
   });
+});
+
+test('a snapshot of the mirror is cloned, and written, while the mirror follows', async (context) => {
+  const { alpha, beta, dir } = await stage(context);
+  await alpha.client.call('POST', '/v1/volumes/v/snapshots', { name: 'drill' });
+  await waitUntil('the snapshot to arrive', async () => (await showOf(beta)).snapshots === 1);
+  await beta.client.call('POST', '/v1/volumes/v/snapshots/drill/clone', { name: 'rehearsal' });
+  await run('qemu-io', ['-f', 'raw', '-c', `write -P 99 0 ${PIECE}`, beta.uri('rehearsal')]);
+  await write(alpha, 1, 42);
+  await inStep(alpha);
+  await waitUntil(
+    'the write to be readable',
+    async () => (await contentOf(beta, dir))[PIECE] === 42,
+  );
+  expect((await contentOf(beta, dir))[0]).toBe(1);
+  const clone = await contentOf(beta, dir, 'rehearsal');
+  expect([clone[0], clone[PIECE]]).toEqual([99, 1]);
+  expect(await showOf(beta)).toMatchObject({ role: 'secondary', source: { state: 'streaming' } });
 });
 
 test('a split lets both take writes, unfenced, and the mirror follows again with what differs', async (context) => {
