@@ -16,7 +16,7 @@ const NAME_COLUMNS = Math.max(...DRILLS.map(({ name }) => name.length)) + 2;
 const USAGE = `usage: npm run drill -- NAME|all [--rounds N] [--seed S] [--mode async|sync] [--short] [--strict] [--json FILE] [--keep]
 
 ${DRILLS.map(({ name, about }) => `  ${name.padEnd(NAME_COLUMNS)}${about}`).join('\n')}
-  ${'all'.padEnd(NAME_COLUMNS)}every drill in each of its modes; in the long form docs/drills.md is written
+  ${'all'.padEnd(NAME_COLUMNS)}every drill in each of its modes; writes docs/drills.md
 
   --rounds N   hold the drill so many times, each with its own seed (default 1)
   --seed S     picks the moments of the first round; the next rounds count on (default: by the clock)
@@ -179,7 +179,7 @@ async function main(): Promise<number> {
 function conclude(request: Request, results: readonly RoundResult[], aborted: boolean): number {
   if (request.json !== null) writeFileSync(request.json, `${JSON.stringify(results, null, 2)}\n`);
   if (request.all) console.log(`\n${report(results)}`);
-  if (request.all && !request.short && !aborted) writeReport(results);
+  if (request.all && !aborted) writeReport(results, request.short);
   const held = results.filter(({ outcome }) => outcome !== 'skipped');
   const sound = held.filter(({ outcome }) => outcome === 'sound').length;
   const skipped = results.length - held.length;

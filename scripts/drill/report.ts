@@ -72,13 +72,13 @@ export function report(results: readonly RoundResult[]): string {
 }
 
 /** Writes docs/drills.md of the checkout. */
-export function writeReport(results: readonly RoundResult[]): void {
+export function writeReport(results: readonly RoundResult[], short: boolean): void {
   const root = dirname(dirname(blockferryBin()));
   const [first] = results;
   const machine = `${cpus().length} cores, ${sizeText(totalmem())} of memory`;
   const text = `# What the drills found
 
-Written by \`npm run drill -- all --seed ${first?.seed ?? 0}\`, which holds every drill once in each of its modes with real processes on one
+Written by \`npm run drill -- all --seed ${first?.seed ?? 0}${short ? ' --short' : ''}\`, which holds every drill once in each of its modes with real processes on one
 machine (${machine}). [How to hold them and read the results](operating/drills.md).
 
 - **RPO**: answered writes that the surviving copy lacks, and the time that they span. In sync mode it must be 0.

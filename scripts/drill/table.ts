@@ -1,7 +1,7 @@
 /** The drills, in the order in which they are held. */
 import { oldBackup, wrongMirror } from './drills/confusion.ts';
 import { bothCrash, mirrorCrash, primaryCrash } from './drills/crashes.ts';
-import { failback } from './drills/failback.ts';
+import { failback, split } from './drills/failback.ts';
 import { fullDiskMirror, fullDiskPrimary, slow } from './drills/disks.ts';
 import { linkOutage } from './drills/link-outage.ts';
 import { powerCut } from './drills/power-cut.ts';
@@ -21,6 +21,7 @@ export const DRILLS: readonly Drill[] = [
   failover,
   restart,
   failback,
+  split,
   fullDiskMirror,
   fullDiskPrimary,
   slow,

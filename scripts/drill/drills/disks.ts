@@ -6,11 +6,13 @@ import { join } from 'node:path';
 import { fill } from '../block-load.ts';
 import type { Drill, Round } from '../frame.ts';
 import { NbdDisk } from '../nbd-disk.ts';
+import { until } from '../process.ts';
 import { AREA, BUSY, MIB, SIZE, Stage, VOLUME } from '../stage.ts';
 import { convergeAfter, SmallDisk } from '../steps.ts';
 import { judgeStall } from '../targets.ts';
 
 const DISK_BYTES = 512 * MIB;
+const TOLD_MS_MAX = 20_000;
 const LEFT_BYTES = 12 * MIB;
 const DELAY_MS = 40;
 const SLOW_ANSWERS = 40;
@@ -30,9 +32,13 @@ async function fullMirror(round: Round): Promise<void> {
     /full|space/.test(last_error ?? ''),
   );
   round.note(`the disk of beta is full; alpha is ${told.state} and says: ${told.last_error ?? ''}`);
-  const { state, last_error: betaSays } = await stage.source();
-  const betaTells = /full|space/.test(betaSays ?? '') && ['failed', 'waiting'].includes(state);
-  round.expect(betaTells, `beta does not tell of its full disk: ${state}, ${betaSays ?? ''}`);
+  await until(
+    { what: 'beta to tell of it', timeoutMs: TOLD_MS_MAX, signal: round.signal },
+    async () => {
+      const { state, last_error: says } = await stage.source();
+      return /full|space/.test(says ?? '') && (state === 'failed' || state === 'waiting');
+    },
+  );
   await writer.progress(50, round.signal);
   stage.link.cut();
   const shown = await stage.state(stage.beta.uri(VOLUME));

@@ -5,15 +5,16 @@
  */
 import { fill } from '../block-load.ts';
 import type { Drill } from '../frame.ts';
-import { until } from '../process.ts';
+import { pause, until } from '../process.ts';
 import { nbdUri } from '../sockets.ts';
-import { MIB, Stage, VERIFIED, VOLUME } from '../stage.ts';
+import { type Mark, MIB, Stage, VERIFIED, VOLUME } from '../stage.ts';
 import { judgeRecovery, judgeResent } from '../targets.ts';
 import { sizeText } from '../timeline.ts';
 import type { Writer } from '../writer.ts';
 
 const FENCED_MS_MAX = 20_000;
 const PROMOTE_MS_MAX = 15_000;
+const ON_THE_WAY_MS = 300;
 const YOUNG_ROUNDS = 100_000;
 /** What clients of the promoted mirror write beside the writer. */
 const MORE = { from: VERIFIED.from, to: VERIFIED.from + 4 * MIB };
@@ -42,6 +43,59 @@ async function expectKept(stage: Stage, writer: Writer): Promise<void> {
   round.expect(kept >= writer.writes, 'answered writes are missing in it');
 }
 
+/** Beta is promoted while alpha, which cannot know, goes on; both writers run. */
+async function part(stage: Stage): Promise<{ old: Writer; young: Writer; mark: Mark }> {
+  const { round, alpha, beta, link } = stage;
+  const old = stage.write();
+  const load = stage.load();
+  await old.progress(60, round.signal);
+  const mark = stage.mark();
+  // What is on its way at the cut was written after the mark.
+  await pause(ON_THE_WAY_MS, round.signal);
+  link.cut();
+  await promote(stage, Date.now());
+  // Its content is like nothing that alpha writes meanwhile.
+  const young = stage.write(beta, old.next + YOUNG_ROUNDS);
+  await fill(beta.uri(VOLUME), MORE);
+  await young.progress(round.pick(60, 400), round.signal);
+  await old.progress(20, round.signal);
+  await load.end();
+  await old.stop();
+  round.note(`both sides took writes: ${old.writes} on alpha, up to ${young.writes} on beta`);
+  link.restore();
+  const wait = { what: 'alpha to know', timeoutMs: FENCED_MS_MAX, signal: round.signal };
+  const why = await until(wait, async () => (await alpha.volume(VOLUME)).fenced);
+  round.note(`alpha is fenced: ${why}`);
+  return { old, young, mark };
+}
+
+/** Alpha becomes the mirror of beta; `old` wrote there last. */
+async function unite(
+  stage: Stage,
+  writers: { old: Writer; young: Writer; mark: Mark },
+  force: readonly string[],
+): Promise<void> {
+  const { round, alpha, beta, back } = stage;
+  const { old, young, mark } = writers;
+  const before = back.bytesToTarget;
+  await alpha.command('failback', VOLUME, 'beta', ...force);
+  await beta.command('mirror', 'add', VOLUME, nbdUri(back.address, VOLUME), '--seeded');
+  await young.progress(20, round.signal);
+  await young.stop();
+  const mirror = await stage.settle(beta);
+  const changedBytes = stage.changedSince(mark) + MORE.to - MORE.from;
+  const resentBytes = back.bytesToTarget - before;
+  round.note(
+    `alpha is the mirror of beta: ${sizeText(changedBytes)} changed on either side, ` +
+      `${sizeText(resentBytes)} travelled, ${sizeText(mirror.bytes_compared)} were compared`,
+  );
+  judgeResent(round, { resentBytes, changedBytes });
+  await stage.expectEqual();
+  const shown = await stage.state(alpha.uri(VOLUME));
+  round.expect(shown >= young.writes, `of ${young.writes} writes of the new primary ${shown} came`);
+  await expectKept(stage, old);
+}
+
 export const failback: Drill = {
   name: 'failback',
   about:
@@ -49,47 +103,25 @@ export const failback: Drill = {
   modes: ['async'],
   async play(round) {
     const stage = await Stage.inStep(round);
-    const { alpha, beta, link, back } = stage;
-    const old = stage.write();
-    const load = stage.load();
-    await old.progress(60, round.signal);
-    const { staged_bytes: staged } = await alpha.mirror(VOLUME);
-    const mark = stage.mark();
-    link.cut();
-    await promote(stage, mark.atMs);
-    // Its content is like nothing that alpha writes meanwhile.
-    const young = stage.write(beta, old.next + YOUNG_ROUNDS);
-    await fill(beta.uri(VOLUME), MORE);
-    await young.progress(round.pick(60, 400), round.signal);
-    await old.progress(20, round.signal);
-    await load.end();
-    await old.stop();
-    round.note(`both sides took writes: ${old.writes} on alpha, up to ${young.writes} on beta`);
+    await unite(stage, await part(stage), []);
+  },
+};
 
-    link.restore();
-    const wait = { what: 'alpha to know', timeoutMs: FENCED_MS_MAX, signal: round.signal };
-    round.note(
-      `alpha is fenced: ${await until(wait, async () => (await alpha.volume(VOLUME)).fenced)}`,
-    );
-    const before = back.bytesToTarget;
-    await alpha.command('failback', VOLUME, 'beta');
-    await beta.command('mirror', 'add', VOLUME, nbdUri(back.address, VOLUME), '--seeded');
-    await young.progress(20, round.signal);
-    await young.stop();
-    const mirror = await stage.settle(beta);
-    const changedBytes = stage.changedSince(mark) + MORE.to - MORE.from;
-    const resentBytes = back.bytesToTarget - before;
-    round.note(
-      `alpha is the mirror of beta: ${sizeText(changedBytes)} changed on either side, ` +
-        `${sizeText(resentBytes)} travelled, ${sizeText(mirror.bytes_compared)} were compared`,
-    );
-    judgeResent(round, { resentBytes, changedBytes, knownBytes: staged });
-    await stage.expectEqual();
-    const shown = await stage.state(alpha.uri(VOLUME));
-    round.expect(
-      shown >= young.writes,
-      `of ${young.writes} writes of the new primary ${shown} came`,
-    );
-    await expectKept(stage, old);
+export const split: Drill = {
+  name: 'split',
+  about: 'both sides go on for themselves, on purpose, and become one pair again',
+  modes: ['async'],
+  async play(round) {
+    const stage = await Stage.inStep(round);
+    const parted = await part(stage);
+    await stage.alpha.command('promote', VOLUME, '--force');
+    const old = stage.write(stage.alpha, parted.old.next);
+    await Promise.all([
+      old.progress(round.pick(60, 400), round.signal),
+      parted.young.progress(round.pick(60, 400), round.signal),
+    ]);
+    round.note(`alpha goes on too: ${old.writes} writes there, ${parted.young.writes} on beta`);
+    await old.stop();
+    await unite(stage, { ...parted, old }, ['--force']);
   },
 };
