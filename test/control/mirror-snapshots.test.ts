@@ -19,6 +19,9 @@ const listOf = async ({ client }: LocalNode, volume: string): Promise<MeasuredSn
   return (await client.call<{ snapshots: MeasuredSnapshot[] }>('GET', path)).snapshots;
 };
 
+const names = async (node: LocalNode, volume: string): Promise<string[]> =>
+  (await listOf(node, volume)).map(({ name }) => name).toSorted();
+
 test('snapshots of a volume are on its mirror, byte for byte', async (context) => {
   requireTools(context, 'nbdcopy');
   const scope = testScope();
@@ -45,8 +48,6 @@ test('snapshots of a volume are on its mirror, byte for byte', async (context) =
         first.dirty_bytes + first.suspect_bytes + first.staged_bytes === 0
       );
     });
-  const names = async (node: LocalNode, volume: string): Promise<string[]> =>
-    (await listOf(node, volume)).map(({ name }) => name).toSorted();
   const read = async (from: string): Promise<Buffer> => {
     const image = join(dir, 'read');
     await run('nbdcopy', [from, image]);

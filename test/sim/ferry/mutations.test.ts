@@ -8,7 +8,7 @@ import { historyOf } from './history.ts';
 import { FERRY_MUTATIONS, type FerryMutation } from './mutations.ts';
 import { outcomeOf } from './run.ts';
 
-const HISTORIES_MAX = 1200;
+const HISTORIES_MAX = 300;
 
 /** The number of histories until one fails, and how; null when none does. */
 async function noticed({
