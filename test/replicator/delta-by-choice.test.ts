@@ -111,6 +111,28 @@ describe.each(['blockferry', 'nbd'] as const)('a mirror of kind %s with a schedu
   });
 });
 
+describe('a delta run by choice', () => {
+  it('brings another node one moment, and leaves what is written meanwhile to the next', async () => {
+    const { rig, far } = await pair('blockferry', ON_DEMAND);
+    await rig.write(4 * MIB, stamped(2 * MIB, 8));
+    await rig.device.limitMirror(far.uri, MIB);
+    await rig.device.syncMirror(far.uri);
+    // The moment is behind it when something was sent.
+    const { bytes_sent: first } = rig.status();
+    await rig.until('the run', ({ bytes_sent: sent }) => sent > first);
+    expect(rig.status().state).toBe('shipping');
+    const { last_run_at: before } = rig.status();
+    const moment = rig.expected.clone();
+    await rig.write(8 * MIB, stamped(8192, 9));
+    await rig.write(4 * MIB, stamped(8192, 10));
+    await rig.device.limitMirror(far.uri, null);
+    await rested(rig, 2);
+    expect(await far.differences(moment)).toEqual([]);
+    expect(rig.status()).toMatchObject({ consistent: true, dirty_bytes: 16_384, staged_bytes: 0 });
+    expect(Date.parse(rig.status().last_run_at ?? '')).toBeGreaterThan(Date.parse(before ?? ''));
+  });
+});
+
 describe('a schedule', () => {
   it('is not for a synchronous mirror, and a run on demand not for one that follows', async () => {
     const rig = await Rig.create(testScope(), { sizeBytes: SIZE });
