@@ -361,6 +361,9 @@ export const INTAKE_BACKLOG_BYTES_MAX: number = 64 * MIB;
 export const INTAKE_PHASE_BYTES_MAX: number = 16 * MIB;
 /** Intake: changes to the volume on their way at one time, of an epoch or of a delta run. The others follow. */
 export const INTAKE_CHANGES_IN_FLIGHT_MAX = 64;
+/** Intake: ranges of zeroes, and reads for a question, in one turn. Then others of the process have theirs. */
+export const INTAKE_RANGES_PER_TURN_MAX = 32;
+export const INTAKE_READS_PER_TURN_MAX = 16;
 /** Intake: pause before what the disk refused is tried again. */
 export const INTAKE_RETRY_MS = 5_000;
 /** Intake: bytes and frames of a delta run that wait to be written. More end the link. */

@@ -5,16 +5,17 @@
  * - Changes that overlap end in their order, the others side by side: the volume sees to that (I2).
  * - A payload is in use until its changes ended, also when one of them failed; then it is released.
  * - What is handed over was judged before (`faultInFrame`).
+ * - A table of ranges, each of which may be the whole volume, is handed over a part each turn; what comes later waits behind it.
  * - Requests are made once and used again. At most INTAKE_CHANGES_IN_FLIGHT_MAX and those of one payload are on their way.
  */
 import assert from 'node:assert';
 import { DeviceRequest, PENDING, Status } from '../../io/device.ts';
 import type { Completer } from '../../io/device.ts';
-import { INTAKE_CHANGES_IN_FLIGHT_MAX } from '../../io/limits.ts';
+import { INTAKE_CHANGES_IN_FLIGHT_MAX, INTAKE_RANGES_PER_TURN_MAX } from '../../io/limits.ts';
 import { faultInEntries, visitEntries } from '../link/entries.ts';
 import { FrameKind } from '../link/link-types.ts';
 import type { ReceivedPayload } from '../link/link-types.ts';
-import { faultInRanges, visitRanges } from '../link/ranges.ts';
+import { RANGE_BYTES, faultInRanges, visitRanges } from '../link/ranges.ts';
 
 /** What changes are applied to: a volume. */
 export interface ChangeTarget {
@@ -44,6 +45,17 @@ interface Batch {
   done: (status: number) => void;
 }
 
+/** A payload that was not handed over yet, or not to its end. */
+interface Handing {
+  readonly kind: FrameKind;
+  readonly payload: ReceivedPayload;
+  readonly batch: Batch;
+  /** Bytes of a table that were. */
+  at: number;
+}
+
+const TURN_BYTES = INTAKE_RANGES_PER_TURN_MAX * RANGE_BYTES;
+
 class Change extends DeviceRequest {
   batch: Batch | null = null;
 
@@ -60,24 +72,29 @@ export class Applier {
   private waiting: (() => void)[] = [];
   /** The payload that is handed over in this moment. */
   private batch: Batch | null = null;
+  /** In their order; a turn for the first is on its way. */
+  private readonly handing: Handing[] = [];
+  private readonly soon: (callback: () => void) => void;
 
-  constructor(target: ChangeTarget) {
+  /** `soon`: as that of a clock. */
+  constructor(target: ChangeTarget, soon: (callback: () => void) => void) {
     this.target = target;
+    this.soon = soon;
   }
 
-  /** Changes that the volume has not answered. */
+  /** Changes that the volume has not answered, and payloads that it has not got yet. */
   get inFlight(): number {
-    return this.pending;
+    return this.pending + this.handing.length;
   }
 
   /** Resolves when more may be handed over. */
   async room(): Promise<void> {
-    while (this.pending > INTAKE_CHANGES_IN_FLIGHT_MAX) await this.oneLess();
+    while (this.inFlight > INTAKE_CHANGES_IN_FLIGHT_MAX) await this.oneLess();
   }
 
   /** Resolves when nothing is on its way. */
   async idle(): Promise<void> {
-    while (this.pending > 0) await this.oneLess();
+    while (this.inFlight > 0) await this.oneLess();
   }
 
   /**
@@ -85,16 +102,41 @@ export class Applier {
    * it returned. The payload stays the caller's.
    */
   apply(kind: FrameKind, payload: ReceivedPayload, done: (status: number) => void): void {
-    const batch: Batch = { pending: 1, status: Status.OK, done };
+    const handing = { kind, payload, batch: { pending: 1, status: Status.OK, done }, at: 0 };
+    if (this.handing.length === 0 && this.handOver(handing)) {
+      this.ended(handing.batch, Status.OK);
+      return;
+    }
+    if (this.handing.push(handing) === 1) this.soon(this.goOn);
+  }
+
+  /** False: there is more of it, for another turn. */
+  private handOver(handing: Handing): boolean {
+    const { kind, payload, batch, at } = handing;
+    const { buffer, length } = payload;
     this.batch = batch;
     if (kind === FrameKind.DATA || kind === FrameKind.RUN_DATA) {
-      visitEntries(payload.buffer, payload.length, this.writeOne);
+      visitEntries(buffer, length, this.writeOne);
+      handing.at = length;
     } else {
-      visitRanges(payload.buffer, payload.length, this.zeroOne);
+      const bytes = Math.min(length - at, TURN_BYTES);
+      visitRanges(at === 0 ? buffer : buffer.subarray(at), bytes, this.zeroOne);
+      handing.at += bytes;
     }
     this.batch = null;
-    this.ended(batch, Status.OK);
+    return handing.at === length;
   }
+
+  private readonly goOn = (): void => {
+    const [first] = this.handing;
+    if (first === undefined) return;
+    if (this.handOver(first)) {
+      this.handing.shift();
+      this.ended(first.batch, Status.OK);
+      for (const resolve of this.waiting.splice(0)) resolve();
+    }
+    if (this.handing.length > 0) this.soon(this.goOn);
+  };
 
   /** Makes all of a volume of `sizeBytes` read as zeroes; 0 or an errno. */
   clear(sizeBytes: number): Promise<number> {

@@ -64,7 +64,7 @@ export class DeltaIntake {
     this.twins = options.twins;
     this.clock = options.clock;
     this.gate = options.gate;
-    this.applier = new Applier(options.volume);
+    this.applier = new Applier(options.volume, (callback) => options.clock.soon(callback));
   }
 
   /** The base of an open run; null: the head is what is read. */

@@ -4,6 +4,7 @@
  * Invariants:
  * - Every question is answered once, and each answer is of one content: the base of the open run, or a twin.
  * - What cannot be read differs: the primary sends it then.
+ * - A question about many pieces of data and zeroes takes many turns: others of the process have theirs in between.
  * - At most COMPARE_QUESTIONS_MAX wait; one more, or one larger than its bound, is LINK_PROTOCOL. At most
  *   INTAKE_QUESTIONS_AT_ONCE are in work, each with one buffer.
  */
@@ -17,6 +18,7 @@ import {
   COMPARE_QUESTION_BYTES_MAX,
   COMPARE_ZERO_BYTES_MAX,
   INTAKE_QUESTIONS_AT_ONCE,
+  INTAKE_READS_PER_TURN_MAX,
   LINK_ANSWER_BLOCKS_MAX,
 } from '../../io/limits.ts';
 import { NBD_STATE } from '../../nbd/constants.ts';
@@ -48,13 +50,17 @@ export class DigestAnswers {
   private readonly buffers: Buffer[] = [];
   private working = 0;
   private over = false;
+  private readonly soon: (callback: () => void) => void;
   private idleWaiters: (() => void)[] = [];
 
   constructor(options: {
     link: Link;
     examiner: Examiner;
     deviceOf: (question: FrameHeader) => BlockDevice | null;
+    /** As that of a clock. */
+    soon: (callback: () => void) => void;
   }) {
+    this.soon = options.soon;
     this.link = options.link;
     this.examiner = options.examiner;
     this.deviceOf = options.deviceOf;
@@ -153,7 +159,11 @@ export class DigestAnswers {
     const [allocation] = device.contexts();
     const extent: Extent = { end: 0, flags: 0 };
     const end = offset + length;
-    for (let at = offset; at < end;) {
+    for (let at = offset, looks = 1; at < end; looks += 1) {
+      if (looks % INTAKE_READS_PER_TURN_MAX === 0) {
+        await new Promise<void>((resolve) => this.soon(resolve));
+        if (this.over) return everyBlock(length);
+      }
       const limit = Math.min(end, at + COMPARE_QUESTION_BYTES_MAX);
       if (allocation === undefined) extent.end = limit;
       else allocation.describe(at, end, extent);

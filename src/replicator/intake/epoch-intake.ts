@@ -94,7 +94,7 @@ export class EpochIntake implements JournalOwner {
     this.twins = options.twins;
     this.snapshots = options.snapshots;
     this.hooks = options.hooks;
-    this.applier = new Applier(options.volume);
+    this.applier = new Applier(options.volume, (callback) => options.clock.soon(callback));
     const { disk, clock, random, volume, journalFileBytes } = options;
     this.journal = new Journal({
       disk,

@@ -77,6 +77,7 @@ export class IntakeSession implements LinkHandler {
     this.answers = new DigestAnswers({
       link,
       examiner,
+      soon: (callback) => host.clock.soon(callback),
       deviceOf: (question) => {
         if (isOfTwin(question)) return twins.device(question.epoch);
         return delta.active && question.epoch === this.runNumber ? delta.shown : null;
