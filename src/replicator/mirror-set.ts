@@ -107,7 +107,7 @@ export class MirrorSet {
         const message = `${volume.name} has ${this.mirrors.length} mirrors, the most there can be`;
         throw new BlockferryError('MIRROR_LIMIT', message);
       }
-      await probeMirror({ uri, host: this.host }, volume.sizeBytes);
+      const node = await probeMirror({ uri, host: this.host }, volume.sizeBytes);
       await this.prepare();
       const { state } = volume.metadata;
       const id = state.nextMirrorId;
@@ -116,6 +116,8 @@ export class MirrorSet {
         [
           { kind: 'mirror-added', mirror: id, uri: uri.text, mode, stallPolicy },
           { kind: 'mirror-options', mirror: id, lanes, limit: null },
+          // From now on it is that node or none, and the volume keeps its size.
+          ...peerRecords(id, node),
           ...policyRecords(id, policy, FOLLOWS),
           { kind: 'mirror-bits-all', mirror: id, set: seeded ? 'suspect' : 'dirty' },
         ],
@@ -426,6 +428,11 @@ export class MirrorSet {
     this.last = settled(turn);
     return turn;
   }
+}
+
+/** Which node a mirror is; none for any NBD server. */
+function peerRecords(mirror: number, node: string | null): MetadataRecord[] {
+  return node === null ? [] : [{ kind: 'mirror-peer', mirror, node, volumeId: null }];
 }
 
 /** What makes `before` into `policy`. */

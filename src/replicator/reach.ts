@@ -78,22 +78,23 @@ export async function reachMirror(mirror: MirrorToReach): Promise<Contact> {
 }
 
 /**
- * Reaches a mirror that is to be added, and lets go of it again: what could not become a mirror is refused. Throws as
- * `reachMirror`.
+ * Reaches a mirror that is to be added, and lets go of it again: what could not become a mirror is refused. Returns the name of
+ * the node that it is; null: it is any NBD server. Throws as `reachMirror`.
  */
 export async function probeMirror(
   mirror: Pick<MirrorToReach, 'uri' | 'host'>,
   sizeBytes: number,
-): Promise<void> {
+): Promise<string | null> {
   await reserve(mirror.host);
   const found = await connect(mirror, { lanes: 1, peerOnly: false });
   if (found.kind === 'plain') {
     refuseUnfit(mirror, found.client, sizeBytes);
     await found.client.close();
-    return;
+    return null;
   }
   try {
     if (found.welcome.rejoin === undefined) judge(mirror.host, found.welcome, null);
+    return found.welcome.node;
   } finally {
     found.link.destroy(new BlockferryError('MIRROR_UNREACHABLE', 'the mirror was only looked at'));
   }

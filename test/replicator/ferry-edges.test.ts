@@ -32,6 +32,23 @@ describe('a mirror that is compared', () => {
   });
 });
 
+describe('a mirror that was just added', () => {
+  it('keeps its volume from another size, and is no plain server, before the first delta run', async () => {
+    const scope = testScope();
+    const rig = await Rig.create(scope, { sizeBytes: 16 * MIB });
+    const mirror = await PeerMirror.start(scope, { sizeBytes: 16 * MIB });
+    await rig.addPeer(mirror, {});
+    mirror.leave();
+    expect(rig.status()).toMatchObject({ kind: 'blockferry', node: 'secondary' });
+    for (const size of [12 * MIB, 20 * MIB]) {
+      await expect(rig.device.resize(size)).rejects.toMatchObject({ code: 'MIRROR_SIZE_FIXED' });
+    }
+    mirror.comeBack();
+    await rig.inStep();
+    expect(await mirror.differences(rig.expected)).toEqual([]);
+  });
+});
+
 describe('a mirror that was seeded', () => {
   it('is compared all the same when the host wrote before it was reached, or the link was lost meanwhile', async () => {
     const scope = testScope();
