@@ -15,6 +15,7 @@ import type { Round } from './frame.ts';
 import { Child, Hopeless, run, until } from './process.ts';
 
 const ATTACH_MS_MAX = 15_000;
+const FREE_MS_MAX = 5_000;
 const UNSYNCED = 'unsynced';
 
 export class NbdDisk {
@@ -132,15 +133,26 @@ export class NbdDisk {
     const { fuse, nbdkit } = this;
     this.fuse = null;
     this.nbdkit = null;
-    if (fuse !== null) {
-      // The kernel lets go of the loop device, and with it of the file, a moment after losetup returns.
-      await until({ what: `${this.fusePoint} to be free`, timeoutMs: ATTACH_MS_MAX }, async () => {
-        if (!isMounted(this.fusePoint)) return true;
-        const { code } = await run('fusermount3', ['-u', this.fusePoint], { accept: [0, 1] });
-        return code === 0;
-      });
-      if (!(await fuse.waitForExit(ATTACH_MS_MAX))) await fuse.kill();
-    }
+    if (fuse !== null) await this.detachFuse(fuse);
     await nbdkit?.stop();
+  }
+
+  /**
+   * The kernel lets go of the loop device, and with it of the file, a moment after losetup returns. Not while a mount
+   * namespace that somebody else made in the meantime has a copy of the mount: that one is left with a dead disk.
+   */
+  private async detachFuse(fuse: Child): Promise<void> {
+    const { fusePoint } = this;
+    const free = async (): Promise<boolean> => {
+      if (!isMounted(fusePoint)) return true;
+      return (await run('fusermount3', ['-u', fusePoint], { accept: [0, 1] })).code === 0;
+    };
+    try {
+      await until({ what: `${fusePoint} to be free`, timeoutMs: FREE_MS_MAX }, free);
+    } catch {
+      await run('fusermount3', ['-u', '-z', fusePoint], { accept: [0, 1] });
+      await fuse.kill();
+    }
+    if (!(await fuse.waitForExit(ATTACH_MS_MAX))) await fuse.kill();
   }
 }
