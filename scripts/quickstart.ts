@@ -127,7 +127,7 @@ Volume ${VOLUME}, ${formatBytes(volume.size_bytes)}, is mirrored from node alpha
   primary  ${uri}  or unix:${join(directory, 'alpha', 'nbd.sock')}
   mirror   ${mirror}  or unix:${join(directory, 'beta', 'nbd.sock')}, to read
 
-attach   sudo nbd-client -N ${VOLUME} 127.0.0.1 ${ports.alpha} /dev/nbd0     (needs: modprobe nbd)
+attach   sudo node ${command} attach ${VOLUME} /dev/nbd0 --uri ${uri}     (needs: modprobe nbd, nbd-client)
          or without root: touch /tmp/${VOLUME} && nbdfuse /tmp/${VOLUME} ${uri}
 load     fio --name=${VOLUME} --ioengine=nbd --uri=${uri} --rw=randwrite --bs=4k --iodepth=32
 watch    node ${command} status --watch --control unix:${join(directory, 'alpha', 'control.sock')}

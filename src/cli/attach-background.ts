@@ -2,7 +2,7 @@
  * Runs a keeper as a process of its own, and comes back when the device is there.
  *
  * Invariants: what keeps the device from being attached is said here, with the exit code that goes with it; the keeper
- * holds neither this terminal nor this directory.
+ * does not hold this terminal.
  */
 import { spawn } from 'node:child_process';
 import { EXIT_FAILED, print, printJson } from './context.ts';
@@ -19,7 +19,6 @@ export async function keepInBackground(json: boolean): Promise<void> {
   const args = [...process.execArgv, ...process.argv.slice(1), '--foreground', '--json'];
   const keeper = spawn(process.execPath, args, {
     detached: true,
-    cwd: '/',
     stdio: ['ignore', 'pipe', inService ? 'inherit' : 'pipe'],
   });
   let said = '';

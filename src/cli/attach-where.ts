@@ -1,4 +1,5 @@
 /** Where the export is that is to be attached: as the command line says, or as the node does. */
+import { resolve } from 'node:path';
 import type { NodeFacts, SnapshotStatus, VolumeStatus } from '../control/status.ts';
 import { formatAddress } from '../io/address.ts';
 import { BlockferryError } from '../io/errors.ts';
@@ -47,7 +48,7 @@ async function askNode(exportName: string, shared: SharedOptions): Promise<NbdUr
     throw new BlockferryError('ATTACH_TLS', what);
   }
   const [address] = usableAddresses(controlAddress(shared), facts.nbd);
-  if (address !== undefined) return uriAt(address, exportName);
+  if (address !== undefined) return uriAt(absolute(address), exportName);
   const served = `node ${facts.name} serves NBD only at ${facts.nbd.join(', ')}`;
   throw new BlockferryError('ATTACH_SERVER', `${served}: name an address of it with --uri`);
 }
@@ -57,7 +58,12 @@ async function findSnapshot(client: ControlClient, volume: string, name: string)
   await client.call<SnapshotStatus>('GET', path);
 }
 
-export function uriAt(address: Address, exportName: string): NbdUri {
+/** A node that was given a relative path names it so. The device outlives the directory that this was called in. */
+function absolute(address: Address): Address {
+  return address.kind === 'unix' ? { ...address, path: resolve(address.path) } : address;
+}
+
+function uriAt(address: Address, exportName: string): NbdUri {
   const name = encodeURIComponent(exportName);
   return parseNbdUri(
     address.kind === 'unix'

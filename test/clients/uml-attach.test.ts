@@ -22,7 +22,7 @@ const SECOND_PORT = 10811;
 const VOLUMES = ['moving', 'named'] as const;
 const SIZE_BYTES = 32 * 1024 * 1024;
 const SCRIPTS = join(ROOT, 'test', 'clients', 'uml');
-const GUEST_MS_MAX = 150_000;
+const GUEST_MS_MAX = 240_000;
 
 interface Stage {
   readonly dir: string;
@@ -48,7 +48,7 @@ async function waitForProgress(what: string, dir: string): Promise<void> {
     const moved = now.lines >= before.lines + 3 && now.rounds > before.rounds + 1;
     return moved || existsSync(join(dir, 'result'));
   };
-  await waitUntil(`the loads to go on ${what}`, after, { timeoutMs: 60_000 });
+  await waitUntil(`the loads to go on ${what}`, after, { timeoutMs: 120_000 });
   expect(existsSync(join(dir, 'result')), 'a load ended').toBe(false);
 }
 
@@ -56,7 +56,7 @@ async function drill({ dir, alpha, beta, moveAddress }: Stage): Promise<void> {
   await waitUntil(
     'the loads to begin',
     () => existsSync(join(dir, 'stage')) || existsSync(join(dir, 'result')),
-    { timeoutMs: 60_000 },
+    { timeoutMs: 120_000 },
   );
   await waitForProgress('at first', dir);
   await alpha.kill();
@@ -145,4 +145,4 @@ it('keeps devices in use through a restart and a failover of their server', asyn
     { device: '/dev/nbd0', uri: `nbd://${host}:${MOVING_PORT}/moving`, ...facts },
     { device: '/dev/nbd1', uri: `nbd://${host}:${FIRST_PORT}/named`, ...facts },
   ]);
-}, 200_000);
+}, 300_000);
