@@ -172,6 +172,9 @@ export async function open(
   const client = await NbdClient.connect(uri, {
     network: nodeNetwork,
     clock: systemClock,
+    // Servers of others are processes, which a busy machine lets wait.
+    connectMs: 30_000,
+    replyMs: 30_000,
     ...options,
   });
   scope.defer('cut the client', async () => {
