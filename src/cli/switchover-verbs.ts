@@ -4,6 +4,7 @@ import type { VolumeStatus } from '../control/status.ts';
 import { HANDOVER_MS, HANDOVER_MS_MAX } from '../io/limits.ts';
 import { volumePath } from './client.ts';
 import { clientOf, print, printJson, wantsColour, type SharedOptions } from './context.ts';
+import { oneLine } from './format.ts';
 import { renderVolume } from './render.ts';
 import { leaf } from './verb.ts';
 
@@ -68,5 +69,18 @@ async function order(
   const client = clientOf(options);
   const status = await client.call<VolumeStatus>('POST', path, body, timeout * 1000 + ANSWER_MS);
   if (options.json === true) printJson(status);
-  else print(renderVolume(status, wantsColour()));
+  else print(renderVolume(status, wantsColour()) + whatIsMissing(what, back, status));
+}
+
+/** The command that finishes a move when nobody said how the new primary reaches its mirror. */
+function whatIsMissing(
+  what: 'switchover' | 'split',
+  back: string | undefined,
+  { name, source, mirrors }: VolumeStatus,
+): string {
+  if (what === 'split' || back !== undefined || mirrors.length > 0) return '';
+  const volume = oneLine(name);
+  const where = source === null ? 'here' : `on ${oneLine(source.node)}`;
+  const whose = source === null ? 'THE-OLD-PRIMARY' : 'THIS-NODE';
+  return `one step is left, ${where}: blockferry mirror add ${volume} nbds://${whose}/${volume}\n`;
 }

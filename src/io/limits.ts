@@ -395,7 +395,7 @@ export const HANDOVER_MS_MAX = 600_000;
 export const HANDOVER_MS = 30_000;
 /** Switchover: between looks at whether everything arrived. */
 export const HANDOVER_POLL_MS = 2;
-/** A mirror that rejoins: ranges that it tells at most. Of more, those that are near each other are told as one. */
+/** A mirror that rejoins: ranges that it tells at most. Of more, whole regions are told. */
 export const REJOIN_RUNS_MAX = 65_536;
 /** A mirror that rejoins: ranges of one message, so that it fits LINK_MESSAGE_BYTES_MAX. */
 export const REJOIN_RUNS_PER_MESSAGE = 2048;

@@ -10,7 +10,12 @@
  * - Its ranges are bounded in number, and lie inside the volume.
  */
 import { BlockferryError } from '../io/errors.ts';
-import { BLOCK_BYTES, REJOIN_RUNS_MAX, REJOIN_RUNS_PER_MESSAGE } from '../io/limits.ts';
+import {
+  BLOCK_BYTES,
+  BLOCKS_PER_REGION,
+  REJOIN_RUNS_MAX,
+  REJOIN_RUNS_PER_MESSAGE,
+} from '../io/limits.ts';
 import type { BlockSet } from '../volume/maps/block-set.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { ControlMessage } from './link/messages.ts';
@@ -72,7 +77,7 @@ export function markSince(volume: Volume, blocks: MirrorBlocks, since: string): 
   return true;
 }
 
-/** The messages that tell of these sets. Of more than REJOIN_RUNS_MAX runs, those that are near each other are told as one. */
+/** The messages that tell of these sets. Of more than REJOIN_RUNS_MAX runs, whole regions are told. */
 export function* tellBlocks(sets: readonly BlockSet[]): Generator<MayDiffer> {
   const runs = boundedRuns(sets);
   for (let at = 0; at < runs.length || at === 0; at += REJOIN_RUNS_PER_MESSAGE) {
@@ -88,26 +93,42 @@ export function bytesOf(sets: readonly BlockSet[]): number {
 
 function boundedRuns(sets: readonly BlockSet[]): Run[] {
   const all = union(sets);
-  for (let gap = 0; ; gap = Math.max(1, gap * 8)) {
-    const runs = runsOf(all, gap);
+  const exact = joined(runsOf(all), 0);
+  // Whole regions then, which are found quickly; and what lies between them, when these are too many as well.
+  for (let gap = 0, runs = exact; ; gap = Math.max(1, gap * 8)) {
     if (runs !== null) return runs;
+    runs = joined(regionsOf(all), gap * BLOCKS_PER_REGION);
   }
 }
 
-/** Runs with at most `gap` blocks between them are one; null: they are too many. */
-function runsOf(set: BlockSet, gap: number): Run[] | null {
-  const runs: Run[] = [];
+function* runsOf(set: BlockSet): Generator<Run> {
   for (let from = 0; ;) {
     const run = set.nextRun(from, set.blockCount);
-    if (run === null) return runs;
-    const last = runs.at(-1);
-    const end = run.first + run.count;
-    if (last !== undefined && run.first - (last[0] + last[1]) <= gap) {
-      runs[runs.length - 1] = [last[0], end - last[0]];
-    } else if (runs.length === REJOIN_RUNS_MAX) return null;
-    else runs.push([run.first, run.count]);
-    from = end;
+    if (run === null) return;
+    yield [run.first, run.count];
+    from = run.first + run.count;
   }
+}
+
+/** The regions that hold a block of the set. */
+function* regionsOf(set: BlockSet): Generator<Run> {
+  for (let region = set.nextRegion(0); region >= 0; region = set.nextRegion(region + 1)) {
+    const first = region * BLOCKS_PER_REGION;
+    yield [first, Math.min(BLOCKS_PER_REGION, set.blockCount - first)];
+  }
+}
+
+/** Runs with at most `gap` blocks between them are one; null: they are more than REJOIN_RUNS_MAX. */
+function joined(each: Iterable<Run>, gap: number): Run[] | null {
+  const runs: Run[] = [];
+  for (const [first, count] of each) {
+    const last = runs.at(-1);
+    if (last !== undefined && first - (last[0] + last[1]) <= gap) {
+      runs[runs.length - 1] = [last[0], first + count - last[0]];
+    } else if (runs.length === REJOIN_RUNS_MAX) return null;
+    else runs.push([first, count]);
+  }
+  return runs;
 }
 
 function union(sets: readonly BlockSet[]): BlockSet {
