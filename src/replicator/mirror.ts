@@ -240,9 +240,8 @@ export class Mirror {
     return this.sender !== null && this.place.lackingSince !== null;
   }
 
-  /** A synchronous mirror did not answer in time. */
+  /** A synchronous mirror did not answer in time. Replies wait for it until its state says that they do not. */
   stalled(message: string): void {
-    this.guarding = false;
     this.link.fail(new BlockferryError('MIRROR_UNREACHABLE', message));
   }
 

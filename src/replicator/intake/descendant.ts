@@ -5,7 +5,6 @@
  * - Only who shows a generation that this volume has, by its random id, hears anything.
  * - Nothing is taken over such a link: it is closed as soon as it stands.
  */
-import { BlockferryError } from '../../io/errors.ts';
 import type { Volume } from '../../volume/volume.ts';
 import type { Handover } from '../handover.ts';
 import type { Link } from '../link/link-types.ts';
@@ -56,6 +55,7 @@ export class Descendant {
 
   attach(link: Link): void {
     link.start(new Discarded());
-    link.destroy(new BlockferryError('LINK_ENDED', `${this.volume.name} is no mirror any more`));
+    // What was said in the welcome must arrive.
+    link.end(`${this.volume.name} is no mirror any more`);
   }
 }

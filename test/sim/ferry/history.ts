@@ -84,6 +84,21 @@ export interface History {
   /** The mirrors are in step when it begins. */
   readonly settled: boolean;
   readonly steps: readonly Step[];
+  /** How it ends: all finds back, or a mirror is promoted, and the old primary becomes its mirror. */
+  readonly finale: 'heal' | Finale;
+}
+
+export interface Finale {
+  /** What becomes of the primary before. */
+  readonly primary: 'dead' | 'cut off' | 'alive';
+  /** Mirrors are in step before. */
+  readonly healed: boolean;
+  /** Ends of either side on the way back: after so many calls to the disk. */
+  readonly ends: readonly {
+    readonly node: 0 | 1;
+    readonly how: 'kill' | 'cut';
+    readonly calls: number;
+  }[];
 }
 
 const MIB = 1024 * 1024;
@@ -130,6 +145,29 @@ export function historyOf(seed: number): History {
     filled: filledBy(dice, blocks),
     settled: dice.chance(60),
     steps: Array.from({ length: count }, (_, index) => steps.next(index + 1)),
+    finale: aside.chance(60) ? 'heal' : finaleOf(aside),
+  };
+}
+
+function finaleOf(dice: Dice): Finale {
+  const ends = Array.from(
+    {
+      length: dice.weighted([
+        [2, 0],
+        [2, 1],
+        [1, 3],
+      ]),
+    },
+    () => ({
+      node: dice.pick([0, 1] as const),
+      how: dice.pick(['kill', 'cut'] as const),
+      calls: dice.skewed(400),
+    }),
+  );
+  return {
+    primary: dice.pick(['dead', 'cut off', 'alive'] as const),
+    healed: dice.chance(40),
+    ends,
   };
 }
 

@@ -68,8 +68,8 @@ export class Lines {
     return { kind: 'tcp', host: name, port: PORT };
   }
 
-  static uri(name: string): string {
-    return `nbd://${name}:${PORT}/m`;
+  static uri(name: string, volume = 'm'): string {
+    return `nbd://${name}:${PORT}/${volume}`;
   }
 
   private async connect(
@@ -116,6 +116,12 @@ export class Lines {
       for (const direction of directions) wire.stall(direction);
   }
 
+  /** Nobody there hears of anybody, nor can be reached. */
+  isolate(mirror: string): void {
+    this.setState(mirror, 'silent');
+    this.stall(mirror, ['to-listener', 'to-connector']);
+  }
+
   heal(mirror: string): void {
     this.setState(mirror, 'open');
     for (const line of this.lines) {
@@ -127,6 +133,11 @@ export class Lines {
 
   private wiresTo(mirror: string): MemoryWire[] {
     return this.lines.filter(({ to }) => to === mirror).map(({ wire }) => wire);
+  }
+
+  /** Somebody else listens there from now on; connections stay. */
+  vacate(name: string): void {
+    this.closeListener(name);
   }
 
   // ---- ends of nodes

@@ -84,6 +84,11 @@ export class MirrorNode extends Node {
     await store?.close();
   }
 
+  /** Its device is somebody else's from now on. */
+  handOver(): void {
+    this.ended();
+  }
+
   protected override ended(): void {
     this.secondary = null;
     this.server = null;

@@ -9,6 +9,8 @@ import { FERRY_MUTATIONS, type FerryMutation } from './mutations.ts';
 import { outcomeOf } from './run.ts';
 
 const HISTORIES_MAX = 300;
+/** On a machine that is slow and busy. */
+const MUTATION_MS_MAX = 300_000;
 
 /** The number of histories until one fails, and how; null when none does. */
 async function noticed({
@@ -29,7 +31,7 @@ async function noticed({
 
 describe('a ferry that is broken on purpose is noticed', () => {
   for (const mutation of FERRY_MUTATIONS) {
-    test(mutation.name, async () => {
+    test(mutation.name, { timeout: MUTATION_MS_MAX }, async () => {
       const found = await noticed(mutation);
       expect(found, `${HISTORIES_MAX} histories say nothing`).not.toBeNull();
       // It is the mutation that was noticed: without it the same history is sound.

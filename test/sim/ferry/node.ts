@@ -38,6 +38,8 @@ export abstract class Node {
   store: VolumeStore | null = null;
   /** Counts processes. */
   lives = 0;
+  /** What the process began with. */
+  begun: Begun | null = null;
   /** An orderly stop is under way. */
   closing = false;
   /** Since when it is down, in milliseconds of the world. */
@@ -103,7 +105,13 @@ export abstract class Node {
     this.store = VolumeStore.open({ disk: wrapped, clock: process, random, path: '/data' });
     const [damaged] = this.store.damaged;
     if (damaged !== undefined) throw new Wrong(`${this.name} does not open: ${damaged.reason}`);
-    return { process, disk: wrapped, random };
+    this.begun = { process, disk: wrapped, random };
+    return this.begun;
+  }
+
+  /** Starts a process, of which the caller makes what it is. */
+  open(): Begun {
+    return this.begin();
   }
 
   /** Ends the process now. */

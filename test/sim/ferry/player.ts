@@ -10,7 +10,8 @@ import { Wrong, wrongUnless } from '../failure.ts';
 import { settled } from '../scheduler.ts';
 import type { SimDisk } from '../sim-disk.ts';
 import { Checks, type Shown } from './checks.ts';
-import type { History, MirrorOptions, Place, Step } from './history.ts';
+import { Failover } from './failover.ts';
+import type { Finale, History, MirrorOptions, Place, Step } from './history.ts';
 import { Lines } from './lines.ts';
 import { MirrorNode } from './mirror-node.ts';
 import type { Node, Surroundings } from './node.ts';
@@ -55,6 +56,8 @@ export class Player {
   private host = new Dice(0, 0);
   private readonly restartAt = new Map<Node, number>();
   private readonly failedSince = new Map<Node, number>();
+  /** Roles change, and nodes are what their logs say. */
+  private finale: Failover | null = null;
   private work = 0;
   private tags = 0;
 
@@ -94,7 +97,9 @@ export class Player {
       await this.step(step);
       await this.pass(step.ms);
     }
-    await this.heal();
+    const { finale } = history;
+    if (finale === 'heal') await this.heal();
+    else await this.failover(finale);
   }
 
   private note(line: string): void {
@@ -156,6 +161,7 @@ export class Player {
 
   private async ended(node: Node): Promise<void> {
     if (!this.restartAt.has(node)) this.restartAt.set(node, this.world.time);
+    if (this.finale !== null) return;
     if (node instanceof MirrorNode) await this.checks.probe(node, 'kill');
   }
 
@@ -225,6 +231,7 @@ export class Player {
   }
 
   private async restart(node: Node): Promise<void> {
+    if (this.finale !== null && (await this.finale.reopen(node))) return;
     if (node instanceof MirrorNode) {
       await node.start();
       return;
@@ -549,7 +556,8 @@ export class Player {
 
   // ---- the end
 
-  private async heal(): Promise<void> {
+  /** Nothing goes wrong from now on. */
+  private makeRight(): void {
     this.note('everything is healed');
     this.world.dice = new Dice(this.history.seed, 2);
     for (const mirror of this.mirrors) this.lines.heal(mirror.name);
@@ -562,6 +570,10 @@ export class Player {
       if (disk !== null) disk.platter.pagesMax = Infinity;
       if (!node.running) this.restartAt.set(node, this.world.time);
     }
+  }
+
+  private async heal(): Promise<void> {
+    this.makeRight();
     let asked = -Infinity;
     await this.until(
       'the way back',
@@ -590,6 +602,38 @@ export class Player {
         if (mirror.state === 'paused') this.verb(node, 'resume', this.history.mirrors[index]!);
       }
     }
+  }
+
+  private async failover(plan: Finale): Promise<void> {
+    if (plan.healed) await this.heal();
+    this.makeRight();
+    await this.until(
+      'a start',
+      HEAL_MS_MAX,
+      () => this.nodes.every(({ running }) => running),
+      () => '',
+    );
+    const [mirror] = this.mirrors;
+    const { history, world, lines, oracle, primary, operations, checks } = this;
+    const finale = new Failover(
+      {
+        plan,
+        staging: history,
+        dice: this.world.dice,
+        world,
+        lines,
+        oracle,
+        operations,
+        checks,
+        start: (node) => node.running || this.restartAt.set(node, world.time),
+      },
+      primary,
+      mirror!,
+    );
+    await finale.play(
+      (what, ready, state) => this.until(what, HEAL_MS_MAX, ready, state),
+      () => (this.finale = finale),
+    );
   }
 
   private inStep(node: MirrorNode): boolean {

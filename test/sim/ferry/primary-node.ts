@@ -20,7 +20,7 @@ import { PRIMARY } from './mirror-node.ts';
 import { Node, type Begun, type Surroundings } from './node.ts';
 import { BLOCK, type Oracle } from './oracle.ts';
 
-const VOLUME = 'v';
+export const PRIMARY_VOLUME = 'v';
 
 export type Staging = Pick<History, 'stagingBytes' | 'graceMs' | 'ringBytes'>;
 
@@ -45,17 +45,12 @@ export class PrimaryNode extends Node {
 
   async create(): Promise<void> {
     const parts = this.begin();
-    await this.store!.create(VOLUME, this.surroundings.blocks * BLOCK);
+    await this.store!.create(PRIMARY_VOLUME, this.surroundings.blocks * BLOCK);
     this.replicate(parts);
   }
 
-  /** Opens the store; `replicate` follows when its content was looked at. */
-  open(): Begun {
-    return this.begin();
-  }
-
   get volume(): Volume {
-    const volume = this.store?.find(VOLUME) ?? null;
+    const volume = this.store?.find(PRIMARY_VOLUME) ?? null;
     wrongUnless(volume !== null, 'the volume of the primary is gone');
     return volume;
   }
@@ -91,6 +86,11 @@ export class PrimaryNode extends Node {
     this.closing = true;
     await device?.close();
     await store?.close();
+  }
+
+  /** Its device is somebody else's from now on. */
+  handOver(): void {
+    this.ended();
   }
 
   protected override ended(): void {
