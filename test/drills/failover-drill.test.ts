@@ -21,7 +21,7 @@ test.for([
   ['restart', 'async'],
 ] as const)('one round of %s, %s', { timeout: DRILL_MS_MAX }, async ([drill, mode], context) => {
   requireRoot(context, 'mounting a filesystem');
-  requireTools(context, 'nbdfuse', 'nbdcopy', 'losetup', 'mkfs.ext4', 'e2fsck', 'fio');
+  requireTools(context, 'nbdfuse', 'nbdcopy', 'losetup', 'mkfs.ext4', 'e2fsck', 'fio', 'sqlite3');
   const scope = testScope();
   const directory = scope.tempDir('bf-');
   const args = [DRILL, drill, '--seed', '20240613', '--mode', mode];
@@ -46,7 +46,7 @@ test.for([
 
 test('an interrupted drill leaves nothing behind', { timeout: DRILL_MS_MAX }, async (context) => {
   requireRoot(context, 'mounting a filesystem');
-  requireTools(context, 'nbdfuse', 'nbdcopy', 'losetup', 'mkfs.ext4', 'e2fsck', 'fio');
+  requireTools(context, 'nbdfuse', 'nbdcopy', 'losetup', 'mkfs.ext4', 'e2fsck', 'fio', 'sqlite3');
   const scope = testScope();
   const directory = scope.tempDir('bf-');
   const drill = start(scope, process.execPath, [DRILL, 'failover'], { env: { TMPDIR: directory } });

@@ -25,7 +25,7 @@ test.for(DRILLS.filter(({ name }) => !ELSEWHERE.has(name)).map(({ name }) => nam
   { timeout: DRILL_MS_MAX },
   async (name, context) => {
     requireRoot(context, 'mounting a filesystem');
-    requireTools(context, 'nbdfuse', 'nbdcopy', 'nbdkit', 'losetup', 'mkfs.ext4', 'fio');
+    requireTools(context, 'nbdfuse', 'nbdcopy', 'nbdkit', 'losetup', 'mkfs.ext4', 'fio', 'sqlite3');
     const scope = testScope();
     const directory = scope.tempDir('bf-');
     const json = join(scope.tempDir('bf-json-'), 'result.json');
