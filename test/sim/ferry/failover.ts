@@ -2,7 +2,7 @@
  * The end of a history in which roles change: a mirror is promoted, by force or because its primary is gone; the old primary hears
  * of it and takes no write; then it becomes a mirror of what goes on, with processes that end on the way.
  */
-import { Dice } from '../../../scripts/fuzz/dice.ts';
+import type { Dice } from '../../../scripts/fuzz/dice.ts';
 import { BlockferryError } from '../../../src/io/errors.ts';
 import type { ReplicatedVolume } from '../../../src/replicator/replicated-volume.ts';
 import { answered, requestOf } from '../../volume/support/request.ts';
