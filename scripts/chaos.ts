@@ -1,6 +1,6 @@
 /**
  * `npm run chaos -- --minutes N [--seed S] [--mode async|sync]`: two real nodes under load, and disasters at random one after
- * another: kills, cuts, silence, pauses, full disks, power that fails between processes, promotions and failbacks. After each of them the
+ * another: kills, cuts, silence, pauses, full disks, promotions and failbacks. After each of them the
  * prefix oracle looks at every copy. A report at the end; exit code 1 if anything was wrong, with the seed that begins it again.
  */
 import { parseArgs } from 'node:util';
