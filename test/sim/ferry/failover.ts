@@ -148,9 +148,11 @@ export class Failover {
     if (!asks || device.volume.metadata.state.mirrors.get(mirror.id)?.peer === null) return;
     await this.until(
       'the news of the promotion',
-      () => device.fenced !== null,
+      // An operator may have sent it away just before.
+      () => device.fenced !== null || this.oldNode.mirrorOf(this.newNode.name) === null,
       () => `${mirror.state} ${mirror.lastError ?? ''}`,
     );
+    if (device.fenced === null) return;
     const late = requestOf({ offset: 0, length: BLOCK }, Buffer.alloc(BLOCK, 0x77));
     this.parts.operations.operate(
       this.oldNode,

@@ -28,6 +28,8 @@ export interface FerryMutation {
   /** Breaks the code; the result mends it. */
   readonly patch?: () => () => void;
   readonly wrapDisk?: WrapDisk;
+  /** Only who reads a mirror often can notice. */
+  readonly isOfReads?: boolean;
 }
 
 /** Records of a kind are not written. */
@@ -245,6 +247,7 @@ export const FERRY_MUTATIONS: readonly FerryMutation[] = [
   },
   {
     name: 'an epoch is applied while reads are under way',
+    isOfReads: true,
     patch: () =>
       replace(ReadGate.prototype, 'enter', () => {
         return function enter(this: ReadGate) {
