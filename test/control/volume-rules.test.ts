@@ -112,7 +112,7 @@ describe('resize', () => {
   test('does not grow past a mirror', async () => {
     const { alpha } = await mirrored(testScope());
     const grow = alpha.client.call('POST', '/v1/volumes/demo/resize', { size: '8M' });
-    expect(await codeOf(grow)).toBe('PEER_REFUSED');
+    expect(await codeOf(grow)).toBe('MIRROR_SIZE_FIXED');
     const status = await alpha.client.call<VolumeStatus>('GET', '/v1/volumes/demo');
     expect(status.size_bytes).toBe(4 * 2 ** 20);
   });
