@@ -103,10 +103,11 @@ export class MirrorPlace {
     this.bridgedAt = null;
   }
 
-  /** What is staged waits for the next link. `sent`: the last epoch that was sent whole. */
-  buildBridge(sent: number): void {
-    assert(this.follower !== null, 'a bridge is for what is staged');
-    this.bridge = new StreamBridge({ host: this.host, follower: this.follower, sent });
+  /** What is staged waits for the next link. Of the last one: the last epoch that was sent whole, and that was durable. */
+  buildBridge({ sent, durable }: { readonly sent: number; readonly durable: number }): void {
+    const { host, follower } = this;
+    assert(follower !== null, 'a bridge is for what is staged');
+    this.bridge = new StreamBridge({ host, follower, sent, durable });
   }
 
   /** The stream goes on over it. */

@@ -150,7 +150,7 @@ export class Mirror {
   has(epoch: number, level: 'held' | 'durable'): boolean {
     const { follower, bridge } = this.place;
     if (follower === null) return false;
-    if (bridge !== null) return follower.released >= epoch;
+    if (bridge !== null) return bridge.has(epoch, level);
     if (this.sender === null) return false;
     return (level === 'held' ? this.sender.held : this.sender.durable) >= epoch;
   }
@@ -658,12 +658,12 @@ export class Mirror {
   }
 
   /** What is staged waits for the next link, if the mirror can go on from there. */
-  private buildBridge({ sent }: PeerSender, error: BlockferryError): void {
+  private buildBridge(sender: PeerSender, error: BlockferryError): void {
     if (!this.inStream || !this.inOrder || !isLoss(error)) return;
     if (this.host.graceMs === 0) return;
     this.catchUpTo = null;
     if (this.stallPolicy === 'degrade') this.guarding = false;
-    this.place.buildBridge(sent);
+    this.place.buildBridge(sender);
     this.transition({ kind: 'interrupted' }, error.message);
     this.host.progressed(this);
   }

@@ -13,6 +13,7 @@ import type { LinkPosition } from './link/messages.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import type { PeerContact } from './peer-contact.ts';
 import type { Follower } from './staging-queue.ts';
+import type { SyncLevel } from './sync-waiters.ts';
 
 /** Ends of a link behind which the mirror may be as it was. Any other one says that something is wrong with it. */
 const LOSSES: ReadonlySet<ErrorCode> = new Set(['LINK_LOST', 'LINK_ENDED', 'MIRROR_UNREACHABLE']);
@@ -25,15 +26,22 @@ export function isLoss(error: BlockferryError): boolean {
 export class StreamBridge {
   private readonly host: MirrorHost;
   private readonly follower: Follower;
-  /** The last epoch that was sent whole. */
+  /** The last epoch that was sent whole, and the last that the mirror is known to have durably. */
   private readonly sent: number;
+  private readonly durable: number;
   private readonly until: number;
 
-  constructor(options: { host: MirrorHost; follower: Follower; sent: number }) {
+  constructor(options: { host: MirrorHost; follower: Follower; sent: number; durable: number }) {
     this.host = options.host;
     this.follower = options.follower;
     this.sent = options.sent;
+    this.durable = options.durable;
     this.until = this.host.surroundings.clock.now() + this.host.graceMs;
+  }
+
+  /** Whether the mirror answered every epoch up to `epoch` (`held`), or flushed it: what was shed it only answered. */
+  has(epoch: number, level: SyncLevel): boolean {
+    return epoch <= (level === 'held' ? this.follower.released : this.durable);
   }
 
   /** Why it has to end, or null. */
@@ -51,10 +59,10 @@ export class StreamBridge {
     const { generation } = this.host.volume.metadata.state;
     if (position === null || run !== null || full) return null;
     if (blocks.dirty.count > 0 || blocks.suspect.count > 0) return null;
-    return this.has(position, generation) ? position.epoch : null;
+    return this.reaches(position, generation) ? position.epoch : null;
   }
 
-  private has(position: LinkPosition, generation: number): boolean {
+  private reaches(position: LinkPosition, generation: number): boolean {
     if (position.generation !== generation) return false;
     return position.epoch >= this.follower.released && position.epoch <= this.sent;
   }
