@@ -58,7 +58,12 @@ describe('configuration', () => {
       limits: NBD_LIMITS_DEFAULT,
       diskWarnPercent: 10,
       exports: { list: true, named: new Map(), others: EXPORT_POLICY_DEFAULT },
-      replication: { stagingMemoryBytes: 256 * 2 ** 20, stagingDiskBytes: null, graceMs: 10_000 },
+      replication: {
+        stagingMemoryBytes: 256 * 2 ** 20,
+        stagingDiskBytes: null,
+        graceMs: 10_000,
+        bandwidthLimit: null,
+      },
     });
     expect(resolveConfig({}, surroundings('', { isRoot: true })).data).toBe('/var/lib/blockferry');
     const moved = surroundings('', { environment: { XDG_DATA_HOME: '/srv/ann' } });
