@@ -105,4 +105,37 @@ describe('on a full disk', () => {
     expect(again.sizeBytes).toBe(SIZE);
     expect((await read(again, 0, 1))[0]).toBe(1);
   });
+
+  test.each([false, true])(
+    'a snapshot of a primary and its position become durable together, or not at all (asked for again: %s)',
+    async (again) => {
+      const { disk, volume } = await newVolume(SIZE);
+      volume.metadata.append({ kind: 'source-bound', node: 'primary', volumeId: null });
+      const { snapshots } = volume;
+      const generation = 1;
+      const keep = (epoch: number, replaces: string | null): Promise<void> => {
+        const twin = { id: `${epoch}`.repeat(32), name: 'daily', createdAt: epoch };
+        return snapshots.keepTwin(twin, replaces, { generation, epoch, shipped: true }, [
+          { kind: 'position', generation, epoch, time: epoch },
+        ]);
+      };
+      await write(volume, 0, Buffer.alloc(4096, 1));
+      await keep(1, null);
+      volume.metadata.append({
+        kind: 'regions-hot',
+        regions: Array.from({ length: 2000 }, () => 1),
+      });
+      disk.pagesMax = disk.pagesUsed();
+      const first = '1'.repeat(32);
+      await expect(keep(2, first)).rejects.toMatchObject({ code: 'METADATA_WRITE_FAILED' });
+      await expect(keep(2, first)).rejects.toMatchObject({ code: 'METADATA_WRITE_FAILED' });
+      disk.pagesMax = Number.POSITIVE_INFINITY;
+      if (again) await keep(2, first);
+      // Whoever else commits brings it along.
+      else expect(await commit(volume)).toBe(0);
+      const { position, snapshots: kept } = reopen(disk.kill()).volume.metadata.state;
+      expect(position?.epoch).toBe(2);
+      expect([...kept.values()].map(({ mark }) => mark?.epoch)).toEqual([2]);
+    },
+  );
 });

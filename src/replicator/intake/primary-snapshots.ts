@@ -22,6 +22,8 @@ export interface PrimarySnapshotsOptions {
 export class PrimarySnapshots {
   /** Why this node does not let its primary do that; null: it does. What a policy hooks in. */
   refusal: (command: SnapshotCommand) => string | null = () => null;
+  /** The snapshot that was begun last: while its record finds no space it is in the state, and nobody was told. */
+  private begun: string | null = null;
   private readonly volume: Volume;
   private readonly tell: (kind: EventKind, message: string) => void;
 
@@ -61,11 +63,13 @@ export class PrimarySnapshots {
   ): Promise<void> {
     const { generation, epoch } = position;
     const { snapshots, metadata } = this.volume;
-    const known = metadata.state.snapshots.has(id);
+    const known = metadata.state.snapshots.has(id) && this.begun !== id;
+    this.begun = id;
     const mark = { generation, epoch, shipped: true };
     await snapshots.keepTwin({ id, name, createdAt }, replaces, mark, [
       { kind: 'position', ...position },
     ]);
+    this.begun = null;
     if (!known) this.taken(name, epoch);
   }
 

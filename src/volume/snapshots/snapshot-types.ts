@@ -129,7 +129,8 @@ export interface VolumeSnapshots {
 
   /**
    * For a mirror: keeps the present content as that snapshot of its primary, in place of the snapshot `replaces`, and records
-   * more with it. Does nothing when it is there. Throws as `create`, and SNAPSHOT_HAS_CLONES.
+   * more with it: all of it becomes durable, or nothing. Does nothing when it is there. Throws as `create`, and SNAPSHOT_HAS_CLONES;
+   * behind METADATA_WRITE_FAILED it is to be called again, and what it recorded may become durable with any later commit.
    */
   keepTwin(
     twin: Twin,

@@ -224,8 +224,8 @@ export class Snapshots implements VolumeSnapshots {
   ): Promise<void> {
     return this.host.exclusive(async () => {
       const { snapshots } = this.host.metadata.state;
-      // Taken before a crash: it has the right content, and a second one might not.
-      if (snapshots.has(twin.id)) return;
+      // Taken before a crash, or before its record found space: it has the right content, and a second one might not.
+      if (snapshots.has(twin.id)) return await this.recorded();
       const replaced = (replaces === null ? null : snapshots.get(replaces)) ?? null;
       if (replaced !== null) this.refuseCloned(replaced);
       if (replaced?.name !== twin.name) this.refuseName(twin.name);
@@ -481,7 +481,7 @@ export class Snapshots implements VolumeSnapshots {
     await this.tidy();
   }
 
-  /** Records a snapshot in place of another, durably, and with it what stays also when it is taken back. */
+  /** Records a snapshot in place of another, durably. With `records` nothing is taken back: all of it waits for space. */
   async record(
     snapshot: SnapshotRecord,
     replaced: SnapshotRecord | null,
@@ -491,6 +491,11 @@ export class Snapshots implements VolumeSnapshots {
     for (const record of records) metadata.append(record);
     if (replaced !== null) metadata.append({ kind: 'snapshot-removed', id: replaced.id });
     metadata.append({ kind: 'snapshot-created', ...snapshot });
+    if (records.length > 0) {
+      if (replaced !== null) this.forgetDevice(replaced.id);
+      await this.recorded();
+      return infoOf(snapshot);
+    }
     await this.committed(() => {
       metadata.append({ kind: 'snapshot-removed', id: snapshot.id });
       if (replaced !== null) metadata.append({ kind: 'snapshot-created', ...replaced });
@@ -498,6 +503,12 @@ export class Snapshots implements VolumeSnapshots {
     if (replaced !== null) this.forgetDevice(replaced.id);
     await this.tidy();
     return infoOf(snapshot);
+  }
+
+  /** Makes what was appended durable, however often that is asked for. Throws METADATA_WRITE_FAILED. */
+  private async recorded(): Promise<void> {
+    await this.committed(() => {});
+    await this.tidy();
   }
 
   /**
