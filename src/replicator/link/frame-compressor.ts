@@ -87,8 +87,10 @@ export class FrameCompressor implements LinkCompression {
     this.timer ??= this.clock.after(COMPRESS_LOOK_MS, this.look);
     // Of these kinds, length is that of the payload.
     if (kind !== FrameKind.DATA && kind !== FrameKind.RUN_DATA) return false;
-    if (length < COMPRESS_BYTES_MIN || !this.compressor.usable) return false;
-    return this.policy.takes(length);
+    const fits = length >= COMPRESS_BYTES_MIN && this.compressor.usable;
+    if (fits && this.policy.takes(length)) return true;
+    if (this.active) this.limit?.correct(length, length);
+    return false;
   }
 
   /** The chunks are in use until `sent`. */
@@ -122,8 +124,11 @@ export class FrameCompressor implements LinkCompression {
   }
 
   private goOn({ header, payload, sent }: Entry, packed: Packed | null): void {
-    if (packed === null) return this.pass(header, payload, sent);
     const { length } = header;
+    if (packed === null) {
+      this.limit?.correct(length, length);
+      return this.pass(header, payload, sent);
+    }
     const { bytes, ms } = packed;
     const bytesOut = bytes?.length ?? length;
     this.policy.compressed(length, bytesOut, { ms, now: this.clock.now() });
@@ -141,7 +146,9 @@ export class FrameCompressor implements LinkCompression {
     const { meter } = this.outbox;
     if (meter === null) return;
     const seen = meter.take((this.limit?.waitMs ?? 0) > 0);
-    this.policy.look(seen);
+    // Nobody compresses any more, so nothing shrinks.
+    if (this.compressor.usable) this.policy.look(seen);
+    else this.policy.stop();
     this.limit?.expect(this.share ?? 1);
     const quiet = seen.allBytes === 0 && seen.waitedMs === 0;
     if (!quiet || this.active) this.timer = this.clock.after(COMPRESS_LOOK_MS, this.look);

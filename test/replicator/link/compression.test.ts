@@ -219,6 +219,50 @@ test('a limit is of what travels', async () => {
   expect((source.plainBytes - before) / 6).toBeGreaterThan(4e6);
 });
 
+test.each([
+  [
+    'the compressor is gone',
+    (compressor: HeldCompressor): void => void (compressor.usable = false),
+    squeezable,
+  ],
+  [
+    'the compressor has no time',
+    (compressor: HeldCompressor): void => void (compressor.failed = true),
+    squeezable,
+  ],
+  [
+    'payloads are too short',
+    (): void => {},
+    (index: number): Buffer => squeezable(index).subarray(0, 8220),
+  ],
+] as const)('a limit is of what travels also when %s', async (_why, change, make) => {
+  const compressor = new HeldCompressor(quick(200e6));
+  const pair = new Pair({ compressor }).start();
+  const limit = new SendLimit(pair.clock, 1e6, null);
+  pair.primary.compression?.set('auto', limit);
+  let source = new Source(pair, squeezable);
+  let bytes = FRAME_BYTES + 28;
+  source.stop();
+  const pump = (): void => {
+    if (limit.waitMs === 0) {
+      source.send();
+      limit.take(bytes);
+    }
+    pair.clock.after(2, pump);
+  };
+  pump();
+  await pair.run(6000);
+  expect(pair.primary.compression?.active).toBe(true);
+  change(compressor);
+  source = new Source(pair, make);
+  source.stop();
+  bytes = make(0).length;
+  await pair.run(500);
+  const before = pair.primary.bytesSent;
+  await pair.run(2000);
+  expect((pair.primary.bytesSent - before) / 2).toBeLessThan(1.1e6);
+});
+
 /** Answers when the test says so. */
 class HeldCompressor implements Compressor {
   readonly codec = 'brotli';
