@@ -358,7 +358,10 @@ export class StagingQueue {
     }
   }
 
-  private readonly spilled = (): void => this.spillSome();
+  private readonly spilled = (): void => {
+    this.spillSome();
+    this.tellRoom();
+  };
 
   private cumulativeAt(number: number): number {
     const epoch = this.epoch(number);
@@ -381,6 +384,11 @@ export class StagingQueue {
       this.epochs = this.epochs.slice(this.head);
       this.head = 0;
     }
+    this.tellRoom();
+  }
+
+  /** Something left memory: whoever waits for room asks again. */
+  private tellRoom(): void {
     if (this.waitingForRoom.size === 0) return;
     const waiting = [...this.waitingForRoom];
     this.waitingForRoom.clear();

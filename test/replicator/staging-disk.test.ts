@@ -290,6 +290,33 @@ describe('staging on disk', () => {
     expect(stage.mirror.differences(stage.model)).toEqual([]);
   });
 
+  it('wakes a link that waits for room in memory when the disk made some, also while another link lets go of nothing', async () => {
+    const stage = new Stage(16 * MIB, 64 * MIB);
+    stage.queue.follow();
+    const writeEpochs = async (count: number): Promise<void> => {
+      for (let round = 0; round < count; round += 1) {
+        stage.write(round * 256, 256, round);
+        stage.queue.close('barrier');
+        await turns();
+      }
+    };
+    await writeEpochs(10);
+    stage.disk.holding = true;
+    await writeEpochs(6);
+    while (stage.take());
+    expect([stage.woken, stage.queue.epoch(stage.cursor.number)?.stored === null]).toEqual([
+      0,
+      false,
+    ]);
+    stage.disk.holding = false;
+    while (stage.disk.held.length > 0) stage.disk.letGo();
+    await turns(40);
+    expect(stage.woken).toBeGreaterThan(0);
+    expect(stage.take()).toBe(false);
+    await turns();
+    expect(stage.take()).toBe(true);
+  });
+
   it('sends nobody what the disk changed', async () => {
     const stage = new Stage(4 * MIB, 64 * MIB);
     for (let round = 0; round < 6; round += 1) {
