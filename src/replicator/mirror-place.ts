@@ -107,11 +107,14 @@ export class MirrorPlace {
   buildBridge({ sent, durable }: { readonly sent: number; readonly durable: number }): void {
     const { host, follower } = this;
     assert(follower !== null, 'a bridge is for what is staged');
+    follower.away = true;
     this.bridge = new StreamBridge({ host, follower, sent, durable });
   }
 
   /** The stream goes on over it. */
   crossBridge(): void {
+    assert(this.follower !== null, 'a bridge is for what is staged');
+    this.follower.away = false;
     this.bridge = null;
     this.bridgedAt = this.host.surroundings.clock.now();
   }

@@ -34,6 +34,8 @@ import type { StagingRing } from './staging-ring.ts';
 export interface Follower {
   /** Every epoch up to this one was released. Only ever rises, by `release`. */
   readonly released: number;
+  /** Its mirror is out of contact: it releases nothing for now. */
+  away: boolean;
 }
 
 /** What is staged for one mirror: payload bytes and closed epochs, of at most so many. */
@@ -46,6 +48,7 @@ export interface Backlog {
 
 class FollowerState implements Follower {
   released: number;
+  away = false;
 
   constructor(released: number) {
     this.released = released;
@@ -150,6 +153,23 @@ export class StagingQueue {
       this.stagedBytes >= this.roomBytes / 2 ||
       this.closedCount >= this.limitEpochs / 2
     );
+  }
+
+  /** A link waits for room in memory, and none comes of itself: only followers that are away need the oldest epoch. */
+  get starved(): boolean {
+    const oldest = this.epochs[this.head];
+    if (this.waitingForRoom.size === 0 || oldest === undefined) return false;
+    if (this.spill !== null && !this.spill.failed && this.spill.busy) return false;
+    for (const follower of this.followers) {
+      if (!follower.away && this.needsOldest(follower)) return false;
+    }
+    return true;
+  }
+
+  /** The follower is one of those that need the oldest epoch. */
+  needsOldest({ released }: Follower): boolean {
+    const oldest = this.epochs[this.head];
+    return oldest !== undefined && released < oldest.number;
   }
 
   /** Closed epochs that may wait: those on disk take less memory. */

@@ -48,6 +48,8 @@ export class StreamBridge {
   over(now: number): string | null {
     const { queue, parked, graceMs } = this.host;
     if (parked.size >= PARKED_REGIONS_MAX / 2) return 'writes are all over the volume';
+    // Those that need the oldest epoch go first: for the others there may be room then.
+    if (queue.starved && queue.needsOldest(this.follower)) return 'other mirrors need its memory';
     if (queue.hasDisk) return null;
     if (queue.crowded) return 'half of the staging queue is full';
     return now >= this.until ? `out of contact for ${graceMs / 1000} s` : null;

@@ -43,4 +43,16 @@ describe('a place whose link is lost', () => {
     expect(levels(first + 3)).toEqual([true, false]);
     expect(levels(first + 4)).toEqual([false, false]);
   });
+
+  it('is given up when others starve for what only it needs, and is not away when the link is back', () => {
+    const { queue, place } = placed(2);
+    const last = queue.openNumber - 1;
+    place.buildBridge({ sent: last, durable: last - 2 });
+    expect([place.follower?.away, place.bridge?.over(0)]).toEqual([true, null]);
+    const starved = { get: (): boolean => true };
+    Object.defineProperty(queue, 'starved', starved);
+    expect(place.bridge?.over(0)).toContain('other mirrors');
+    place.crossBridge();
+    expect(place.follower?.away).toBe(false);
+  });
 });

@@ -317,6 +317,34 @@ describe('staging on disk', () => {
     expect(stage.take()).toBe(true);
   });
 
+  it('tells when links have no room for the sake of one that is away', async () => {
+    const stage = new Stage(16 * MIB, 64 * MIB);
+    const away = stage.queue.follow();
+    const { queue, follower } = stage;
+    for (let round = 0; round < 24; round += 1) {
+      stage.write(round * 256, 256, round);
+      queue.close('barrier');
+      await turns();
+    }
+    // What comes back from disk stays in memory for the other one.
+    for (let round = 0; round < 20; round += 1) {
+      while (stage.take());
+      await turns();
+    }
+    expect(queue.epoch(stage.cursor.number)?.stored === null).toBe(false);
+    expect(queue.starved).toBe(false);
+    away.away = true;
+    expect([queue.starved, queue.needsOldest(away), queue.needsOldest(follower)]).toEqual([
+      true,
+      true,
+      false,
+    ]);
+    queue.leave(away, () => {});
+    expect(queue.starved).toBe(false);
+    await stage.takeAll();
+    expect(stage.mirror.differences(stage.model)).toEqual([]);
+  });
+
   it('sends nobody what the disk changed', async () => {
     const stage = new Stage(4 * MIB, 64 * MIB);
     for (let round = 0; round < 6; round += 1) {
