@@ -69,7 +69,12 @@ export class StagingDisk {
   /** Now and then. */
   look(now: number): void {
     const { ring } = this;
-    if (!this.wanted || (ring !== null && !ring.failed)) return;
+    if (!this.wanted) return;
+    if (ring !== null && !ring.failed) {
+      // It works: when it fails again, that is news.
+      if (now - this.triedAt >= STAGING_DISK_RETRY_MS) this.told = false;
+      return;
+    }
     if (ring !== null) this.failed(`${this.path} cannot be written`);
     if (now - this.triedAt < STAGING_DISK_RETRY_MS || (ring?.usedBytes ?? 0) > 0) return;
     this.end();

@@ -6,9 +6,16 @@
  */
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { BLOCK_BYTES, EPOCH_BYTES_MAX, STAGING_SLAB_BYTES } from '../../src/io/limits.ts';
+import {
+  BLOCK_BYTES,
+  EPOCH_BYTES_MAX,
+  STAGING_DISK_RETRY_MS,
+  STAGING_SLAB_BYTES,
+} from '../../src/io/limits.ts';
+import { systemClock, type Clock } from '../../src/io/clock.ts';
 import { EpochCursor } from '../../src/replicator/epoch-cursor.ts';
 import { isOutrun } from '../../src/replicator/policy.ts';
+import { StagingDisk } from '../../src/replicator/staging-disk.ts';
 import { StagingQueue } from '../../src/replicator/staging-queue.ts';
 import { StagingRing, type RingPlace } from '../../src/replicator/staging-ring.ts';
 import { MemoryDisk } from '../volume/support/memory-disk.ts';
@@ -362,6 +369,53 @@ describe('staging on disk', () => {
     await turns();
     expect(stage.woken).toBe(before);
     expect([stage.ring.usedBytes, stage.queue.memoryBytes]).toEqual([0, 0]);
+  });
+
+  it('tells of a disk that fails, and again when it fails after it worked for a while', async () => {
+    const disk = new MemoryDisk();
+    const queue = new StagingQueue({
+      firstEpoch: 1,
+      clock: { wall: () => 0 },
+      limitBytes: 4 * MIB,
+    });
+    const follower = queue.follow();
+    let now = 0;
+    const clock: Clock = { ...systemClock, now: () => now };
+    const reasons: string[] = [];
+    const staging = new StagingDisk({
+      disk,
+      directory: '',
+      sizeBytes: 64 * MIB,
+      clock,
+      queue,
+      onUnreadable: () => {},
+      onFailed: (reason) => reasons.push(reason),
+    });
+    staging.open();
+    const look = async (times: number): Promise<void> => {
+      for (let time = 0; time < times; time += 1) {
+        now += STAGING_DISK_RETRY_MS;
+        staging.look(now);
+        await turns();
+      }
+    };
+    for (const told of [1, 2]) {
+      disk.pagesMax = disk.pagesUsed();
+      for (let block = 0; block < 4; block += 1) {
+        const bytes = stamped(MIB, block);
+        queue.append(block * MIB, bytes, 0, MIB, 0);
+        queue.close('barrier');
+        await turns();
+      }
+      await look(3);
+      expect(reasons).toHaveLength(told);
+      queue.release(follower, queue.openNumber - 1);
+      disk.pagesMax = Number.POSITIVE_INFINITY;
+      await look(3);
+      expect(queue.hasDisk).toBe(true);
+    }
+    await staging.close();
+    expect(disk.exists(PATH)).toBe(false);
   });
 
   it('takes an epoch of the largest size', async () => {
