@@ -71,27 +71,35 @@ export class FailoverCommands {
     const { name } = device.volume;
     if (device instanceof SecondaryVolume) {
       device.whyNoMirror = (uri) => this.whyNoMirror(uri);
-      device.onTakenOver = () => this.inBackground(name, () => this.takenOver(device));
+      device.onTakenOver = () => void this.inBackground(name, () => this.takenOver(device));
     } else if (device instanceof ReplicatedVolume) {
-      device.handover.onTaken = () => this.inBackground(name, () => this.follow(device));
+      device.handover.onTaken = () => void this.inBackground(name, () => this.follow(device));
+      let wanted = false;
       device.handover.onWanted = (mirrorId, { split, withinMs, back }) => {
+        // A mirror that asks again and again fills nobody's queue.
+        if (wanted) return device.handover.deny(mirrorId, 'it is asked for already');
+        wanted = true;
         const mirror = device.volume.metadata.state.mirrors.get(mirrorId);
         const order = { to: mirror?.uri ?? null, back, withinMs };
-        this.inBackground(name, async () => {
+        void this.inBackground(name, async () => {
           try {
             await (split ? this.splitHere(device, order) : this.giveAway(device, order));
           } catch (thrown) {
             device.handover.deny(mirrorId, errorText(thrown));
           }
+        }).finally(() => {
+          wanted = false;
         });
       };
     }
   }
 
-  private inBackground(name: string, run: () => Promise<unknown>): void {
-    void this.room.command(name, run).catch((thrown: unknown) => {
+  private async inBackground(name: string, run: () => Promise<unknown>): Promise<void> {
+    try {
+      await this.room.command(name, run);
+    } catch (thrown) {
       this.room.tell('handover-failed', name, `volume ${name}: ${errorText(thrown)}`);
-    });
+    }
   }
 
   private whyNoMirror(text: string): string | null {
