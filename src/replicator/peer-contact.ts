@@ -174,10 +174,13 @@ export class PeerContact implements Contact, LinkHandler {
     return this.runs;
   }
 
-  /** The mirror holds a whole state of this volume: nobody is to come back from the fork any more. */
+  /**
+   * The mirror holds a whole state of this volume. The fork keeps what was overwritten since the promotion, and has done its
+   * duty: it is not kept for an old primary that may never come back, of which everything is compared then.
+   */
   async rejoined(): Promise<void> {
     // What a full disk keeps from being deleted goes with the next one.
-    if (this.rejoin !== null) await dropForks(this.host.volume).catch(() => {});
+    await dropForks(this.host.volume).catch(() => {});
   }
 
   sender(after: number, hooks: SenderHooks): Sender {
