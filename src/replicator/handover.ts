@@ -50,7 +50,8 @@ export class Handover {
   private readonly parts: HandoverParts;
   private settle: ((outcome: Outcome) => void) | null = null;
   private timer: Timer | null = null;
-  private running = false;
+  /** The mirror that is asked now. */
+  private asking: number | null = null;
 
   constructor(parts: HandoverParts) {
     this.parts = parts;
@@ -67,20 +68,20 @@ export class Handover {
   async run(wish: HandoverWish): Promise<void> {
     const { fence, host } = this.parts;
     const { clock } = host.surroundings;
-    if (this.running || this.volume.metadata.state.handover !== null) {
+    if (this.asking !== null || this.volume.metadata.state.handover !== null) {
       throw new BlockferryError(
         'HANDOVER_FAILED',
         `${this.volume.name} is being handed over already`,
       );
     }
     const deadline = clock.now() + wish.withinMs;
-    this.running = true;
+    this.asking = wish.mirror.id;
     fence.pause();
     try {
       const epoch = await this.shipped(wish.mirror, deadline);
       await (wish.split ? this.part(wish, epoch, deadline) : this.ask(wish, epoch, deadline));
     } finally {
-      this.running = false;
+      this.asking = null;
       if (wish.split || this.volume.metadata.state.handover === null) fence.unpause();
     }
   }
@@ -119,12 +120,16 @@ export class Handover {
     if (contact === null) throw failed(`the link to ${mirror.uri.text} was lost`);
     const number = this.volume.metadata.state.generation + 1;
     const id = randomId(random);
+    const { generations } = this.volume.metadata.state;
     await this.record(
       [
         { kind: 'generation-opened', number, id, firstEpoch: epoch + 1 },
         { kind: 'mirror-paused', mirror: mirror.id, paused: true },
       ],
-      [{ kind: 'mirror-paused', mirror: mirror.id, paused: false }],
+      [
+        { kind: 'history-set', generations },
+        { kind: 'mirror-paused', mirror: mirror.id, paused: false },
+      ],
     );
     const outcome = this.outcome(deadline);
     const asked = { kind: 'hand-over', id: randomId(random), epoch, split: true } as const;
@@ -184,14 +189,15 @@ export class Handover {
 
   // ---- what is heard of it
 
-  /** A message of the mirror about it. */
+  /** A message of a mirror about it. What another answers than the one that was asked counts for nothing. */
   heard(mirrorId: number, message: ControlMessage): void {
     if (message.kind === 'handover-wanted') this.onWanted?.(mirrorId, message);
+    if (mirrorId !== (this.asking ?? this.volume.metadata.state.handover?.mirror)) return;
     if (message.kind === 'handed-over') this.taken();
     if (message.kind !== 'handover-refused') return;
     if (this.settle !== null) this.settle({ refused: message.message });
-    // It came late. What a full disk keeps from being recorded is found out again at the next link.
-    else void this.notTaken(mirrorId).catch(() => {});
+    // It came late.
+    else void this.notTaken(mirrorId);
   }
 
   /** Tells a mirror that asked for it that it does not come to that. */
@@ -208,17 +214,20 @@ export class Handover {
     return true;
   }
 
-  /** The mirror that was asked is one still. */
+  /** The mirror that was asked is one still, and knows of nobody else who goes on. */
   async notTaken(mirrorId: number): Promise<void> {
     const { handover } = this.volume.metadata.state;
     if (handover?.mirror !== mirrorId) return;
-    if (this.running) {
+    if (this.asking !== null) {
       // Not before the question was asked.
       this.settle?.({ refused: 'the link was lost before it took over' });
       return;
     }
-    await this.record([{ kind: 'handover-over' }]);
-    this.parts.fence.unpause();
+    this.volume.metadata.append({ kind: 'handover-over' });
+    // What a full disk keeps from being recorded goes with the next commit: after a crash the mirror is asked once more.
+    await this.volume.commit();
+    // Another handover may have begun meanwhile, and pauses for itself.
+    if (this.asking === null) this.parts.fence.unpause();
   }
 
   private taken(): void {

@@ -140,6 +140,7 @@ export class MirrorSet {
   remove(uri: string): Promise<void> {
     return this.inTurn(async () => {
       const mirror = this.find(uri);
+      this.refuseInDoubt(mirror);
       const record = this.recordOf(mirror);
       await mirror.interrupt('is being removed');
       try {
@@ -338,6 +339,14 @@ export class MirrorSet {
       const message = `the mirror ${mirror.uri.text} of ${name} keeps its size`;
       throw new BlockferryError('MIRROR_SIZE_FIXED', message);
     }
+  }
+
+  /** Who does not know whether it took over would take writes beside it after the next start. */
+  private refuseInDoubt({ id, uri }: Mirror): void {
+    const { name, metadata } = this.host.volume;
+    if (metadata.state.handover?.mirror !== id) return;
+    const message = `it is not known whether ${uri.text} took ${name} over: it cannot be removed before that is decided`;
+    throw new BlockferryError('HANDOVER_IN_DOUBT', message);
   }
 
   /** Contents that were frozen for mirrors that are no more, or for comparisons that ended with the process. */

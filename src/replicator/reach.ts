@@ -55,8 +55,10 @@ export async function reachMirror(mirror: MirrorToReach): Promise<Contact> {
   }
   const { link, welcome } = found;
   try {
-    await settleHandover(mirror, welcome);
+    refuseIfTaken(mirror, welcome);
     const { full, rejoin } = marksFor(mirror, welcome);
+    // Behind what the histories mean: a mirror that was promoted by its operator did not take over either.
+    await host.handover?.notTaken(mirrorId);
     await recordPeer(mirror, welcome);
     const { arrived, note } = mirror;
     return new PeerContact({
@@ -165,14 +167,16 @@ const PARTED: { readonly [Kind in Decision['kind']]?: ErrorCode } = {
   unrelated: 'MIRROR_UNRELATED',
 };
 
-/** A mirror that was asked to take over did, or will not. Throws HANDOVER_IN_DOUBT: it did. */
-async function settleHandover({ host, mirrorId }: MirrorToReach, welcome: Welcome): Promise<void> {
-  const { handover } = host;
-  if (handover === undefined) return;
-  if (handover.learned(welcome.generations)) {
+/** A mirror that was asked to take over did, or another node is in its place. Throws HANDOVER_IN_DOUBT. */
+function refuseIfTaken({ host, mirrorId }: MirrorToReach, welcome: Welcome): void {
+  if (host.handover?.learned(welcome.generations) === true) {
     throw new BlockferryError('HANDOVER_IN_DOUBT', `${welcome.node} has taken over`);
   }
-  await handover.notTaken(mirrorId);
+  const { handover, mirrors } = host.volume.metadata.state;
+  const asked = mirrors.get(mirrorId)?.peer?.node;
+  if (handover?.mirror !== mirrorId || asked === undefined || asked === welcome.node) return;
+  const message = `${asked} was asked to take over, and ${welcome.node} is in its place, which does not know whether it did`;
+  throw new BlockferryError('HANDOVER_IN_DOUBT', message);
 }
 
 /** Marks what the two histories and positions say beyond what is marked. Throws PartedWays. */

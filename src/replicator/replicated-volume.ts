@@ -24,6 +24,7 @@ import type { EventKind } from './event-kinds.ts';
 import { Fence } from './fence.ts';
 import { Handover, type HandoverWish } from './handover.ts';
 import type { HostedVolume, Role } from './hosted-volume.ts';
+import { hasFeature } from './link/link-version.ts';
 import type { ParkedRegions } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import type { LinkSurroundings } from './mirror-link.ts';
@@ -188,16 +189,19 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
   goOnAlone(): Promise<Position> {
     return this.mirrorSet.apart('begins a generation of its own', async () => {
       const { metadata, name } = this.volume;
-      const { fenced, handover, generation } = metadata.state;
+      const { fenced, handover, generation, generations } = metadata.state;
       this.queue.close('command');
       const firstEpoch = this.queue.openNumber;
-      // A commit that failed left the record waiting: it is not made twice.
       if (fenced !== null || handover !== null) {
         const id = randomId(this.surroundings.random);
         metadata.append({ kind: 'generation-opened', number: generation + 1, id, firstEpoch });
       }
       const status = await this.volume.commit();
       if (status !== Status.OK) {
+        // Taken back, in the same later commit: what waits goes on waiting.
+        metadata.append({ kind: 'history-set', generations });
+        if (fenced !== null) metadata.append({ kind: 'fenced', reason: fenced });
+        if (handover !== null) metadata.append({ kind: 'handing-over', ...handover });
         const message = `the metadata of ${name} cannot be written (errno ${status})`;
         throw new BlockferryError('METADATA_WRITE_FAILED', message);
       }
@@ -230,6 +234,10 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     const node = mirrors.get(mirror.id)?.peer?.node ?? null;
     if (mirror.peer === null || node === null) {
       const message = `the mirror ${mirror.uri.text} is ${mirror.state}: only a blockferry node that follows takes over`;
+      throw new BlockferryError('MIRROR_STATE', message);
+    }
+    if (!hasFeature(mirror.peer.welcome, 'handover')) {
+      const message = `node ${node} is of an older version, which cannot be asked to take over`;
       throw new BlockferryError('MIRROR_STATE', message);
     }
     await this.handover.run({ ...wish, mirror });

@@ -30,6 +30,7 @@ import type { Examiner } from '../../workers/examiner.ts';
 import type { EventKind } from '../event-kinds.ts';
 import type { HostedVolume } from '../hosted-volume.ts';
 import type { Link } from '../link/link-types.ts';
+import { hasFeature } from '../link/link-version.ts';
 import { LINK_VERSION } from '../link/messages.ts';
 import type { HandoverMirror, Hello, Welcome } from '../link/messages.ts';
 import { keepFork } from '../fork.ts';
@@ -277,7 +278,8 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
       generations: state.generations,
       position: held === null ? null : { generation: held.generation, epoch: held.epoch },
       run: open === null ? null : { id: open.run, cursor: open.cursor },
-      ...(state.rejoin === null
+      // Who does not know of that compares everything.
+      ...(state.rejoin === null || !hasFeature(hello, 'rejoin')
         ? {}
         : { rejoin: { generation: state.rejoin.generation, epoch: state.rejoin.epoch } }),
     };
@@ -299,7 +301,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     this.lastError = null;
     this.session = new IntakeSession(this, link, hello);
     link.start(this.session);
-    this.tellWhatMayDiffer(link);
+    if (hasFeature(hello, 'rejoin')) this.tellWhatMayDiffer(link);
   }
 
   /** Of a volume that took writes of its own, the blocks that are to be compared. */
@@ -417,6 +419,9 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     await this.starting;
     if (this.broken !== null) throw this.broken;
     this.volume.refuseIfFailed();
+    if (this.promoting) {
+      throw new BlockferryError('BUSY', `${this.volume.name} is being handed over by its primary`);
+    }
     if (!force) this.refuseWhileAlive();
     const heard = this.session?.heardEpoch ?? 0;
     if (this.volume.metadata.state.position === null) {
@@ -466,21 +471,27 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     await this.twins.discardAll();
   }
 
-  /** `more`: recorded in the same commit. */
+  /**
+   * `more`: recorded in the same commit. What the log has no space for is taken back: it goes with the next commit, and both are
+   * durable or none is. Throws METADATA_WRITE_FAILED, and when the log failed, of which it is not known what is durable.
+   */
   private async openGeneration(id: string, more: readonly MetadataRecord[]): Promise<Position> {
     const { metadata } = this.volume;
-    const { position, generation, source } = metadata.state;
-    assert(position, 'it was looked at before');
-    // A commit that failed left the records waiting: they are not made twice.
-    if (source !== null) {
-      const firstEpoch = position.epoch + 1;
-      metadata.append({ kind: 'source-cleared' });
-      metadata.append({ kind: 'generation-opened', number: generation + 1, id, firstEpoch });
-      for (const record of more) metadata.append(record);
-    }
+    const { generations, position, source, generation, nextMirrorId } = metadata.state;
+    assert(position !== null && source !== null, 'it was looked at before');
+    const firstEpoch = position.epoch + 1;
+    metadata.append({ kind: 'source-cleared' });
+    metadata.append({ kind: 'generation-opened', number: generation + 1, id, firstEpoch });
+    for (const record of more) metadata.append(record);
     const status = await this.volume.commit();
-    if (status !== Status.OK) throw refusal(this.volume.name, status);
-    return { generation: metadata.state.generation, epoch: position.epoch };
+    if (status === Status.OK) return { generation: generation + 1, epoch: position.epoch };
+    if (!this.volume.failed) {
+      if (more.length > 0) metadata.append({ kind: 'mirror-removed', mirror: nextMirrorId });
+      metadata.append({ kind: 'history-set', generations });
+      metadata.append({ kind: 'source-bound', ...source });
+      metadata.append({ kind: 'position', ...position });
+    }
+    throw refusal(this.volume.name, status);
   }
 
   private untilSessionOver(): Promise<void> {
@@ -502,6 +513,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
   }): Promise<string | null> {
     const { session } = this;
     if (session === null || !session.streaming) return 'it does not follow its primary now';
+    if (!hasFeature(session.hello, 'handover')) return 'its primary is of an older version';
     if (this.wanted !== null) return 'it is asked for already';
     session.link.sendControl({ kind: 'handover-wanted', ...wish });
     const timer = this.clock.after(wish.withinMs + HANDOVER_GRACE_MS, () =>
@@ -524,7 +536,9 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     const { link } = session;
     if (why !== null) {
       this.wanted?.(why);
-      return link.sendControl({ kind: 'handover-refused', message: why });
+      link.sendControl({ kind: 'handover-refused', message: why });
+      if (session.deaf) link.end(`${this.volume.name} follows it anew`);
+      return;
     }
     link.sendControl({ kind: 'handed-over' });
     link.end(`${this.volume.name} takes writes`);
@@ -555,28 +569,18 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
         this.promoting = false;
         return 'the link was lost';
       }
-      await this.openGenerationOrNot(id, this.recordsOf(back, position));
+      if (intake.received !== epoch) {
+        this.promoting = false;
+        return `epoch ${intake.received} came meanwhile`;
+      }
+      // Not an epoch more: what came would be of a generation that is over.
+      session.hearNoMore();
+      await this.openGeneration(id, this.recordsOf(back, position));
       return null;
     } catch (thrown) {
       if (volume.failed) throw thrown;
       this.promoting = false;
       return errorText(thrown);
-    }
-  }
-
-  /** What the log has no space for is taken back: it goes with the next commit, and both are durable or none is. */
-  private async openGenerationOrNot(id: string, more: readonly MetadataRecord[]): Promise<void> {
-    const { metadata } = this.volume;
-    const { generations, position, source, nextMirrorId } = metadata.state;
-    try {
-      await this.openGeneration(id, more);
-    } catch (thrown) {
-      if (this.volume.failed || position === null || source === null) throw thrown;
-      if (more.length > 0) metadata.append({ kind: 'mirror-removed', mirror: nextMirrorId });
-      metadata.append({ kind: 'history-set', generations });
-      metadata.append({ kind: 'source-bound', ...source });
-      metadata.append({ kind: 'position', ...position });
-      throw thrown;
     }
   }
 

@@ -56,8 +56,9 @@ export class IntakeSession implements LinkHandler {
   /** Epochs follow one another. */
   streaming = false;
 
+  /** What its primary said of itself. */
+  readonly hello: Hello;
   private readonly host: SessionHost;
-  private readonly hello: Hello;
   private readonly assembly: EpochAssembly;
   private readonly answers: DigestAnswers;
   private readonly messages: ControlMessage[] = [];
@@ -66,6 +67,8 @@ export class IntakeSession implements LinkHandler {
   private acking = false;
   private acked = { epoch: -1, index: -1, aux: -1 };
   private over = false;
+  /** What comes over the link, which is still there to be answered, is dropped. */
+  deaf = false;
 
   constructor(host: SessionHost, link: Link, hello: Hello) {
     this.host = host;
@@ -90,7 +93,7 @@ export class IntakeSession implements LinkHandler {
 
   frame(header: FrameHeader, payload: ReceivedPayload | null): void {
     this.heardAt = this.host.clock.now();
-    if (this.over) {
+    if (this.over || this.deaf) {
       payload?.release();
       return;
     }
@@ -99,7 +102,7 @@ export class IntakeSession implements LinkHandler {
 
   control(message: ControlMessage): void {
     this.heardAt = this.host.clock.now();
-    if (this.over) return;
+    if (this.over || this.deaf) return;
     if (this.messages.length >= INTAKE_MESSAGES_MAX) {
       this.cut(protocol(`more than ${INTAKE_MESSAGES_MAX} messages at once`));
       return;
@@ -142,6 +145,11 @@ export class IntakeSession implements LinkHandler {
 
   commandDone(epoch: number, error: string | null): void {
     this.link.sendControl({ kind: 'command-done', epoch, error });
+  }
+
+  hearNoMore(): void {
+    this.deaf = true;
+    this.messages.length = 0;
   }
 
   /** This node cannot go on: the primary is told why, and the link ends. */

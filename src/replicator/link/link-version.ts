@@ -11,6 +11,10 @@ export const LINK_FEATURES = [
   'snapshots',
   /** Payloads of DATA and RUN_DATA may come compressed, with that codec. Named by a mirror that has threads to expand them. */
   'brotli',
+  /** The messages about a handover and a split. */
+  'handover',
+  /** A mirror that took writes of its own says where it parted, and which blocks may differ. */
+  'rejoin',
 ] as const;
 
 export type LinkFeature = (typeof LINK_FEATURES)[number];

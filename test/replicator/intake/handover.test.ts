@@ -1,0 +1,110 @@
+/**
+ * A mirror that is asked to take over, and what comes at the wrong moment: another epoch, a promotion, a full disk. Method: as in
+ * session.test.ts, a mirror on the simulator's disk, its primary played by the test; each case is tried at many moments.
+ */
+import { expect, test } from 'vitest';
+import { BlockferryError } from '../../../src/io/errors.ts';
+import { MirrorWorld } from './support/mirror-world.ts';
+
+const ENOSPC = 28;
+const ID = 'ee'.repeat(16);
+const SEEDS = Array.from({ length: 40 }, (_, seed) => seed);
+
+async function streaming(seed: number): Promise<MirrorWorld> {
+  const world = new MirrorWorld(seed, 16);
+  await world.create();
+  world.model.write();
+  const welcome = await world.connect();
+  expect(await world.run(welcome!)).toBe(true);
+  world.link!.control({ kind: 'stream-begin', generation: 1, after: world.model.last });
+  await world.until('the stream', () => world.mirror!.sourceStatus().state === 'streaming');
+  return world;
+}
+
+function ask(world: MirrorWorld): void {
+  const { last: epoch } = world.model;
+  world.link!.control({ kind: 'hand-over', id: ID, epoch, split: false, back: null });
+  while (world.link!.queued > 0 && world.link!.deliver());
+}
+
+function answerOf(world: MirrorWorld): string | null {
+  const { controls } = world.link!;
+  const answer = controls.find(({ kind }) => kind === 'handed-over' || kind === 'handover-refused');
+  return answer?.kind ?? null;
+}
+
+async function codeOf(promise: Promise<unknown>): Promise<string> {
+  try {
+    await promise;
+    return 'none';
+  } catch (thrown) {
+    return thrown instanceof BlockferryError ? thrown.code : String(thrown);
+  }
+}
+
+test.each(SEEDS)(
+  'an epoch behind the question is no part of the new line (seed %i)',
+  async (seed) => {
+    const world = await streaming(seed);
+    const { mirror, model, link } = world;
+    const { volume } = mirror!;
+    const asked = model.last;
+    ask(world);
+    for (let steps = seed; steps > 0; steps -= 1) await world.step();
+    model.write();
+    world.sendEpoch(model.last);
+    while (link!.queued > 0 && link!.deliver());
+    await world.until('the answer', () => answerOf(world) !== null);
+    if (answerOf(world) === 'handed-over') {
+      expect(volume.metadata.state).toMatchObject({ source: null, generation: 2 });
+      expect(volume.metadata.state.generations.at(-1)).toMatchObject({ firstEpoch: asked + 1 });
+      await world.done(mirror!.close(), 'closing');
+      expect(mirror!.intake.applied!.epoch).toBe(asked);
+    } else {
+      expect(volume.metadata.state.source).not.toBeNull();
+    }
+  },
+);
+
+test.each(SEEDS)('a promotion and a takeover exclude each other (seed %i)', async (seed) => {
+  const world = await streaming(seed);
+  const { mirror } = world;
+  const { metadata } = mirror!.volume;
+  ask(world);
+  for (let steps = seed % 13; steps > 0; steps -= 1) await world.step();
+  const code = await world.done(
+    codeOf(mirror!.promote({ force: true, keptAs: null })),
+    'a promotion',
+  );
+  expect(['none', 'BUSY']).toContain(code);
+  if (code === 'BUSY') await world.until('the answer', () => answerOf(world) !== null);
+  expect(metadata.state).toMatchObject({ source: null, generation: 2 });
+  await world.done(mirror!.close(), 'closing');
+});
+
+test.each(SEEDS.slice(0, 10))(
+  'a promotion that found no space is tried again (seed %i)',
+  async (seed) => {
+    const world = await streaming(seed);
+    const { volume } = world.mirror!;
+    const { epoch } = world.mirror!.position();
+    const commit = volume.commit.bind(volume);
+    const { metadata } = volume;
+    // The commit that opens the generation.
+    const full = (): Promise<number> =>
+      metadata.state.source === null ? Promise.resolve(ENOSPC) : commit();
+    Object.assign(volume, { commit: full });
+    const promote = () => world.mirror!.promote({ force: true, keptAs: null });
+    expect(await world.done(codeOf(promote()), 'a promotion')).toBe('METADATA_WRITE_FAILED');
+    expect(metadata.state).toMatchObject({ source: { node: 'one' }, generation: 1 });
+    Object.assign(volume, { commit });
+    expect(await world.done(promote(), 'a promotion')).toMatchObject({ generation: 2, epoch });
+    expect(metadata.state).toMatchObject({ source: null, generation: 2 });
+  },
+);
+
+test('a primary that knows of no handover is not asked for one', async () => {
+  const world = await streaming(1);
+  const wish = { split: false, withinMs: 1000, back: null };
+  expect(await world.done(world.mirror!.want(wish), 'asking')).toMatch(/older version/);
+});
