@@ -355,6 +355,31 @@ describe('the merges of a volume', () => {
     expect(world.merger.status.state).toBe('idle');
   });
 
+  test('are not begun of layers that went since they were last looked at', async () => {
+    const { disk, world } = await newWorld(
+      {
+        size: 2048,
+        layers: [
+          { names: ['first'] },
+          { data: [[0, 3 * PIECE]] },
+          { data: [[900, 4 * PIECE]], names: ['branch'] },
+          { parent: 0, data: [[5, 2]] },
+        ],
+      },
+      { paused: true },
+    );
+    world.merger.kick();
+    await turns(3);
+    expect(world.merger.status.waiting).toBe(1);
+    world.forget('branch');
+    world.merger.resume();
+    await drain(disk);
+    await world.idle();
+    expect(world.mergedPairs).toHaveLength(0);
+    expect([...world.metadata.state.layers.keys()]).toEqual([1, 4]);
+    expect(world.merger.status.state).toBe('idle');
+  });
+
   test('stop after what is on its way, and leave the files alone then', async () => {
     const { disk, world, before } = await newWorld(UP);
     disk.holding = true;

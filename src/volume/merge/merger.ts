@@ -161,10 +161,11 @@ export class Merger implements MergeQueue {
   }
 
   private nextMerge(): LayerMerge | null {
-    const pair = this.pairs[0];
-    if (this.current === null && pair !== undefined) {
-      this.current = new LayerMerge(this.host, this.clock, pair);
-    }
+    if (this.current !== null) return this.current;
+    // Layers may have gone since the last look, and the next one be still to come.
+    this.pairs = this.host.mergeable();
+    const [pair] = this.pairs;
+    if (pair !== undefined) this.current = new LayerMerge(this.host, this.clock, pair);
     return this.current;
   }
 
