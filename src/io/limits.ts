@@ -233,6 +233,8 @@ export const SCHEDULE_MS_MIN = 1000;
 export const SCHEDULE_MS_MAX = 30 * 86_400_000;
 /** A limit that is shared: who was told to wait and does not ask again within this does not wait any more. */
 export const SHARE_ASK_MS_MAX = 500;
+/** A limit that is shared: so much of it, as time at the full rate, somebody may be served before one who waits. */
+export const SHARE_LEAD_MS = 10;
 /** The limit of the node, in bytes a second. */
 export const BANDWIDTH_MIN = 65_536;
 export const BANDWIDTH_MAX = 2 ** 40;

@@ -5,10 +5,12 @@
  * - Nobody is told to go while the limit is in debt.
  * - Of those who wait, the one that was served the fewest bytes goes first (start-time fair queueing): a sender of small pieces
  *   has its part beside one of large pieces, and whoever paused does not catch up on what it left unused.
+ * - Nobody stands back for one that is less than SHARE_LEAD_MS of the rate behind: else those who send small pieces would go by
+ *   turns, a timer for each piece, and the rate would be that of the timers.
  * - Who was refused and does not ask again within SHARE_ASK_MS_MAX waits no more: it holds up nobody.
  * - Without a limit nobody waits, and nothing is counted.
  */
-import { SHARE_ASK_MS_MAX } from '../io/limits.ts';
+import { SHARE_ASK_MS_MAX, SHARE_LEAD_MS } from '../io/limits.ts';
 import { TokenBucket } from './token-bucket.ts';
 
 /** How soon one who may go by the limit, but not before another, asks again, in milliseconds. */
@@ -17,7 +19,7 @@ const NEXT_MS = 1;
 export class SharedLimit {
   /** Those who were refused, and when they last asked. */
   private readonly waiting = new Map<Sharer, number>();
-  /** Virtual time, in bytes: where the one that was served last began. */
+  /** Virtual time, in bytes: where the one that was served last began, or where one that still waits begins, if that is less. */
   private virtual = 0;
   private readonly bucket: TokenBucket;
 
@@ -41,7 +43,8 @@ export class SharedLimit {
   waitMs(sharer: Sharer, now: number): number {
     if (this.bucket.bytesPerSecond === null) return 0;
     const debtMs = this.bucket.waitMs(now);
-    if (debtMs === 0 && !this.isOutranked(sharer, now)) return 0;
+    const lead = (this.bucket.bytesPerSecond * SHARE_LEAD_MS) / 1000;
+    if (debtMs === 0 && !this.isOutranked(sharer, lead, now)) return 0;
     if (!this.waiting.has(sharer)) sharer.finish = Math.max(sharer.finish, this.virtual);
     this.waiting.set(sharer, now);
     return Math.max(debtMs, NEXT_MS);
@@ -52,17 +55,24 @@ export class SharedLimit {
     if (bytes === 0 || this.bucket.bytesPerSecond === null) return;
     this.bucket.take(bytes, now);
     const start = Math.max(this.virtual, sharer.finish);
-    if (bytes > 0) this.virtual = start;
     sharer.finish = start + bytes;
     this.waiting.delete(sharer);
+    if (bytes > 0) this.virtual = Math.max(this.virtual, this.earliest(start));
   }
 
-  private isOutranked(sharer: Sharer, now: number): boolean {
+  /** Where the first of those who wait begins, and not after `start`. */
+  private earliest(start: number): number {
+    let earliest = start;
+    for (const other of this.waiting.keys()) earliest = Math.min(earliest, other.finish);
+    return earliest;
+  }
+
+  private isOutranked(sharer: Sharer, lead: number, now: number): boolean {
     const start = Math.max(this.virtual, sharer.finish);
     for (const [other, askedAt] of this.waiting) {
       if (other === sharer) continue;
       if (now - askedAt > SHARE_ASK_MS_MAX) this.waiting.delete(other);
-      else if (other.finish < start) return true;
+      else if (other.finish + lead < start) return true;
     }
     return false;
   }

@@ -184,6 +184,17 @@ describe('senders', () => {
     }
   });
 
+  test('of small pieces share a limit without a timer for each of them', () => {
+    const clock = new TimerClock();
+    const node = new SharedLimit(10 * MIB, 0);
+    const all = [512, 700].map((piece) => new Greedy(clock, of(clock, node), piece));
+    clock.advance(10 * SECOND);
+    const total = all.reduce((sum, { sent }) => sum + sent, 0);
+    expect(total / MIB).toBeGreaterThan(95);
+    expect(total / MIB).toBeLessThan(102);
+    for (const { sent } of all) expect(sent / (total / 2)).toBeGreaterThan(0.95);
+  });
+
   test('that paused do not catch up on what they left unused', () => {
     const clock = new TimerClock();
     const node = new SharedLimit(MIB, 0);
@@ -283,7 +294,7 @@ describe('senders', () => {
           }
         },
       ),
-      { numRuns: 20 },
+      { numRuns: 30 },
     );
   });
 });
