@@ -133,10 +133,14 @@ export class FerryRig {
     return start(this.scope, 'fio', args, { group: true });
   }
 
-  /** Starts the rounds on a volume of alpha, with round `first`. They end with the server, or with the scope. */
-  rounds(area: RoundsArea, first: number, volume: string = VOLUME): ManagedProcess {
+  /** Starts the rounds on a volume of alpha, with round `first`, and `pauseMs` after each. They end with the server, or with the scope. */
+  rounds(
+    area: RoundsArea,
+    first: number,
+    { volume = VOLUME, pauseMs = 0 }: { volume?: string; pauseMs?: number } = {},
+  ): ManagedProcess {
     const script = join(LIBNBD_SCRIPTS, 'rounds.py');
-    const numbers = [first, 2 ** 31, area.blocks, area.spread].map(String);
+    const numbers = [first, 2 ** 31, area.blocks, area.spread, pauseMs].map(String);
     const args = ['-B', script, this.alpha.uri(volume), ...numbers];
     return start(this.scope, '/usr/bin/python3', args);
   }

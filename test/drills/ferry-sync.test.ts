@@ -25,7 +25,10 @@ test(
     });
     let next = 1;
     for (let kill = 0; kill < KILLS; kill++) {
-      const writers = VOLUMES.map((volume) => ({ volume, rounds: rig.rounds(AREA, next, volume) }));
+      const writers = VOLUMES.map((volume) => ({
+        volume,
+        rounds: rig.rounds(AREA, next, { volume }),
+      }));
       await Promise.all(writers.map(({ rounds }) => awaitRounds(rounds, next)));
       await sleep(Math.random() * 100);
       const [first] = writers;
