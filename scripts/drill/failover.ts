@@ -35,10 +35,11 @@ const IN_STEP_MS_MAX = 60_000;
 const NOTICE_MS_MAX = 15_000;
 const QUIET_MS_MAX = 15_000;
 
-/** How long the phases last, picked by the seed. */
+/** How long the phases last, picked by the seed; in the short form half as long at the most. */
 const BEFORE_CUT_MS = { low: 500, high: 2500 };
 const OUTAGE_MS = { low: 500, high: 3000 };
 const BEFORE_KILL_MS = { low: 100, high: 2500 };
+const SHORTER = 1 / 2;
 
 export const failover: Drill = {
   name: 'failover',
@@ -314,7 +315,7 @@ class FailoverRound {
   }
 
   private async pauseBetween(bounds: { low: number; high: number }): Promise<void> {
-    await this.round.pauseBetween(bounds.low, bounds.high);
+    await this.round.pauseBetween(bounds.low, this.round.pick(SHORTER, 1) * bounds.high);
   }
 
   private note(text: string): void {
