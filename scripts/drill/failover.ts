@@ -40,6 +40,8 @@ const BEFORE_CUT_MS = { low: 500, high: 2500 };
 const OUTAGE_MS = { low: 500, high: 3000 };
 const BEFORE_KILL_MS = { low: 100, high: 2500 };
 const SHORTER = 1 / 2;
+/** In the short form the old primary comes back only where the seed is a multiple of it: many rounds are for many kills. */
+const WAY_HOME_EACH = 4;
 
 export const failover: Drill = {
   name: 'failover',
@@ -96,6 +98,9 @@ class FailoverRound {
     await this.takeOver(image, log.told, verdict);
     if (!failover) return await this.comeBack(log.recorded);
     await this.promotion.useIt();
+    if (this.round.pick(this.round.options.seed % WAY_HOME_EACH !== 0, false)) {
+      return this.note(`short form: the way home is for each ${WAY_HOME_EACH}th seed`);
+    }
     await this.promotion.fenced();
     await this.promotion.failBack(log.recorded, (regionsActive(log.recorded) + 1) * REGION_BYTES);
   }
