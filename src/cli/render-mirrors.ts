@@ -55,6 +55,12 @@ export function renderMirrors(mirrors: readonly MirrorStatus[], colour: boolean)
     if (mirror.host_delay_ms > 0) {
       text += `    host writes are held back ${mirror.host_delay_ms} ms each: it lags too much\n`;
     }
+    if (mirror.refuses.length > 0) {
+      text += `    refuses: ${mirror.refuses.map(oneLine).join(', ')}\n`;
+    }
+    if (mirror.last_refusal !== null) {
+      text += `    last refusal: ${oneLine(mirror.last_refusal)}\n`;
+    }
     if (mirror.last_error !== null) text += `    last error: ${oneLine(mirror.last_error)}\n`;
   }
   return text;

@@ -57,6 +57,10 @@ export function renderVolume(volume: VolumeStatus, colour: boolean): string {
     const line = `  ${renderMerge(merge)}`;
     text += `${paint(line, merge.state === 'failed' ? 'bad' : 'busy', colour)}\n`;
   }
+  if (volume.refuses.length > 0) {
+    const when = volume.source === null ? 'as a mirror refuses' : 'refuses';
+    text += `  ${when} its primary: ${volume.refuses.join(', ')}\n`;
+  }
   if (volume.source !== null) text += renderSource(volume.source, colour);
   if (volume.mirrors.length > 0) text += renderMirrors(volume.mirrors, colour);
   return text;

@@ -11,6 +11,11 @@ import { leaf } from './verb.ts';
 interface CreateOptions extends SharedOptions {
   readonly mirrorOf?: string;
   readonly on?: string;
+  readonly refuse?: string;
+}
+
+interface SetOptions extends SharedOptions {
+  readonly refuse: string;
 }
 
 interface ForceOptions extends SharedOptions {
@@ -31,6 +36,7 @@ export function addVolumeVerbs(program: Command): void {
 
   leaf(volume, 'create <name> <size>', 'make a volume')
     .option('--mirror-of <node>', 'make a mirror for a volume of that node, see below')
+    .option('--refuse <what>', 'what that node cannot do here, see: blockferry volume set --help')
     .option('--on <location>', 'lay it on a block device, a file or an NBD export, see below')
     .addHelpText(
       'after',
@@ -49,7 +55,8 @@ size. Snapshots and clones go to the data directory. See docs/using/containers.m
   blockferry volume create vm 20G --on /dev/vg0/vm
   blockferry volume create pool 1T --on nbd://127.0.0.1:10810/rbd
   nbdinfo nbd://127.0.0.1:10809/demo
-  blockferry volume create demo 10G --mirror-of alpha`,
+  blockferry volume create demo 10G --mirror-of alpha
+  blockferry volume create demo 10G --mirror-of alpha --refuse snapshot-delete`,
     )
     .action(create);
 
@@ -70,6 +77,22 @@ has to be at least as large: grow it first.
     )
     .action(resize);
 
+  leaf(volume, 'set <name>', 'say what a mirror does not let its primary do')
+    .requiredOption('--refuse <what>', 'snapshot-delete, handover, both with a comma, or none')
+    .addHelpText(
+      'after',
+      `
+snapshot-delete: the snapshots here stay when they are deleted or refreshed on the primary.
+handover: the volume begins to take writes by a command on this node alone (switchover, promote).
+
+It takes the place of what was said before, at once, and holds over restarts and changes of role. On
+a volume that takes writes it counts from when that is a mirror.
+
+  blockferry volume set demo --refuse snapshot-delete,handover
+  blockferry volume set demo --refuse none`,
+    )
+    .action(set);
+
   leaf(volume, 'delete <name>', 'delete a volume and its content')
     .option('--force', 'delete it although it has mirrors (they keep their copy) or clients')
     .addHelpText(
@@ -85,12 +108,13 @@ Without --force a volume that has mirrors or attached clients is left alone.
 }
 
 async function create(name: string, size: string, options: CreateOptions): Promise<void> {
-  const { mirrorOf, on } = options;
+  const { mirrorOf, on, refuse } = options;
   const body = {
     name,
     size,
     ...(mirrorOf === undefined ? {} : { mirror_of: mirrorOf }),
     ...(on === undefined ? {} : { on }),
+    ...(refuse === undefined ? {} : { refuse: wordsOf(refuse) }),
   };
   const status = await clientOf(options).call<VolumeStatus>('POST', '/v1/volumes', body);
   const as = status.source === null ? '' : `, a mirror that waits for node ${status.source.node}`;
@@ -118,6 +142,23 @@ async function resize(name: string, size: string, options: ForceOptions): Promis
   const status = await clientOf(options).call<VolumeStatus>('POST', path, body);
   if (options.json) printJson(status);
   else print(`volume ${oneLine(status.name)} has ${formatBytes(status.size_bytes)}\n`);
+}
+
+async function set(name: string, options: SetOptions): Promise<void> {
+  const body = { refuse: wordsOf(options.refuse) };
+  const status = await clientOf(options).call<VolumeStatus>(
+    'POST',
+    `${volumePath(name)}/set`,
+    body,
+  );
+  const what = status.refuses.length === 0 ? 'nothing' : status.refuses.join(', ');
+  if (options.json) printJson(status);
+  else print(`volume ${oneLine(status.name)} refuses its primary ${what}\n`);
+}
+
+/** A list with commas; `none` is the empty one. */
+function wordsOf(text: string): string[] {
+  return text === 'none' ? [] : text.split(',').map((word) => word.trim());
 }
 
 async function remove(name: string, options: ForceOptions): Promise<void> {

@@ -17,6 +17,7 @@ import {
   EVENT_FOLLOWER_BACKLOG_BYTES_MAX,
 } from '../io/limits.ts';
 import type { BlockferryEvent } from '../replicator/status.ts';
+import { REFUSALS } from '../volume/refusals.ts';
 import { check, FLAG, NO_BODY, NO_QUERY, type VolumeRoute } from './api-checks.ts';
 import { addFailoverRoutes } from './api-failover.ts';
 import { addMirrorRoutes } from './api-mirrors.ts';
@@ -30,11 +31,16 @@ import type { SnapshotCommands } from './snapshots.ts';
 import type { NodeFacts, ReloadReport } from './status.ts';
 import type { VolumeCommands } from './volumes.ts';
 
+const REFUSE = z
+  .array(z.enum(REFUSALS))
+  .refine((words) => new Set(words).size === words.length, 'says something twice');
+const SET_BODY = z.strictObject({ refuse: REFUSE });
 const CREATE_BODY = z.strictObject({
   name: z.string(),
   size: z.string(),
   mirror_of: z.string().nullable().default(null),
   on: z.string().nullable().default(null),
+  refuse: REFUSE.default([]),
 });
 const RESIZE_BODY = z.strictObject({ size: z.string(), force: z.boolean().default(false) });
 const DELETE_QUERY = z.strictObject({ force: FLAG });
@@ -101,8 +107,8 @@ function addVolumeRoutes(app: FastifyInstance, commands: VolumeCommands): void {
   app.post('/v1/volumes', (request, reply) => {
     const body = check('body', CREATE_BODY, request.body);
     reply.code(201);
-    const { name, size, mirror_of: mirrorOf, on } = body;
-    return commands.create(name, size, { mirrorOf, on });
+    const { name, size, mirror_of: mirrorOf, on, refuse: refuses } = body;
+    return commands.create(name, size, { mirrorOf, on, refuses });
   });
   app.get<VolumeRoute>('/v1/volumes/:name', (request) => {
     check('query', NO_QUERY, request.query);
@@ -116,6 +122,10 @@ function addVolumeRoutes(app: FastifyInstance, commands: VolumeCommands): void {
   app.post<VolumeRoute>('/v1/volumes/:name/resize', (request) => {
     const { size, force } = check('body', RESIZE_BODY, request.body);
     return commands.resize(request.params.name, size, { force });
+  });
+  app.post<VolumeRoute>('/v1/volumes/:name/set', (request) => {
+    const { refuse } = check('body', SET_BODY, request.body);
+    return commands.setPolicy(request.params.name, refuse);
   });
 }
 

@@ -40,6 +40,8 @@ export interface HandoverOrder {
   /** The export of the old primary, as the new one reaches it: its mirror from then on. */
   readonly back: string | null;
   readonly withinMs: number;
+  /** The operator of that mirror asked for it. */
+  readonly wanted?: boolean;
 }
 
 export interface PromoteWish {
@@ -80,7 +82,7 @@ export class FailoverCommands {
         if (wanted) return device.handover.deny(mirrorId, 'it is asked for already');
         wanted = true;
         const mirror = device.volume.metadata.state.mirrors.get(mirrorId);
-        const order = { to: mirror?.uri ?? null, back, withinMs };
+        const order = { to: mirror?.uri ?? null, back, withinMs, wanted: true };
         void this.inBackground(name, async () => {
           try {
             await (split ? this.splitHere(device, order) : this.giveAway(device, order));
@@ -152,13 +154,13 @@ export class FailoverCommands {
 
   private async giveAway(device: ReplicatedVolume, order: HandoverOrder): Promise<void> {
     refuseFenced(device);
-    await device.handOver({ ...order, split: false });
+    await device.handOver({ wanted: false, ...order, split: false });
     await this.follow(device);
   }
 
   private async splitHere(device: ReplicatedVolume, order: HandoverOrder): Promise<void> {
     refuseFenced(device);
-    const node = await device.handOver({ ...order, split: true });
+    const node = await device.handOver({ wanted: false, ...order, split: true });
     const { name } = device.volume;
     const { generation, epoch } = device.position();
     const message = `volume ${name} and its mirror on ${node} both take writes: generation ${generation} begins here after epoch ${epoch}`;

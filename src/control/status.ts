@@ -4,6 +4,7 @@ import type { TlsMode } from './defaults.ts';
 import type { Role } from '../replicator/hosted-volume.ts';
 import type { MirrorStatus, Position, SourceStatus } from '../replicator/status.ts';
 import type { ContainerKind } from '../volume/containers.ts';
+import type { Refusal } from '../volume/refusals.ts';
 import type { IoCounts } from '../volume/io-counts.ts';
 import type { ChangedRange, MergeStatus } from '../volume/snapshots/snapshot-types.ts';
 
@@ -31,6 +32,8 @@ export interface VolumeStatus {
   readonly role: Role;
   /** Of a secondary: what it receives, and from whom. Null in the other roles. */
   readonly source: SourceStatus | null;
+  /** What the volume does not let its primary do while it is a secondary. */
+  readonly refuses: readonly Refusal[];
   /** Of a secondary: the primary's time of what it holds, and how old that is. Null in the other roles, and while unknown. */
   readonly consistent_at: string | null;
   readonly lag_seconds: number | null;

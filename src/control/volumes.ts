@@ -10,6 +10,7 @@ import { BlockferryError, errorText } from '../io/errors.ts';
 import type { HostedVolume } from '../replicator/hosted-volume.ts';
 import type { Container } from '../volume/containers.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
+import type { Refusal } from '../volume/refusals.ts';
 import { parseSize, type Volume, type VolumeStore } from '../volume/store.ts';
 import { volumeCheckStatus, type VolumeCheckStatus } from './check-status.ts';
 import { counted, refuseFenced, type CommandRoom } from './command-room.ts';
@@ -81,6 +82,7 @@ export class VolumeCommands {
       io: volume.io,
       role: device.role,
       source,
+      refuses: volume.metadata.state.refuses,
       consistent_at: source?.consistent_at ?? null,
       lag_seconds: source?.lag_seconds ?? null,
       generation: position.generation,
@@ -105,14 +107,19 @@ export class VolumeCommands {
 
   /**
    * `mirrorOf`: the node whose volume this one is to be a mirror of; null for a volume that takes writes. `on`: the device, file
-   * or export that it is to lie on, with the content that is there; null for the data directory.
+   * or export that it is to lie on, with the content that is there; null for the data directory. `refuses`: what it does not let
+   * the node do that it is a mirror of.
    * @throws BlockferryError VOLUME_NAME_INVALID, SIZE_INVALID, NODE_NAME_INVALID, MIRROR_SELF, VOLUME_EXISTS,
-   *   VOLUME_LIMIT, REQUEST_INVALID (both), and with `on` the CONTAINER_ codes
+   *   VOLUME_LIMIT, REQUEST_INVALID (both; `refuses` without `mirrorOf`), and with `on` the CONTAINER_ codes
    */
   create(
     name: string,
     size: string,
-    { mirrorOf, on }: { mirrorOf: string | null; on: string | null },
+    {
+      mirrorOf,
+      on,
+      refuses,
+    }: { mirrorOf: string | null; on: string | null; refuses: readonly Refusal[] },
   ): Promise<VolumeStatus> {
     return this.room.command(name, async () => {
       if (mirrorOf !== null) this.checkSource(mirrorOf);
@@ -120,9 +127,13 @@ export class VolumeCommands {
         const message = `a mirror lies in the data directory, not on ${on}`;
         throw new BlockferryError('REQUEST_INVALID', message);
       }
+      if (mirrorOf === null && refuses.length > 0) {
+        const message = 'only a mirror refuses something: say of which node it is one';
+        throw new BlockferryError('REQUEST_INVALID', message);
+      }
       const bytes = parseSize(size);
       const volume = await (on === null
-        ? this.store.create(name, bytes, mirrorOf)
+        ? this.store.create(name, bytes, mirrorOf, refuses)
         : this.store.createOn(name, bytes, on));
       this.attach(volume).start();
       const as =
@@ -201,6 +212,29 @@ export class VolumeCommands {
           `volume ${name} ${what} from ${before} to ${bytes} bytes`,
         );
       }
+      return this.show(name);
+    });
+  }
+
+  /**
+   * What the volume does not let its primary do, from now on: of one that takes writes, when it is a mirror again. Takes the place of
+   * what was said before. @throws BlockferryError VOLUME_NOT_FOUND, METADATA_WRITE_FAILED
+   */
+  setPolicy(name: string, refuses: readonly Refusal[]): Promise<VolumeStatus> {
+    return this.room.command(name, async () => {
+      const { volume } = this.room.require(name);
+      const { metadata } = volume;
+      const before = metadata.state.refuses;
+      metadata.append({ kind: 'source-policy', refuses });
+      const status = await volume.commit();
+      if (status !== 0) {
+        metadata.append({ kind: 'source-policy', refuses: before });
+        const message = `the metadata of ${name} cannot be written (errno ${status})`;
+        throw new BlockferryError('METADATA_WRITE_FAILED', message);
+      }
+      this.room.secondary(name)?.tellPolicy();
+      const what = refuses.length === 0 ? 'nothing' : refuses.join(', ');
+      this.room.tell('volume-policy', name, `volume ${name} refuses its primary ${what}`);
       return this.show(name);
     });
   }

@@ -37,6 +37,7 @@ export const EVENT_LEVELS = {
   'volume-created': 'info',
   'volume-cloned': 'info',
   'volume-resized': 'info',
+  'volume-policy': 'info',
   'volume-promoted': 'warn',
   'volume-fenced': 'warn',
   'volume-demoted': 'warn',

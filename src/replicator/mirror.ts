@@ -49,6 +49,8 @@ export class Mirror {
   /** The mirror holds a state that the volume really had. */
   consistent = false;
   lastError: string | null = null;
+  /** What it did not do about a snapshot, and why. */
+  private lastRefusal: string | null = null;
 
   private sender: Sender | null = null;
   private run: Transfer | null = null;
@@ -377,6 +379,8 @@ export class Mirror {
       ...this.counts.status(this.run, { now, remainingBytes: dirtyBytes + suspectBytes }),
       compression: this.compression.status(),
       last_error: this.lastError,
+      refuses: this.link.contact instanceof PeerContact ? this.link.contact.refuses : [],
+      last_refusal: this.lastRefusal,
     };
   }
 
@@ -405,7 +409,10 @@ export class Mirror {
           this.durableEpoch = epoch;
           this.consistent = true;
         },
-        note: (kind, message) => host.emit(kind, this, message),
+        note: (kind, message) => {
+          if (kind === 'mirror-snapshot-refused') this.lastRefusal = message;
+          host.emit(kind, this, message);
+        },
       });
       if (contact instanceof PeerContact) this.compression.attach(contact.link.compression ?? null);
       return contact;

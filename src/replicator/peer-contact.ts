@@ -63,6 +63,8 @@ export class PeerContact implements Contact, LinkHandler {
   readonly limit: SendLimit;
   readonly arrived: (epoch: number) => void;
   readonly note: (kind: EventKind, message: string) => void;
+  /** What the mirror does not let this node do, as far as it told. */
+  refuses: readonly string[] = [];
   private talk: PeerTalk | null = null;
   /** Somebody asked who does not wait any more. */
   private answersLate = false;
@@ -225,6 +227,10 @@ export class PeerContact implements Contact, LinkHandler {
   control(message: ControlMessage): void {
     if (message.kind === 'may-differ' && this.told !== null) {
       return this.takeTold(this.told, message);
+    }
+    if (message.kind === 'policy') {
+      this.refuses = message.refuses;
+      return undefined;
     }
     if (isAboutHandover(message)) {
       this.host.handover?.heard(this.mirrorId, message);

@@ -212,10 +212,10 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
 
   /**
    * Gives the writes to a mirror, or with `split` takes them beside it. `to`: its URI, the name of its node, or null for the only one.
-   * Answers the name of its node. @throws BlockferryError MIRROR_NOT_FOUND, MIRROR_STATE, HANDOVER_FAILED, HANDOVER_IN_DOUBT
+   * `wanted`: its own operator asked for it. Answers the name of its node. @throws BlockferryError MIRROR_NOT_FOUND, MIRROR_STATE, HANDOVER_FAILED, HANDOVER_IN_DOUBT
    */
   async handOver(
-    wish: Omit<HandoverWish, 'mirror'> & { readonly to: string | null },
+    wish: Omit<HandoverWish, 'mirror'> & { readonly to: string | null; readonly wanted: boolean },
   ): Promise<string> {
     const { mirrors } = this.volume.metadata.state;
     const named = this.mirrors.filter(
@@ -239,6 +239,10 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     if (!hasFeature(mirror.peer.welcome, 'handover')) {
       const message = `node ${node} is of an older version, which cannot be asked to take over`;
       throw new BlockferryError('MIRROR_STATE', message);
+    }
+    if (!wish.wanted && mirror.peer.refuses.includes('handover')) {
+      const message = `node ${node} lets only its own operator decide that (handover is refused); there: blockferry ${wish.split ? 'split' : 'switchover'} VOLUME`;
+      throw new BlockferryError('HANDOVER_FAILED', message);
     }
     await this.handover.run({ ...wish, mirror });
     return node;

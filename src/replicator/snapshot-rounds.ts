@@ -90,6 +90,9 @@ export class SnapshotRounds implements PeerTalk {
     if (message.kind !== 'snapshots-held') return;
     this.held = new Set(message.ids);
     // Of one that rejoins only what changed since that epoch is marked: no older snapshot can be made of it.
+    const { host, note } = this.contact;
+    const { refused } = message;
+    if (refused !== undefined) note('mirror-snapshot-refused', `${host.volume.name}: ${refused}`);
     this.epoch = message.position?.epoch ?? this.contact.welcome.rejoin?.epoch ?? 0;
     this.settle?.();
   }

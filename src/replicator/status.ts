@@ -80,6 +80,10 @@ export interface MirrorRunningStatus {
   readonly bytes_compared: number;
   readonly compression: CompressionStatus;
   readonly last_error: string | null;
+  /** What the mirror does not let this node do, as far as it told since the link stands; empty while there is none. */
+  readonly refuses: readonly string[];
+  /** What the mirror refused last to do about a snapshot, since the node started, and why; null: nothing. */
+  readonly last_refusal: string | null;
 }
 
 export interface MirrorStatus extends MirrorRecordStatus, MirrorRunningStatus {

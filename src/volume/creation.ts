@@ -15,6 +15,7 @@ import { Metadata, writeError } from './log/metadata.ts';
 import type { Generation, MetadataRecord } from './log/records.ts';
 import { BlockState } from './maps/layer-map.ts';
 import { layerPath } from './recovery.ts';
+import type { Refusal } from './refusals.ts';
 import type { Volume } from './volume.ts';
 
 export interface StoreOptions {
@@ -38,6 +39,8 @@ export interface NewVolume {
   readonly origin: { readonly volume: string; readonly snapshot: string } | null;
   /** Of a secondary: the name of the node that it receives from. */
   readonly source?: string | null;
+  /** What it does not let that node do; nothing if not given. */
+  readonly refuses?: readonly Refusal[];
   /** What its base layer lies in; null, or absent, for a file in its directory. */
   readonly place?: Place | null;
 }
@@ -68,7 +71,7 @@ async function buildVolume(
   options: StoreOptions,
   directory: string,
   id: string,
-  { name, sizeBytes, origin, source = null, place = null }: NewVolume,
+  { name, sizeBytes, origin, source = null, refuses = [], place = null }: NewVolume,
 ): Promise<void> {
   if (place === null) await buildBaseFile(options, directory, sizeBytes);
   const createdAt = Math.floor(options.clock.wall());
@@ -76,6 +79,7 @@ async function buildVolume(
     { kind: 'volume-created', id, name, sizeBytes, createdAt, nextMirrorId: 1 },
     { kind: 'history-set', generations: source === null ? [firstGeneration(options.random)] : [] },
     ...(source === null ? [] : [{ kind: 'source-bound' as const, node: source, volumeId: null }]),
+    ...(refuses.length === 0 ? [] : [{ kind: 'source-policy' as const, refuses }]),
     ...(origin === null ? [] : [{ kind: 'cloned' as const, ...origin }]),
     { kind: 'layer-created', layer: BASE_LAYER, parent: 0 },
     ...(place === null ? [] : recordsOfPlace(place, sizeBytes)),

@@ -23,6 +23,7 @@ import type { NewVolume, StoreOptions } from './creation.ts';
 import type { Origin } from './layers/layer-set.ts';
 import { writeError } from './log/metadata.ts';
 import { validateSize, validateVolumeName } from './names.ts';
+import type { Refusal } from './refusals.ts';
 import { Spare } from './layers/spare.ts';
 import { Volume } from './volume.ts';
 
@@ -105,13 +106,19 @@ export class VolumeStore {
   }
 
   /**
-   * `source`: the name of the node that it is a secondary of; null for a volume that takes writes.
+   * `source`: the name of the node that it is a secondary of; null for a volume that takes writes. `refuses`: what it does not
+   * let that node do.
    * Throws VOLUME_NAME_INVALID, SIZE_INVALID, VOLUME_EXISTS, VOLUME_LIMIT, METADATA_WRITE_FAILED or SHUTTING_DOWN.
    */
-  async create(name: string, sizeBytes: number, source: string | null = null): Promise<Volume> {
+  async create(
+    name: string,
+    sizeBytes: number,
+    source: string | null = null,
+    refuses: readonly Refusal[] = [],
+  ): Promise<Volume> {
     validateVolumeName(name);
     validateSize(sizeBytes);
-    return await this.make({ name, sizeBytes, origin: null, source });
+    return await this.make({ name, sizeBytes, origin: null, source, refuses });
   }
 
   /**

@@ -4,6 +4,7 @@
 import { BLOCK_BYTES, VOLUME_BYTES_MAX } from '../io/limits.ts';
 import type { Place } from './containers.ts';
 import type { BlockSet } from './maps/block-set.ts';
+import type { Refusal } from './refusals.ts';
 import type { Generation, MirrorSchedule } from './log/records.ts';
 import type { LayerMap } from './maps/layer-map.ts';
 
@@ -111,6 +112,8 @@ export interface VolumeState {
   readonly reservedEpoch: number;
   /** The volume is a secondary: it takes what the node of that name sends, of the volume of that id once it is known. */
   readonly source: { readonly node: string; readonly volumeId: string | null } | null;
+  /** What it does not let that node do; of one that takes writes, what it will not when it is a secondary. */
+  readonly refuses: readonly Refusal[];
   /** What a secondary holds, complete and durable; null when nothing. */
   readonly position: TimedPosition | null;
   /** The delta run that a secondary is in the middle of. */
@@ -184,6 +187,7 @@ export function emptyState(): VolumeState {
     generation: 0,
     reservedEpoch: 0,
     source: null,
+    refuses: [],
     position: null,
     run: null,
     fenced: null,

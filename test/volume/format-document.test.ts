@@ -22,6 +22,7 @@ import {
   widthOf,
 } from '../../src/volume/log/record-codec.ts';
 import type { MetadataRecord, RecordKind } from '../../src/volume/log/records.ts';
+import { REFUSALS } from '../../src/volume/refusals.ts';
 
 const DOCUMENT = readFileSync(
   new URL('../../docs/internals/metadata-log.md', import.meta.url),
@@ -250,6 +251,11 @@ const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
     mode: fc.constantFrom('auto' as const, 'off' as const),
   }),
   fc.record({ kind: fc.constant('mirror-ran' as const), mirror: u32, time: u64 }),
+  fc.record({
+    kind: fc.constant('source-policy' as const),
+    refuses: fc.uniqueArray(fc.constantFrom(...REFUSALS)),
+  }),
+  fc.record({ kind: fc.constant('snapshot-kept' as const), id }),
   fc.record({ kind: fc.constant('sync-failed' as const), boot: id }),
   fc.record({ kind: fc.constant('rejoining' as const), mirror: u32, generation: u64, epoch: u64 }),
   fc.record({ kind: fc.constant('handing-over' as const), mirror: u32, id, epoch: u64 }),

@@ -14,6 +14,7 @@ import {
 } from '../../src/volume/log/metadata-state.ts';
 import type { VolumeState } from '../../src/volume/log/metadata-state.ts';
 import type { Generation, MetadataRecord, RunOpened } from '../../src/volume/log/records.ts';
+import { REFUSALS } from '../../src/volume/refusals.ts';
 
 const SIZE = 64 * 4096;
 const hex = (digit: number): string => digit.toString(16).repeat(32);
@@ -136,6 +137,8 @@ const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
     mode: fc.constantFrom('auto' as const, 'off' as const),
   }),
   fc.record({ kind: kinds('mirror-ran'), mirror, time: fc.nat(30) }),
+  fc.record({ kind: kinds('source-policy'), refuses: fc.subarray([...REFUSALS]) }),
+  fc.record({ kind: kinds('snapshot-kept'), id }),
   fc.record({ kind: kinds('sync-failed'), boot: id }),
   fc.record({ kind: kinds('rejoining'), mirror, generation: small, epoch: fc.nat(30) }),
   fc.record({ kind: kinds('handing-over'), mirror, id, epoch: fc.nat(30) }),

@@ -5,7 +5,8 @@
  * - One that has the id of the primary's holds what that one holds: it is taken behind all writes of its epoch and before the next
  *   one's, and the position is recorded in the same commit, so that no replay ever comes before it and takes it a second time.
  * - A name that stands for something else stays that: the primary hears why its snapshot is not here.
- * - Only what came from a primary is deleted for it.
+ * - Only what came from a primary is deleted for it, and nothing that the policy of the mirror keeps: that is its own from then on, so
+ *   that lifting the policy later deletes nothing either.
  */
 import { BlockferryError, errorText } from '../../io/errors.ts';
 import type { TimedPosition } from '../../volume/log/metadata-state.ts';
@@ -13,6 +14,7 @@ import { isHidden } from '../../volume/names.ts';
 import type { Volume } from '../../volume/volume.ts';
 import type { EventKind } from '../event-kinds.ts';
 import type { SnapshotCommand, SnapshotTwin } from '../link/messages.ts';
+import { keptFrom } from './source-policy.ts';
 
 export interface PrimarySnapshotsOptions {
   readonly volume: Volume;
@@ -20,8 +22,6 @@ export interface PrimarySnapshotsOptions {
 }
 
 export class PrimarySnapshots {
-  /** Why this node does not let its primary do that; null: it does. What a policy hooks in. */
-  refusal: (command: SnapshotCommand) => string | null = () => null;
   /** The snapshot that was begun last: while its record finds no space it is in the state, and nobody was told. */
   private begun: string | null = null;
   private readonly volume: Volume;
@@ -44,8 +44,11 @@ export class PrimarySnapshots {
     command: SnapshotCommand,
     position: TimedPosition | null,
   ): Promise<string | null> {
-    const refused = this.refusal(command);
-    if (refused !== null) return this.refused(nameIn(command), refused);
+    const kept = keptFrom(this.volume, command);
+    if (kept !== null) {
+      await this.volume.snapshots.ownTwin(kept.snapshot.id);
+      return this.refused(kept.snapshot.name, kept.why);
+    }
     try {
       if (command.kind === 'snapshot-delete') await this.delete(command.id);
       else if (position !== null) await this.take(command, position);
@@ -53,7 +56,7 @@ export class PrimarySnapshots {
     } catch (thrown) {
       if (thrown instanceof BlockferryError && thrown.code === 'METADATA_WRITE_FAILED')
         throw thrown;
-      return this.refused(nameIn(command), errorText(thrown));
+      return this.refused(this.nameIn(command), errorText(thrown));
     }
   }
 
@@ -84,22 +87,32 @@ export class PrimarySnapshots {
     );
   }
 
-  /** Of `ids`, those that are here. What came from the primary and is not among them is deleted. Throws METADATA_WRITE_FAILED. */
-  async compare(ids: readonly string[]): Promise<string[]> {
+  /**
+   * Of `ids`, those that are here. What came from the primary and is not among them is deleted; `refused`: why something is not.
+   * Throws METADATA_WRITE_FAILED.
+   */
+  async compare(ids: readonly string[]): Promise<{ held: string[]; refused: string | null }> {
     const { state } = this.volume.metadata;
     const there = new Set(ids);
     const gone = [...state.snapshots.values()].filter(
       ({ id, name, mark }) => mark?.shipped === true && !isHidden(name) && !there.has(id),
     );
-    for (const { id } of gone) await this.guarded({ kind: 'snapshot-delete', id }, null);
-    return ids.filter((id) => state.snapshots.has(id));
+    const refusals: string[] = [];
+    for (const { id } of gone) {
+      const why = await this.guarded({ kind: 'snapshot-delete', id }, null);
+      if (why !== null) refusals.push(why);
+    }
+    const [first] = refusals;
+    const more = refusals.length > 1 ? ` (and ${refusals.length - 1} more)` : '';
+    return {
+      held: ids.filter((id) => state.snapshots.has(id)),
+      refused: first === undefined ? null : `${first}${more}`,
+    };
   }
 
   /** What the hidden snapshot holds is that snapshot of the primary with the commit that follows; else why not. */
   show(hidden: string, twin: SnapshotTwin, position: TimedPosition): string | null {
     const { generation, epoch } = position;
-    const refused = this.refusal({ kind: 'snapshot-create', ...twin, replaces: null });
-    if (refused !== null) return this.refused(twin.name, refused);
     try {
       this.volume.snapshots.showTwin(hidden, twin, { generation, epoch, shipped: true });
     } catch (thrown) {
@@ -119,8 +132,9 @@ export class PrimarySnapshots {
     this.tell('source-snapshot-refused', message);
     return why;
   }
-}
 
-function nameIn(command: SnapshotCommand): string {
-  return command.kind === 'snapshot-create' ? command.name : command.id;
+  private nameIn(command: SnapshotCommand): string {
+    if (command.kind === 'snapshot-create') return command.name;
+    return this.volume.metadata.state.snapshots.get(command.id)?.name ?? command.id;
+  }
 }

@@ -44,6 +44,7 @@ import { ReadGate } from './read-gate.ts';
 import { IntakeSession } from './session.ts';
 import type { HandOver, SessionHost } from './session.ts';
 import { PrimarySnapshots } from './primary-snapshots.ts';
+import { whyNoHandover } from './source-policy.ts';
 import { Twins } from './twins.ts';
 
 /** `stranger`: must not learn that there is such a volume; `reason` is for the log. `refused`: the rightful node hears `text`. */
@@ -302,6 +303,15 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     this.session = new IntakeSession(this, link, hello);
     link.start(this.session);
     if (hasFeature(hello, 'rejoin')) this.tellWhatMayDiffer(link);
+    if (this.volume.metadata.state.refuses.length > 0) this.tellPolicy();
+  }
+
+  /** What it does not let its primary do is known there, so that it need not be tried. */
+  tellPolicy(): void {
+    const { session } = this;
+    if (session === null || !hasFeature(session.hello, 'refusals')) return;
+    const { refuses } = this.volume.metadata.state;
+    this.clock.soon(() => session.link.sendControl({ kind: 'policy', refuses }));
   }
 
   /** Of a volume that took writes of its own, the blocks that are to be compared. */
@@ -554,6 +564,8 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     if (!session.streaming || delta.open !== null || intake.received !== epoch) {
       return `it holds epoch ${intake.received}, not ${epoch}`;
     }
+    const refused = this.wanted === null ? whyNoHandover(volume) : null;
+    if (refused !== null) return refused;
     const unfit = back === null ? null : (this.whyNoMirror?.(back.uri) ?? null);
     if (unfit !== null) return unfit;
     this.promoting = true;

@@ -14,6 +14,7 @@ import type { Volume } from '../../volume/volume.ts';
 import type { Examiner } from '../../workers/examiner.ts';
 import { FrameKind } from '../link/link-types.ts';
 import type { FrameHeader, Link, LinkHandler, ReceivedPayload } from '../link/link-types.ts';
+import { hasFeature } from '../link/link-version.ts';
 import { decodeCommand } from '../link/messages.ts';
 import type { EventKind } from '../event-kinds.ts';
 import type { ControlMessage, Hello } from '../link/messages.ts';
@@ -313,6 +314,7 @@ export class IntakeSession implements LinkHandler {
       case 'command-done':
       case 'failed':
       case 'may-differ':
+      case 'policy':
       case 'handed-over':
       case 'handover-refused':
       case 'handover-wanted':
@@ -387,7 +389,7 @@ export class IntakeSession implements LinkHandler {
     const { intake, snapshots, volume } = this.host;
     const status = await intake.finish();
     if (status !== 0) throw intake.trouble ?? refusal(volume.name, status);
-    const held = await snapshots.compare(ids);
+    const { held, refused } = await snapshots.compare(ids);
     if (this.over) return;
     const { position } = volume.metadata.state;
     const { generation, epoch } = position ?? { generation: 0, epoch: 0 };
@@ -395,6 +397,7 @@ export class IntakeSession implements LinkHandler {
       kind: 'snapshots-held',
       ids: held,
       position: position === null ? null : { generation, epoch },
+      ...(refused === null || !hasFeature(this.hello, 'refusals') ? {} : { refused }),
     });
   }
 

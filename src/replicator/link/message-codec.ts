@@ -51,7 +51,7 @@ export function encodeControl(message: ControlMessage): Buffer {
     return encode({ ...message, message: cut(message.message) });
   }
   if (kind === 'failed') return encode({ ...message, message: cut(message.message) });
-  if (kind === 'run-committed' && message.refused !== undefined) {
+  if ((kind === 'run-committed' || kind === 'snapshots-held') && message.refused !== undefined) {
     return encode({ ...message, refused: cut(message.refused) });
   }
   if (kind === 'command-done' && message.error !== null) {

@@ -143,7 +143,12 @@ function build(): MessageSchemas {
       }),
       z.strictObject({ kind: z.literal('run-abort'), ...run }),
       z.strictObject({ kind: z.literal('snapshots-are'), ids: snapshots }),
-      z.strictObject({ kind: z.literal('snapshots-held'), ids: snapshots, position }),
+      z.strictObject({
+        kind: z.literal('snapshots-held'),
+        ids: snapshots,
+        position,
+        refused: text.exactOptional(),
+      }),
       z.strictObject({ kind: z.literal('command-done'), epoch: whole, error: text.nullable() }),
       z.strictObject({
         kind: z.literal('may-differ'),
@@ -151,6 +156,11 @@ function build(): MessageSchemas {
           .array(z.tuple([block, z.int().min(1).max(BLOCKS_MAX)]))
           .max(REJOIN_RUNS_PER_MESSAGE),
         more: z.boolean(),
+      }),
+      // Words of a later version are shown, and mean nothing else.
+      z.strictObject({
+        kind: z.literal('policy'),
+        refuses: z.array(z.string().max(LINK_FEATURE_CHARACTERS_MAX)).max(LINK_FEATURES_MAX),
       }),
       z.strictObject({
         kind: z.literal('handover-wanted'),

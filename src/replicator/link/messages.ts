@@ -137,6 +137,8 @@ export type ControlMessage =
       readonly kind: 'snapshots-held';
       readonly ids: readonly string[];
       readonly position: LinkPosition | null;
+      /** Feature `refusals`: why something is there that the primary has no more. */
+      readonly refused?: string;
     }
   /** Mirror: what became of the command in `epoch`. `error` is null when it was done. */
   | { readonly kind: 'command-done'; readonly epoch: number; readonly error: string | null }
@@ -146,6 +148,8 @@ export type ControlMessage =
       readonly runs: readonly (readonly [first: number, count: number])[];
       readonly more: boolean;
     }
+  /** Mirror, feature `refusals`: what it does not let its primary do, when the link begins and whenever that changes. */
+  | { readonly kind: 'policy'; readonly refuses: readonly string[] }
   /** Mirror: its operator wants it to take over (or, `split`, to take writes as well) within so many milliseconds. */
   | {
       readonly kind: 'handover-wanted';

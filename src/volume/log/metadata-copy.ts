@@ -5,6 +5,7 @@
  * - Only a secondary has a position or a run, and its position lies in a generation of its history.
  * - Outside of a run a position never goes back. A run that is committed brings its position and its history at once.
  * - A copy that rejoins has marks of what may differ, until a run is committed.
+ * - What it refuses its primary stays over all changes of its role.
  * - A volume in the middle of a run does not leave its source: its content is no state that the primary had.
  */
 import { check } from '../volume-state.ts';
@@ -15,6 +16,7 @@ import type { Generation, MetadataRecord, RunClosed, RunOpened } from './records
 type CopyKind =
   | 'source-bound'
   | 'source-cleared'
+  | 'source-policy'
   | 'position'
   | 'rejoining'
   | 'run-opened'
@@ -30,6 +32,10 @@ export function foldCopyRecord(
     state.source = { node: record.node, volumeId: record.volumeId };
     state.fenced = null;
     state.handover = null;
+    return;
+  }
+  if (record.kind === 'source-policy') {
+    state.refuses = [...record.refuses];
     return;
   }
   check(state.source !== null, 'the volume is no secondary');

@@ -61,6 +61,7 @@ export function foldRecord(folded: VolumeState, record: MetadataRecord): void {
     case 'layer-removed':
     case 'snapshot-created':
     case 'snapshot-removed':
+    case 'snapshot-kept':
       foldTreeRecord(state, record);
       return;
     case 'allocated':
@@ -121,6 +122,7 @@ export function foldRecord(folded: VolumeState, record: MetadataRecord): void {
       return;
     case 'source-bound':
     case 'source-cleared':
+    case 'source-policy':
     case 'position':
     case 'rejoining':
     case 'run-opened':

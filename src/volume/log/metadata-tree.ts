@@ -22,7 +22,8 @@ type TreeKind =
   | 'layers-merged'
   | 'layer-removed'
   | 'snapshot-created'
-  | 'snapshot-removed';
+  | 'snapshot-removed'
+  | 'snapshot-kept';
 
 /** Throws RecordRefused before any change. */
 export function foldTreeRecord(
@@ -74,6 +75,13 @@ export function foldTreeRecord(
     case 'snapshot-removed':
       check(state.run?.base !== record.id, `snapshot ${record.id} is the base of a delta run`);
       check(state.snapshots.delete(record.id), `snapshot ${record.id} is unknown`);
+      return;
+    case 'snapshot-kept': {
+      const kept = state.snapshots.get(record.id);
+      check(kept !== undefined, `snapshot ${record.id} is unknown`);
+      if (kept.mark === undefined) return;
+      state.snapshots.set(kept.id, { ...kept, mark: { ...kept.mark, shipped: false } });
+    }
   }
 }
 

@@ -201,6 +201,8 @@ export const LAYOUTS: Readonly<Record<RecordKind, Layout>> = {
     ],
   },
   'mirror-compress': { code: 48, fields: null },
+  'source-policy': { code: 49, fields: null },
+  'snapshot-kept': { code: 50, fields: [['id', 'id']] },
 };
 
 const ID_BYTES = 16;

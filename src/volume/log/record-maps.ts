@@ -5,6 +5,7 @@
 import assert from 'node:assert';
 import { GENERATIONS_MAX } from '../../io/limits.ts';
 import { CONTAINER_KINDS } from '../containers.ts';
+import { isRefusal, REFUSALS } from '../refusals.ts';
 import { PayloadRefused, refuseUnless } from './payload-refused.ts';
 import type {
   Booted,
@@ -25,6 +26,7 @@ import type {
   SnapshotCreated,
   SnapshotRemoved,
   SourceBound,
+  SourcePolicy,
   VolumeCreated,
 } from './records.ts';
 
@@ -70,6 +72,7 @@ const READERS: Partial<Record<RecordKind, (map: FieldMap) => MetadataRecord>> = 
     node: text(map, 'node'),
     volumeId: maybe(map, 'volumeId', identifier),
   }),
+  'source-policy': policyOf,
   'run-opened': runOf,
   'mirror-peer': (map): MirrorPeer => ({
     kind: 'mirror-peer',
@@ -126,6 +129,18 @@ function runOf(map: FieldMap): RunOpened {
     generations: generationsOf(map),
     base: identifier(map, 'base'),
     full: flag(map, 'full'),
+  };
+}
+
+function policyOf({ refuses }: FieldMap): SourcePolicy {
+  refuseUnless(Array.isArray(refuses), 'what a mirror refuses is not a list');
+  refuseUnless(refuses.length <= REFUSALS.length, 'a mirror refuses too much');
+  return {
+    kind: 'source-policy',
+    refuses: refuses.map((word: unknown) => {
+      refuseUnless(isRefusal(word), 'a mirror refuses what is unknown here');
+      return word;
+    }),
   };
 }
 

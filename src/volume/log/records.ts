@@ -1,6 +1,7 @@
 /** The records of the metadata log. Their bytes are in record-codec.ts and docs/internals/metadata-log.md. */
 import type { ContainerKind } from '../containers.ts';
 import type { RegionState } from '../maps/block-set.ts';
+import type { Refusal } from '../refusals.ts';
 import type { SnapshotMark } from '../volume-state.ts';
 import type { BlockState } from '../maps/layer-map.ts';
 
@@ -191,6 +192,17 @@ export interface SourceBound {
 /** The volume is no secondary any more; epochs up to its position count as reserved. */
 export interface SourceCleared {
   readonly kind: 'source-cleared';
+}
+/** What the volume does not let its primary do, while it is a secondary. Takes the place of what was recorded before. */
+export interface SourcePolicy {
+  readonly kind: 'source-policy';
+  readonly refuses: readonly Refusal[];
+}
+/** The snapshot is the volume's own: it is not deleted because its primary has it no more. */
+export interface SnapshotKept {
+  readonly kind: 'snapshot-kept';
+  /** 32 hexadecimal digits. */
+  readonly id: string;
 }
 /** What a secondary holds, complete and durable. */
 export interface PositionReached {
@@ -394,6 +406,8 @@ export type MetadataRecord =
   | HandoverOver
   | MirrorPolicy
   | MirrorCompress
-  | MirrorRan;
+  | MirrorRan
+  | SourcePolicy
+  | SnapshotKept;
 
 export type RecordKind = MetadataRecord['kind'];

@@ -148,6 +148,12 @@ export interface VolumeSnapshots {
   /** For a mirror: deletes the snapshot of that id; nothing when there is none. Throws SNAPSHOT_HAS_CLONES, METADATA_WRITE_FAILED. */
   removeTwin(id: string): Promise<void>;
 
+  /**
+   * For a mirror: the snapshot of that id is its own from now on, whatever its primary has; nothing when there is none. Throws
+   * METADATA_WRITE_FAILED: it is to be called again, or is recorded with any later commit.
+   */
+  ownTwin(id: string): Promise<void>;
+
   /** Another name for the content of the snapshot of that id: a hidden one, that is free. Throws SNAPSHOT_NOT_FOUND, METADATA_WRITE_FAILED. */
   shadow(id: string, hidden: string): Promise<SnapshotInfo>;
 

@@ -250,6 +250,16 @@ export class Snapshots implements VolumeSnapshots {
     });
   }
 
+  ownTwin(id: string): Promise<void> {
+    return this.host.exclusive(async () => {
+      const { metadata } = this.host;
+      const snapshot = metadata.state.snapshots.get(id);
+      if (snapshot === undefined || isHidden(snapshot.name)) return;
+      if (snapshot.mark?.shipped === true) metadata.append({ kind: 'snapshot-kept', id });
+      await this.recorded();
+    });
+  }
+
   shadow(id: string, hidden: string): Promise<SnapshotInfo> {
     return this.host.exclusive(async () => {
       assert(isHidden(hidden) && this.find(hidden) === null, 'a hidden name that is free');

@@ -66,6 +66,27 @@ test.each(SEEDS)(
   },
 );
 
+test('a policy keeps the primary from giving its writes away, and the stream goes on', async () => {
+  const world = await streaming(1);
+  const { volume } = world.mirror!;
+  volume.metadata.append({ kind: 'source-policy', refuses: ['handover'] });
+  expect(await world.done(volume.commit(), 'the policy')).toBe(0);
+  ask(world);
+  await world.until('the answer', () => answerOf(world) !== null);
+  expect(world.link!.controls.at(-1)).toMatchObject({
+    kind: 'handover-refused',
+    message: expect.stringContaining('--refuse none') as string,
+  });
+  expect(volume.metadata.state).toMatchObject({
+    generation: 1,
+    source: { node: expect.anything() },
+  });
+  world.model.write();
+  world.sendEpoch(world.model.last);
+  while (world.link!.queued > 0 && world.link!.deliver());
+  await world.until('it', () => world.mirror!.intake.applied?.epoch === world.model.last);
+});
+
 test.each(SEEDS)('a promotion and a takeover exclude each other (seed %i)', async (seed) => {
   const world = await streaming(seed);
   const { mirror } = world;

@@ -86,6 +86,8 @@ const CONTROLS: readonly ControlMessage[] = [
   { kind: 'run-committed', run: ID, refused: 'the name is taken' },
   { kind: 'snapshots-are', ids: [ID] },
   { kind: 'snapshots-held', ids: [], position: { generation: 1, epoch: 7 } },
+  { kind: 'snapshots-held', ids: [], position: null, refused: 'its policy keeps it' },
+  { kind: 'policy', refuses: ['snapshot-delete'] },
   { kind: 'run-abort', run: ID },
   { kind: 'command-done', epoch: 5, error: null },
   { kind: 'command-done', epoch: 5, error: 'no room' },
@@ -143,7 +145,12 @@ describe('What was sent comes back', () => {
 
   test('the ids of as many snapshots as there can be fit', () => {
     const ids = Array.from({ length: SNAPSHOTS_PER_VOLUME_MAX }, () => ID);
-    const held: ControlMessage = { kind: 'snapshots-held', ids, position: WELCOME.position };
+    const held: ControlMessage = {
+      kind: 'snapshots-held',
+      ids,
+      position: WELCOME.position,
+      refused: '\uffff'.repeat(LINK_TEXT_CHARACTERS_MAX),
+    };
     expect(decodeControl(encodeControl(held))).toEqual(held);
     const over = { kind: 'snapshots-are', ids: [...ids, ID] };
     expect(codeOf(() => decodeControl(plain(over)))).toBe('LINK_PROTOCOL');
