@@ -60,6 +60,7 @@ async function main(): Promise<number> {
   const result = await holdRound(chaosDrill(minutes * 60_000), {
     seed,
     mode: values.mode === 'sync' ? 'sync' : 'async',
+    client: 'nbd',
     short: false,
     strict: false,
     keep: values.keep,

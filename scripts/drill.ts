@@ -1,11 +1,12 @@
 /**
- * `npm run drill -- NAME|all [--rounds N] [--seed S] [--mode async|sync] [--short] [--strict] [--json FILE] [--keep]`:
+ * `npm run drill -- NAME|all [--rounds N] [--seed S] [--mode async|sync] [--client nbd|kernel] [--short] [--strict] [--json FILE] [--keep]`:
  * rehearses disasters with real processes and says what came of it (docs/operating/drills.md). Exit code: 0 sound, 1 a
  * violation or a drill that could not be held, 2 usage.
  */
 import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
-import { type Drill, holdRound, type RoundResult } from './drill/frame.ts';
+import { type Client, type Drill, holdRound, type RoundResult } from './drill/frame.ts';
+import { kernelLacking } from './drill/guest.ts';
 import { blockferryBin } from './drill/node.ts';
 import type { OracleMode } from './drill/oracle.ts';
 import { run } from './drill/process.ts';
@@ -13,7 +14,7 @@ import { report, summaryLine, writeReport } from './drill/report.ts';
 import { DRILLS } from './drill/table.ts';
 
 const NAME_COLUMNS = Math.max(...DRILLS.map(({ name }) => name.length)) + 2;
-const USAGE = `usage: npm run drill -- NAME|all [--rounds N] [--seed S] [--mode async|sync] [--short] [--strict] [--json FILE] [--keep]
+const USAGE = `usage: npm run drill -- NAME|all [--rounds N] [--seed S] [--mode async|sync] [--client nbd|kernel] [--short] [--strict] [--json FILE] [--keep]
 
 ${DRILLS.map(({ name, about }) => `  ${name.padEnd(NAME_COLUMNS)}${about}`).join('\n')}
   ${'all'.padEnd(NAME_COLUMNS)}every drill in each of its modes; writes docs/drills.md
@@ -21,6 +22,8 @@ ${DRILLS.map(({ name, about }) => `  ${name.padEnd(NAME_COLUMNS)}${about}`).join
   --rounds N   hold the drill so many times, each with its own seed (default 1)
   --seed S     picks the moments of the first round; the next rounds count on (default: by the clock)
   --mode M     async or sync mirror (default: async, and with \`all\` both where they differ)
+  --client C   who uses the volume: nbd, or kernel, a Linux kernel with its NBD client (default: kernel in
+               switchover, nbd elsewhere; nbd where there is none)
   --short      fewer and shorter disasters
   --strict     hold to the targets for times, whatever else the machine does
   --json FILE  write the results there too
@@ -30,9 +33,16 @@ ${DRILLS.map(({ name, about }) => `  ${name.padEnd(NAME_COLUMNS)}${about}`).join
 const ROUNDS_MAX = 10_000;
 const SEED_MAX = 0xffffffff;
 
+interface Entry {
+  readonly drill: Drill;
+  readonly mode: OracleMode;
+  readonly client: Client;
+}
+
 interface Request {
   /** What to hold in one round. */
-  readonly program: readonly { readonly drill: Drill; readonly mode: OracleMode }[];
+  readonly program: readonly Entry[];
+  readonly clientAsked: boolean;
   readonly all: boolean;
   readonly rounds: number;
   readonly seed: number;
@@ -50,23 +60,47 @@ function integer(name: string, text: string, low: number, high: number): number 
   throw new UsageError(`--${name} ${text}: a number from ${low} to ${high} is needed`);
 }
 
-function programOf(name: string, mode: string | undefined): Request['program'] {
-  if (mode !== undefined && mode !== 'async' && mode !== 'sync') {
-    throw new UsageError(`--mode ${mode}: async or sync is needed`);
-  }
+function oneOf<T extends string>(
+  option: string,
+  text: string | undefined,
+  words: readonly T[],
+): T | undefined {
+  const found = words.find((word) => word === text);
+  if (text === undefined || found !== undefined) return found;
+  throw new UsageError(`--${option} ${text}: ${words.join(' or ')} is needed`);
+}
+
+function programOf(
+  name: string,
+  mode: OracleMode | undefined,
+  client: Client | undefined,
+): Request['program'] {
   if (name === 'all') {
-    return DRILLS.flatMap((drill) =>
-      drill.modes
-        .filter((each) => mode === undefined || each === mode)
-        .map((each) => ({ drill, mode: each })),
-    );
+    return DRILLS.flatMap((drill) => {
+      const clients = (drill.clients ?? ['nbd']).filter((each) => each === (client ?? each));
+      const modes = drill.modes.filter((each) => each === (mode ?? each));
+      return modes.flatMap((each) => clients.map((used) => ({ drill, mode: each, client: used })));
+    });
   }
   const drill = DRILLS.find((each) => each.name === name);
   if (drill === undefined) {
     const names = DRILLS.map((each) => each.name).join(', ');
     throw new UsageError(`the drills: ${names}, all (not ${JSON.stringify(name)})`);
   }
-  return [{ drill, mode: mode ?? drill.modes[0] ?? 'async' }];
+  const used = client ?? drill.clients?.[0] ?? 'nbd';
+  if (used === 'kernel' && drill.clients?.includes(used) !== true) {
+    throw new UsageError(`${name} has no kernel client`);
+  }
+  return [{ drill, mode: mode ?? drill.modes[0] ?? 'async', client: used }];
+}
+
+/** Without a kernel client others take its place, once. */
+function withoutKernel(program: Request['program']): Request['program'] {
+  const nbd = program.map((entry) => ({ ...entry, client: 'nbd' as const }));
+  return nbd.filter(
+    ({ drill, mode }, at) =>
+      nbd.findIndex((each) => each.drill === drill && each.mode === mode) === at,
+  );
 }
 
 function parse(args: readonly string[]): Request | null {
@@ -77,6 +111,7 @@ function parse(args: readonly string[]): Request | null {
       rounds: { type: 'string', default: '1' },
       seed: { type: 'string', default: String(Date.now() % SEED_MAX) },
       mode: { type: 'string' },
+      client: { type: 'string' },
       short: { type: 'boolean', default: false },
       strict: { type: 'boolean', default: false },
       json: { type: 'string' },
@@ -86,9 +121,12 @@ function parse(args: readonly string[]): Request | null {
   });
   if (values.help) return null;
   const [name = ''] = positionals;
-  const program = programOf(positionals.length === 1 ? name : positionals.join(' '), values.mode);
+  const wanted = positionals.length === 1 ? name : positionals.join(' ');
+  const mode = oneOf('mode', values.mode, ['async', 'sync']);
+  const client = oneOf('client', values.client, ['nbd', 'kernel']);
   return {
-    program,
+    program: programOf(wanted, mode, client),
+    clientAsked: client !== undefined,
     all: name === 'all',
     rounds: integer('rounds', values.rounds, 1, ROUNDS_MAX),
     seed: integer('seed', values.seed, 0, SEED_MAX),
@@ -122,11 +160,13 @@ async function hold(request: Request, signal: AbortSignal): Promise<RoundResult[
   const results: RoundResult[] = [];
   for (let index = 0; index < request.rounds; index++) {
     const seed = (request.seed + index) % (SEED_MAX + 1);
-    for (const { drill, mode } of request.program) {
+    for (const { drill, mode, client } of request.program) {
       if (signal.aborted) return results;
-      console.log(`round ${index + 1} of ${request.rounds}: ${drill.name}, ${mode}, seed ${seed}`);
+      const words = `${drill.name}, ${mode}${client === 'kernel' ? ', kernel client' : ''}`;
+      console.log(`round ${index + 1} of ${request.rounds}: ${words}, seed ${seed}`);
       const { short, strict, keep } = request;
-      const result = await holdRound(drill, { seed, mode, short, strict, keep, print, signal });
+      const options = { seed, mode, client, short, strict, keep, print, signal };
+      const result = await holdRound(drill, options);
       results.push(result);
       tell(result, request);
     }
@@ -135,15 +175,24 @@ async function hold(request: Request, signal: AbortSignal): Promise<RoundResult[
 }
 
 function tell(result: RoundResult, { short, strict }: Request): void {
-  const { drill, mode, seed, outcome, why } = result;
+  const { drill, mode, client, seed, outcome, why } = result;
   for (const violation of result.violations) console.log(`violation: ${violation}`);
   if (why === 'interrupted') console.log('interrupted');
   else if (outcome === 'skipped') console.log(`skipped: ${why ?? ''}`);
   else if (why !== null) console.log(`the round could not be finished: ${why}`);
   console.log(summaryLine(result));
   if (outcome === 'sound' || outcome === 'skipped') return;
-  const words = `${short ? ' --short' : ''}${strict ? ' --strict' : ''}`;
-  console.log(`again: npm run drill -- ${drill} --seed ${seed} --mode ${mode}${words}`);
+  const words = `--client ${client}${short ? ' --short' : ''}${strict ? ' --strict' : ''}`;
+  console.log(`again: npm run drill -- ${drill} --seed ${seed} --mode ${mode} ${words}`);
+}
+
+/** A kernel client that nobody asked for by name is done without where there is none. */
+async function withKernelIfThere(request: Request): Promise<Request> {
+  const wanted = request.program.some(({ client }) => client === 'kernel');
+  const lacking = wanted && !request.clientAsked ? await kernelLacking() : null;
+  if (lacking === null) return request;
+  console.log(`without a kernel client: ${lacking}`);
+  return { ...request, program: withoutKernel(request.program) };
 }
 
 async function main(): Promise<number> {
@@ -165,6 +214,7 @@ async function main(): Promise<number> {
     return 1;
   }
   blockferryBin();
+  request = await withKernelIfThere(request);
   const abort = new AbortController();
   for (const name of ['SIGINT', 'SIGTERM'] as const) {
     process.on(name, () => {

@@ -31,12 +31,17 @@ export interface Figures {
   stallMs: number | null;
 }
 
+/** Who uses the volume: programs on this machine's own way to it, or a Linux kernel with its NBD client (guest.ts). */
+export type Client = 'nbd' | 'kernel';
+
 export interface Drill {
   readonly name: string;
   /** One line: what is broken, and what is to be seen. */
   readonly about: string;
   /** The modes in which it is held when all are. */
   readonly modes: readonly OracleMode[];
+  /** The clients with which it is held when all are, where there is a kernel client. Default: without it. */
+  readonly clients?: readonly Client[];
   /** After so many milliseconds a round is given up. Default: ROUND_MS_MAX. */
   readonly limitMs?: number;
   play(round: Round): Promise<void>;
@@ -45,6 +50,7 @@ export interface Drill {
 export interface RoundOptions {
   readonly seed: number;
   readonly mode: OracleMode;
+  readonly client: Client;
   /** Fewer and shorter disasters: for CI. */
   readonly short: boolean;
   /** Hold to the targets themselves, and not to what a loaded machine may take (targets.ts). */
@@ -60,6 +66,7 @@ export type Outcome = 'sound' | 'violated' | 'unfinished' | 'skipped';
 export interface RoundResult {
   readonly drill: string;
   readonly mode: OracleMode;
+  readonly client: Client;
   readonly seed: number;
   readonly outcome: Outcome;
   /** Why it was skipped or could not be finished. */
@@ -103,6 +110,10 @@ export class Round {
 
   get mode(): OracleMode {
     return this.options.mode;
+  }
+
+  get client(): Client {
+    return this.options.client;
   }
 
   note(text: string): void {
@@ -161,6 +172,7 @@ export async function holdRound(drill: Drill, options: RoundOptions): Promise<Ro
   return {
     drill: drill.name,
     mode: options.mode,
+    client: options.client,
     seed: options.seed,
     outcome,
     why,

@@ -6,7 +6,16 @@ import type { RoundResult } from './frame.ts';
 import { blockferryBin } from './node.ts';
 import { countText, sizeText } from './timeline.ts';
 
-const HEAD = ['drill', 'mode', 'RPO', 'RTO', 'resent / changed', 'longest wait (calm)', 'verdict'];
+const HEAD = [
+  'drill',
+  'mode',
+  'client',
+  'RPO',
+  'RTO',
+  'resent / changed',
+  'longest wait (calm)',
+  'verdict',
+];
 
 function lossText({ lostWrites, lostMs }: RoundResult['figures']): string {
   if (lostWrites === null) return '';
@@ -39,6 +48,7 @@ function cells(result: RoundResult): string[] {
   return [
     result.drill,
     result.mode,
+    result.client === 'kernel' ? 'kernel' : '',
     lossText(figures),
     recovery,
     bytesText(figures),
@@ -51,12 +61,13 @@ function cells(result: RoundResult): string[] {
 export function summaryLine(result: RoundResult): string {
   const named = ['RPO', 'RTO', 'resent / changed', 'longest wait (calm)'];
   const told = cells(result)
-    .slice(2, 6)
+    .slice(3, 7)
     .map((cell, index) => (cell === '' ? null : `${named[index] ?? ''} ${cell}`))
     .filter((cell) => cell !== null);
-  const { drill, mode, seconds } = result;
+  const { drill, mode, client, seconds } = result;
   const verdict = verdictText(result);
-  return [`${drill}, ${mode}: ${verdict} in ${seconds.toFixed(1)} s`, ...told].join('; ');
+  const used = client === 'kernel' ? ', kernel client' : '';
+  return [`${drill}, ${mode}${used}: ${verdict} in ${seconds.toFixed(1)} s`, ...told].join('; ');
 }
 
 /** A table in Markdown, its columns aligned as prettier does it. */
@@ -84,8 +95,9 @@ machine (${machine}). [How to hold them and read the results](operating/drills.m
 - **RPO**: answered writes that the surviving copy lacks, and the time that they span. In sync mode it must be 0.
 - **RTO**: from the death of the primary until the mirror takes writes, what notices it included.
 - **resent / changed**: bytes that travelled to bring both sides together, and bytes of blocks that had changed.
-- **longest wait**: of a client that writes 4 KiB at a time, for one answer; in brackets while nothing was wrong. It is
-  that of a machine that runs both nodes, the load and the judges.
+- **client**: \`kernel\` where a Linux kernel had the volume attached, with a file system and load on it.
+- **longest wait**: of a client that writes 4 KiB at a time, for one answer; of a kernel, for the sync of one line in a file; in brackets while nothing
+  was wrong. It is that of a machine that runs both nodes, the load and the judges.
 
 ${report(results)}
 `;

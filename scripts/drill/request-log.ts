@@ -232,6 +232,14 @@ function decodeIssue(bytes: Buffer, at: number): LoggedRequest {
   };
 }
 
+/** The same requests; those that were answered after an event count as unanswered. */
+export function answeredBy(log: RequestLog, event: number): RequestLog {
+  const requests = log.requests.map((request) =>
+    request.ackEvent <= event ? request : { ...request, ackEvent: Infinity, ackedAtMs: Infinity },
+  );
+  return { ...log, requests };
+}
+
 /** Whether a request changes content. */
 export function isWriteClass(request: { readonly command: number }): boolean {
   return (

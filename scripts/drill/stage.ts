@@ -138,9 +138,17 @@ export class Stage {
    * after the first of its rounds.
    */
   write(node: DrilledNode = this.alpha, first: number = this.nextRound()): Writer {
+    return this.startWriter([node.uri(VOLUME)], first);
+  }
+
+  /** Starts one that knows several servers, and goes on at the next that takes writes. */
+  wander(uris: readonly [string, ...string[]]): Writer {
+    return this.startWriter(uris, this.nextRound());
+  }
+
+  private startWriter(uris: readonly [string, ...string[]], first: number): Writer {
     const { directory, undo } = this.round;
-    const uri = node.uri(VOLUME);
-    const writer = new Writer({ uri, directory, area: AREA, first, pauseMs: WRITER_PAUSE_MS });
+    const writer = new Writer({ uris, directory, area: AREA, first, pauseMs: WRITER_PAUSE_MS });
     undo.add('end the writer', () => writer.stop());
     this.writers.push(writer);
     return writer;

@@ -6,6 +6,7 @@ import { fullDiskMirror, fullDiskPrimary, slow } from './drills/disks.ts';
 import { linkOutage } from './drills/link-outage.ts';
 import { powerCut } from './drills/power-cut.ts';
 import { queueOverflow, redundancy } from './drills/queues.ts';
+import { switchover } from './drills/switchover.ts';
 import { upgrade } from './drills/upgrade.ts';
 import { failover, restart } from './failover.ts';
 import type { Drill } from './frame.ts';
@@ -20,6 +21,7 @@ export const DRILLS: readonly Drill[] = [
   powerCut,
   failover,
   restart,
+  switchover,
   failback,
   split,
   fullDiskMirror,

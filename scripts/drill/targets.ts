@@ -11,6 +11,8 @@ const STALL_MS = 50;
 const DEGRADE_MS = 5_000;
 /** From the death of the primary until the mirror takes writes, what notices it included. */
 const RECOVERY_MS = 1_000;
+/** What a client takes to find the node that takes writes now, and the kernel's clock for what it sends again. */
+const RECONNECT_MS = 1_000;
 /** Bytes that travel for each byte of blocks that changed. */
 const RESENT_RATIO = 1.2;
 /** What travels beside blocks: handshakes, digests, headers, probes. */
@@ -38,6 +40,24 @@ export function judgeRecovery(round: Round, recoveryMs: number): void {
   round.expect(
     recoveryMs <= bound,
     `the mirror took writes after ${Math.round(recoveryMs)} ms, later than ${bound} ms`,
+  );
+}
+
+/**
+ * Judges the longest wait of a client that goes on at the other node. `resendMs`: after this time it sends again what was on its way
+ * (the kernel's); what it began before the command is a little older.
+ */
+export function judgeMove(
+  round: Round,
+  times: { stallMs: number; recoveryMs: number; resendMs: number },
+): void {
+  const { stallMs, recoveryMs, resendMs } = times;
+  const target = recoveryMs + resendMs + RECONNECT_MS;
+  const bound = round.options.strict ? target : target + LENIENCE_FACTOR * LENIENCE_MS;
+  round.atLeast('stallMs', stallMs);
+  round.expect(
+    stallMs <= bound,
+    `the client waited ${Math.round(stallMs)} ms for an answer, more than ${bound} ms`,
   );
 }
 

@@ -3,28 +3,52 @@
  * many scattered blocks, one write after the other, then a FLUSH, then the next number. So each state that the disk ever had
  * is known by its content (rounds.ts), and what a copy lacks is known to the single write.
  *
- * It is a process of its own: what it measures is not the drill. Its log has 32 bytes for each answer, in the file before
- * the next request goes out: kind (0 write, 1 flush), its number, begin and end in milliseconds since 1970.
+ * It is a process of its own: what it measures is not the drill. What it notes is in answers.ts. With several servers it goes on at
+ * the next that takes writes when its own cuts it off, and sends again what was not answered; an error that a server answers ends it.
  */
-import { closeSync, existsSync, openSync, readFileSync, statSync } from 'node:fs';
+import { closeSync, openSync } from 'node:fs';
 import { join } from 'node:path';
+import { type Answer, answersIn, longestWait, readAnswers } from './answers.ts';
 import { Child, until } from './process.ts';
 import type { RoundsArea } from './rounds.ts';
 
 const PROGRAM = `
 import itertools, os, signal, struct, sys, time
 import nbd
-uri, log = sys.argv[1], os.open(sys.argv[2], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-first, blocks, spread, pause_ms = (int(text) for text in sys.argv[3:])
+log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+first, blocks, spread, pause_ms = (int(text) for text in sys.argv[2:6])
+uris = sys.argv[6:]
+several = len(uris) > 1
 ending = []
 signal.signal(signal.SIGTERM, lambda *_: ending.append(1))
+def connect():
+    while not ending:
+        for uri in uris:
+            try:
+                h = nbd.NBD()
+                h.connect_uri(uri)
+                if not several or not h.is_read_only():
+                    return h
+            except nbd.Error:
+                if not several:
+                    raise
+        time.sleep(0.02)
+    sys.exit(0)
 def timed(kind, number, work):
+    global h
     begin = time.time()
-    work()
+    while True:
+        try:
+            work()
+            break
+        except nbd.Error:
+            # An error that was answered is one; the loss of the connection is none where there is another server.
+            if not several or h.aio_is_ready():
+                raise
+            h = connect()
     os.write(log, struct.pack('<4d', kind, number, begin * 1000, time.time() * 1000))
-h = nbd.NBD()
-h.connect_uri(uri)
 try:
+    h = connect()
     for number in itertools.count(first):
         content = number.to_bytes(8, 'little') * 512
         for index in range(blocks):
@@ -33,25 +57,17 @@ try:
             if ending:
                 sys.exit(0)
             time.sleep(pause_ms / 1000)
-        timed(1, number, h.flush)
+        timed(1, number, lambda: h.flush())
 except nbd.Error as error:
     print(error, file=sys.stderr)
     sys.exit(3)
 `;
-const RECORD_BYTES = 32;
 const END_MS_MAX = 8_000;
 const PROGRESS_MS_MAX = 60_000;
 
-export interface Answer {
-  readonly flush: boolean;
-  /** Of a write: how many writes the history has with it. Of a flush: its round. */
-  readonly number: number;
-  readonly beginMs: number;
-  readonly endMs: number;
-}
-
 export interface WriterOptions {
-  readonly uri: string;
+  /** Its server, and others where it may go on. */
+  readonly uris: readonly [string, ...string[]];
   readonly directory: string;
   readonly area: RoundsArea;
   /** The round that it begins with. */
@@ -69,20 +85,15 @@ export class Writer {
   private readonly child: Child;
 
   constructor(options: WriterOptions) {
-    const { uri, directory, area, first, pauseMs } = options;
+    const { uris, directory, area, first, pauseMs } = options;
     const name = `writer-${++writers}`;
     this.area = area;
     this.first = first;
     this.logPath = join(directory, `${name}.answers`);
     closeSync(openSync(this.logPath, 'a'));
     const numbers = [first, area.blocks, area.spread, pauseMs].map(String);
-    this.child = new Child(
-      '/usr/bin/python3',
-      ['-B', '-c', PROGRAM, uri, this.logPath, ...numbers],
-      {
-        logPath: join(directory, `${name}.log`),
-      },
-    );
+    const words = ['-B', '-c', PROGRAM, this.logPath, ...numbers, ...uris];
+    this.child = new Child('/usr/bin/python3', words, { logPath: join(directory, `${name}.log`) });
   }
 
   get running(): boolean {
@@ -90,23 +101,12 @@ export class Writer {
   }
 
   get answerCount(): number {
-    const bytes = existsSync(this.logPath) ? statSync(this.logPath).size : 0;
-    return Math.floor(bytes / RECORD_BYTES);
+    return answersIn(this.logPath);
   }
 
   /** All answers so far, in their order. */
   answers(): Answer[] {
-    const bytes = readFileSync(this.logPath);
-    const answers: Answer[] = [];
-    for (let at = 0; at + RECORD_BYTES <= bytes.length; at += RECORD_BYTES) {
-      answers.push({
-        flush: bytes.readDoubleLE(at) === 1,
-        number: bytes.readDoubleLE(at + 8),
-        beginMs: bytes.readDoubleLE(at + 16),
-        endMs: bytes.readDoubleLE(at + 24),
-      });
-    }
-    return answers;
+    return readAnswers(this.logPath);
   }
 
   /** How many writes the history has that were answered. */
@@ -127,9 +127,8 @@ export class Writer {
   }
 
   /** The longest that it waited for one answer in a span of time, in milliseconds. */
-  longestWaitMs(fromMs: number, toMs = Infinity): number {
-    const within = this.answers().filter(({ beginMs, endMs }) => endMs >= fromMs && beginMs < toMs);
-    return Math.max(0, ...within.map(({ beginMs, endMs }) => endMs - beginMs));
+  longestWaitMs(fromMs: number, toMs?: number): number {
+    return longestWait(this.answers(), fromMs, toMs);
   }
 
   /** What of the answered writes a copy lacks that holds the first `shown` ones, and the time that they span until `atMs`. */
