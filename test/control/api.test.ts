@@ -90,6 +90,7 @@ describe('the control API', () => {
       },
       role: 'standalone',
       source: null,
+      refuses: [],
       consistent_at: null,
       lag_seconds: null,
       generation: created.position.generation,
