@@ -4,14 +4,14 @@
  * becomes its mirror (`failover`, promotion.ts), or the primary comes back as if nothing was (`restart`).
  *
  *   fio, ledger -> ext4 -> loop -> nbdfuse -> recorder -> alpha -> link (fault proxy) -> beta
+ *                          /dev/nbd0 of a kernel ─┘   (failover-host.ts)
  *
  * The primary is killed while its mirror is in step: only then is it known how little may be sent when it comes back. What is found wrong is a violation; what goes wrong with the
  * drill itself is an exception. Both fail the round.
  */
 import { join } from 'node:path';
-import { MountedExport } from './filesystem.ts';
+import { type FailoverHost, KernelFailoverHost, startHost } from './failover-host.ts';
 import type { Drill, Round } from './frame.ts';
-import { Load } from './load.ts';
 import { DrilledNode, expectEqualExports, inStep, type SeenMirror, settled } from './node.ts';
 import { judge, type Verdict } from './oracle.ts';
 import { Hopeless, run, until } from './process.ts';
@@ -48,6 +48,7 @@ export const failover: Drill = {
   about:
     'the primary dies under ext4 and sqlite, its mirror is promoted, the old primary becomes its mirror',
   modes: ['async', 'sync'],
+  clients: ['nbd', 'kernel'],
   play: async (round) => await new FailoverRound(round, true).play(),
 };
 
@@ -88,21 +89,29 @@ class FailoverRound {
   async play(): Promise<void> {
     const link = await this.setUp();
     const { failover } = this;
-    const log = await this.liveAndDie(link);
+    const log = new RequestLogWriter(this.logDirectory);
+    this.round.undo.add('close the record', () => log.close());
+    const life = await this.liveAndDie(link, log);
     const image = join(this.directory, 'mirror.raw');
     if (!failover) await this.untilQuiet();
     await run('nbdcopy', [this.beta.uri(VOLUME), image]);
     this.note('image read from beta');
-    const verdict = this.consultOracle(log.recorded, image);
-    if (log.promotedMs !== null) this.noteLoss(log.promotedMs, verdict);
-    await this.takeOver(image, log.told, verdict);
-    if (!failover) return await this.comeBack(log.recorded);
+    const { host } = life;
+    const goesOn = this.round.mode === 'sync' && host instanceof KernelFailoverHost ? host : null;
+    const openedMs = (await goesOn?.open(log, this.beta)) ?? 0;
+    const verdict = this.consultOracle(life.recorded, image);
+    if (life.promotedMs !== null) this.noteLoss(life.promotedMs, verdict);
+    await this.takeOver(image, life.told, verdict);
+    if (!failover) return await this.comeBack(life.recorded);
+    await goesOn?.goOn(this.beta, openedMs);
     await this.promotion.useIt();
     if (this.round.pick(this.round.options.seed % WAY_HOME_EACH !== 0, false)) {
       return this.note(`short form: the way home is for each ${WAY_HOME_EACH}th seed`);
     }
     await this.promotion.fenced();
-    await this.promotion.failBack(log.recorded, (regionsActive(log.recorded) + 1) * REGION_BYTES);
+    log.commit();
+    const active = regionsActive(readRequestLog(this.logDirectory));
+    await this.promotion.failBack(life.recorded, (active + 1) * REGION_BYTES);
   }
 
   private noteLoss(promotedMs: number, { writesLost, lossMs }: Verdict): void {
@@ -136,51 +145,44 @@ class FailoverRound {
     return link;
   }
 
+  private get logDirectory(): string {
+    return join(this.directory, 'requests');
+  }
+
   /** From the first write to the last: load, outage, recovery, death of the primary. */
-  private async liveAndDie(
-    link: FaultProxy,
-  ): Promise<{ recorded: RequestLog; told: Told; promotedMs: number | null }> {
+  private async liveAndDie(link: FaultProxy, log: RequestLogWriter): Promise<Life> {
     const { alpha, directory, round } = this;
-    const { undo, signal } = round;
-    const logDirectory = join(directory, 'requests');
-    const log = new RequestLogWriter(logDirectory);
-    undo.add('close the record', () => log.close());
     const recorder = await Recorder.start({
       listen: `unix:${join(directory, 'recorder.nbd')}`,
       target: alpha.nbdAddress,
       log,
     });
-    undo.add('close the recorder', () => recorder.close());
-    const filesystem = new MountedExport(directory);
-    undo.add('detach the filesystem', () => filesystem.detach());
-    await filesystem.attach(nbdUri(recorder.address, VOLUME), signal);
-    const load = new Load(filesystem.mountPoint, directory);
-    undo.add('end the load', () => load.stop());
-    this.note('ext4 mounted through nbdfuse; fio, sqlite and the ledger write to it');
+    round.undo.add('close the recorder', () => recorder.close());
+    const host = await startHost({ round, recorder, volume: VOLUME });
 
-    await this.outage(link, load, recorder);
+    await this.outage(link, host, recorder);
     await this.pauseBetween(BEFORE_KILL_MS);
     await this.waitInStep();
-    if (!load.running) throw new Error(`the load ended too early: ${load.tail()}`);
+    if (!host.running) throw new Error(`the load ended too early: ${host.tail()}`);
     log.mark(MARK_KILL);
     const killedAt = performance.now();
-    await alpha.kill();
-    this.note(`alpha killed (SIGKILL) under load; ${loadText(recorder, load)}`);
+    await Promise.all([alpha.kill(), host.atKill()]);
+    this.note(`alpha killed (SIGKILL) under load; ${loadText(recorder, host)}`);
     const { failover } = this;
     const promotedMs = failover ? await this.promotion.promote(killedAt) : null;
     if (failover) this.note('beta promoted');
 
-    await load.stop();
-    await filesystem.detach();
+    await host.afterKill();
     await recorder.close();
     if (recorder.failure !== null) throw new Error(`the record is unsound: ${recorder.failure}`);
     if (recorder.counters.flushes === 0) throw new Error('no FLUSH came: nothing was tested');
-    const { ledgerLines, database } = load;
-    const told = { ledgerLines, transactions: database.committed };
-    return { recorded: readRequestLog(logDirectory), told, promotedMs };
+    const { ledgerLines, transactions } = host;
+    log.commit();
+    const recorded = readRequestLog(this.logDirectory);
+    return { recorded, told: { ledgerLines, transactions }, promotedMs, host };
   }
 
-  private async outage(link: FaultProxy, load: Load, recorder: Recorder): Promise<void> {
+  private async outage(link: FaultProxy, load: FailoverHost, recorder: Recorder): Promise<void> {
     const { alpha } = this;
     await this.pauseBetween(BEFORE_CUT_MS);
     await this.waitInStep();
@@ -338,9 +340,17 @@ interface Told {
   readonly transactions: number;
 }
 
+/** What there is of a primary and its host after its death. */
+interface Life {
+  readonly recorded: RequestLog;
+  readonly told: Told;
+  readonly promotedMs: number | null;
+  readonly host: FailoverHost;
+}
+
 const MARK_KILL = 1;
 
-function loadText(recorder: Recorder, load: Load): string {
+function loadText(recorder: Recorder, load: FailoverHost): string {
   const { writes, writtenBytes, flushes } = recorder.counters;
   return (
     `${countText(writes)} writes (${sizeText(writtenBytes)}), ` +
