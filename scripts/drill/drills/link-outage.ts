@@ -4,6 +4,7 @@
  * without a command, and little more travels than what changed.
  */
 import type { Drill, Round } from '../frame.ts';
+import { KernelVolume } from '../kernel-volume.ts';
 import { pause } from '../process.ts';
 import { MIB, Stage, VOLUME } from '../stage.ts';
 import { writeConfig } from '../steps.ts';
@@ -72,30 +73,43 @@ function outages(round: Round): readonly Outage[] {
 
 /** What of the load is on its way at any moment, and may have to travel again. */
 const ON_THE_WAY_BYTES = 4 * MIB;
+/** What the kernel's load gets done while the link is lost. */
+const KERNEL_LINES = 5;
 
-async function oneOutage(stage: Stage, writer: Writer, outage: Outage): Promise<void> {
+interface Users {
+  readonly writer: Writer;
+  /** A Linux kernel with a volume of its own, over the same link. */
+  readonly kernel: KernelVolume | null;
+}
+
+async function oneOutage(stage: Stage, { writer, kernel }: Users, outage: Outage): Promise<void> {
   const { round, link } = stage;
   const load = stage.load();
   await writer.progress(50, round.signal);
   const calmFrom = Date.now();
   await pause(CALM_MS, round.signal);
   round.atLeast('calmStallMs', writer.longestWaitMs(calmFrom));
+  const calmKernelMs = kernel?.host.longestWaitMs(calmFrom) ?? 0;
   const { staged_bytes: staged } = await stage.alpha.mirror(VOLUME);
   const mark = stage.mark();
   const before = link.bytesToTarget;
+  const kernelMark = kernel?.mark() ?? 0;
   await outage.begin(stage);
   await writer.progress(round.pick(10, 50), round.signal);
+  await kernel?.host.progress(KERNEL_LINES);
   const { state } = await stage.alpha.mirror(VOLUME);
   await load.end();
   const stallMs = writer.longestWaitMs(mark.atMs);
   judgeStall(round, stallMs);
+  kernel?.judgeStall(mark.atMs, calmKernelMs);
   link.restore();
   link.throttle(null);
   link.delay(0);
   const restoredAt = Date.now();
   await stage.waitMirror('the stream to go on', (mirror) => mirror.state === 'streaming', 60_000);
   const backMs = Date.now() - restoredAt;
-  const changedBytes = stage.changedSince(mark);
+  await kernel?.waitStream();
+  const changedBytes = stage.changedSince(mark) + (kernel?.changedSince(kernelMark) ?? 0);
   const resentBytes = link.bytesToTarget - before;
   round.note(
     `${outage.name}: alpha reported ${state}, the host waited ${Math.round(stallMs)} ms at most; ` +
@@ -109,13 +123,16 @@ export const linkOutage: Drill = {
   name: 'link-outage',
   about: 'the link is lost: short, long, flapping, one-way, slow',
   modes: ['async', 'sync'],
+  clients: ['nbd', 'kernel'],
   async play(round) {
     const grace = round.pick(GRACE_SECONDS.short, GRACE_SECONDS.long);
     const config = writeConfig(round, 'alpha', `[replication]\ngrace_seconds = ${grace}\n`);
     const lanes = 1 + round.random.below(4);
     const stage = await Stage.inStep(round, { lanes, alpha: { serveOptions: config } });
+    const kernel = round.client === 'kernel' ? await KernelVolume.attach(stage) : null;
     const writer = stage.write();
-    for (const outage of outages(round)) await oneOutage(stage, writer, outage);
+    for (const outage of outages(round)) await oneOutage(stage, { writer, kernel }, outage);
+    await kernel?.finish();
     const { verified, link, alpha } = stage;
     const writing = verified.write(alpha.uri(VOLUME), 16 * MIB);
     link.cut();
