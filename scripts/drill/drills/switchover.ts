@@ -23,7 +23,7 @@ import { judgeMove, judgeRecovery } from '../targets.ts';
 import { countText } from '../timeline.ts';
 import type { Writer } from '../writer.ts';
 
-const ANSWERS = 25;
+const ANSWERS = 15;
 const CALM_FROM_ANSWERS = 5;
 
 type MovedClient = KernelHost | Writer;
