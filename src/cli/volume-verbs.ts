@@ -14,8 +14,9 @@ interface CreateOptions extends SharedOptions {
   readonly refuse?: string;
 }
 
-interface SetOptions extends SharedOptions {
-  readonly refuse: string;
+interface SetOptions extends ForceOptions {
+  readonly refuse?: string;
+  readonly mirrorOf?: string;
 }
 
 interface ForceOptions extends SharedOptions {
@@ -77,8 +78,10 @@ has to be at least as large: grow it first.
     )
     .action(resize);
 
-  leaf(volume, 'set <name>', 'say what a mirror does not let its primary do')
-    .requiredOption('--refuse <what>', 'snapshot-delete, handover, both with a comma, or none')
+  leaf(volume, 'set <name>', 'say whom a mirror follows, and what it does not let its primary do')
+    .option('--mirror-of <node>', 'follow the node that goes on with the volume, see below')
+    .option('--force', 'with --mirror-of: also if its primary is alive, or what it holds has to go')
+    .option('--refuse <what>', 'snapshot-delete, handover, both with a comma, or none')
     .addHelpText(
       'after',
       `
@@ -88,6 +91,11 @@ handover: the volume begins to take writes by a command on this node alone (swit
 It takes the place of what was said before, at once, and holds over restarts and changes of role. On
 a volume that takes writes it counts from when that is a mirror.
 
+--mirror-of is for a mirror whose primary gave its writes to another mirror, or is gone. It keeps what it
+holds, and gets what it lacks. With --force it gives that up, as its snapshot diverged-TIME, and all is
+compared: for one that has more than the node that goes on.
+
+  blockferry volume set demo --mirror-of beta
   blockferry volume set demo --refuse snapshot-delete,handover
   blockferry volume set demo --refuse none`,
     )
@@ -145,15 +153,19 @@ async function resize(name: string, size: string, options: ForceOptions): Promis
 }
 
 async function set(name: string, options: SetOptions): Promise<void> {
-  const body = { refuse: wordsOf(options.refuse) };
+  const { refuse, mirrorOf, force } = options;
+  const body = {
+    ...(refuse === undefined ? {} : { refuse: wordsOf(refuse) }),
+    ...(mirrorOf === undefined ? {} : { mirror_of: mirrorOf }),
+    ...(force === true ? { force } : {}),
+  };
   const status = await clientOf(options).call<VolumeStatus>(
     'POST',
     `${volumePath(name)}/set`,
     body,
   );
-  const what = status.refuses.length === 0 ? 'nothing' : status.refuses.join(', ');
   if (options.json) printJson(status);
-  else print(`volume ${oneLine(status.name)} refuses its primary ${what}\n`);
+  else print(renderVolume(status, wantsColour()));
 }
 
 /** A list with commas; `none` is the empty one. */

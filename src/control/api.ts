@@ -28,13 +28,17 @@ import type { FailoverCommands } from './failover.ts';
 import type { MergeCommands } from './merges.ts';
 import type { MirrorCommands } from './mirrors.ts';
 import type { SnapshotCommands } from './snapshots.ts';
-import type { NodeFacts, ReloadReport } from './status.ts';
+import type { NodeFacts, ReloadReport, VolumeStatus } from './status.ts';
 import type { VolumeCommands } from './volumes.ts';
 
 const REFUSE = z
   .array(z.enum(REFUSALS))
   .refine((words) => new Set(words).size === words.length, 'says something twice');
-const SET_BODY = z.strictObject({ refuse: REFUSE });
+const SET_BODY = z.strictObject({
+  refuse: REFUSE.optional(),
+  mirror_of: z.string().optional(),
+  force: z.boolean().default(false),
+});
 const CREATE_BODY = z.strictObject({
   name: z.string(),
   size: z.string(),
@@ -87,6 +91,7 @@ export function createApi(options: ApiOptions): FastifyInstance {
     return options.reload();
   });
   addVolumeRoutes(app, options.commands);
+  addSetRoute(app, options);
   addFailoverRoutes(app, options.failover);
   addMirrorRoutes(app, options.mirrors);
   addSnapshotRoutes(app, options);
@@ -123,10 +128,28 @@ function addVolumeRoutes(app: FastifyInstance, commands: VolumeCommands): void {
     const { size, force } = check('body', RESIZE_BODY, request.body);
     return commands.resize(request.params.name, size, { force });
   });
-  app.post<VolumeRoute>('/v1/volumes/:name/set', (request) => {
-    const { refuse } = check('body', SET_BODY, request.body);
-    return commands.setPolicy(request.params.name, refuse);
-  });
+}
+
+function addSetRoute(app: FastifyInstance, options: ApiOptions): void {
+  app.post<VolumeRoute>('/v1/volumes/:name/set', (request) =>
+    setVolume(options, request.params.name, check('body', SET_BODY, request.body)),
+  );
+}
+
+/** Of a mirror: whom it follows, then what it refuses. */
+async function setVolume(
+  { commands, failover }: ApiOptions,
+  name: string,
+  { refuse, mirror_of: node, force }: z.infer<typeof SET_BODY>,
+): Promise<VolumeStatus> {
+  if (refuse === undefined && node === undefined) {
+    throw new BlockferryError('REQUEST_INVALID', 'body: there is nothing to set');
+  }
+  if (force && node === undefined) {
+    throw new BlockferryError('REQUEST_INVALID', 'body.force: only with mirror_of');
+  }
+  if (node !== undefined) await failover.follow(name, node, { force });
+  return refuse === undefined ? commands.show(name) : await commands.setPolicy(name, refuse);
 }
 
 function addEventRoute(app: FastifyInstance, events: EventLog): void {

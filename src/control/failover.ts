@@ -14,7 +14,7 @@ import { isLoopback } from '../io/address.ts';
 import type { Address } from '../io/network.ts';
 import { parseNbdUri } from '../nbd/uri.ts';
 import type { HostedVolume } from '../replicator/hosted-volume.ts';
-import { becomeSecondary, followNewPrimary } from '../replicator/intake/failback.ts';
+import { becomeSecondary, followAnother, followNewPrimary } from '../replicator/intake/failback.ts';
 import { SecondaryVolume, type Promotion } from '../replicator/intake/secondary.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import { isHidden } from '../volume/names.ts';
@@ -75,7 +75,7 @@ export class FailoverCommands {
       device.whyNoMirror = (uri) => this.whyNoMirror(uri);
       device.onTakenOver = () => void this.inBackground(name, () => this.takenOver(device));
     } else if (device instanceof ReplicatedVolume) {
-      device.handover.onTaken = () => void this.inBackground(name, () => this.follow(device));
+      device.handover.onTaken = () => void this.inBackground(name, () => this.followTaker(device));
       let wanted = false;
       device.handover.onWanted = (mirrorId, { split, withinMs, back }) => {
         // A mirror that asks again and again fills nobody's queue.
@@ -155,7 +155,7 @@ export class FailoverCommands {
   private async giveAway(device: ReplicatedVolume, order: HandoverOrder): Promise<void> {
     refuseFenced(device);
     await device.handOver({ wanted: false, ...order, split: false });
-    await this.follow(device);
+    await this.followTaker(device);
   }
 
   private async splitHere(device: ReplicatedVolume, order: HandoverOrder): Promise<void> {
@@ -168,7 +168,7 @@ export class FailoverCommands {
   }
 
   /** The mirror has taken over: this volume becomes its mirror. */
-  private async follow(device: ReplicatedVolume): Promise<void> {
+  private async followTaker(device: ReplicatedVolume): Promise<void> {
     const { volume } = device;
     const { name } = volume;
     const { handover, mirrors } = volume.metadata.state;
@@ -288,6 +288,36 @@ export class FailoverCommands {
         ...status,
         failback: { kept_as: snapshot, common: position, bytes_that_may_differ: bytes },
       };
+    });
+  }
+
+  /**
+   * Has a mirror follow another node, which goes on with what it is a copy of. `force`: also one that follows its primary now, and gives up
+   * what it holds, as the snapshot `diverged-TIME`: everything is compared.
+   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_PRIMARY, PRIMARY_ALIVE, NODE_NAME_INVALID, MIRROR_SELF, and what
+   *   `SecondaryVolume.leaveSource` and `followAnother` do
+   */
+  follow(name: string, node: string, { force }: { force: boolean }): Promise<VolumeStatus> {
+    return this.room.command(name, async () => {
+      const { volume } = this.room.require(name);
+      const secondary = this.room.secondary(name);
+      if (secondary === null) {
+        const message = `volume ${name} takes writes; to have it follow ${node}: blockferry failback ${name} ${node}`;
+        throw new BlockferryError('VOLUME_IS_PRIMARY', message);
+      }
+      this.commands.checkSource(node);
+      const before = volume.metadata.state.source?.node;
+      if (secondary.follows && !force) {
+        const message = `node ${before} is alive and sends to ${name}, which would not follow it any more`;
+        throw new BlockferryError('PRIMARY_ALIVE', message);
+      }
+      await secondary.leaveSource();
+      const kept = force ? timedName('diverged', this.clock.wall()) : null;
+      await this.commands.rehost(secondary, () => followAnother(volume, node, kept));
+      const what = kept === null ? '' : `; what it held is ${exportName(name, kept)}`;
+      const message = `volume ${name} is a mirror that waits for node ${node}, and no more for ${before}${what}`;
+      this.room.tell('volume-rebound', name, message);
+      return this.commands.show(name);
     });
   }
 }

@@ -179,7 +179,7 @@ export const ERROR_CATALOGUE = {
   PRIMARY_ALIVE: entry(
     'operator',
     409,
-    'stop the primary, or promote with --force and accept the loss',
+    'stop the primary, or do it with --force and accept the loss',
   ),
   PROTOCOL: entry('peer', 502, 'check that the other side speaks NBD and see its log'),
   RANGE_INVALID: entry('usage', 400, 'give whole blocks of 4096 bytes inside the volume'),

@@ -38,6 +38,7 @@ export const EVENT_LEVELS = {
   'volume-cloned': 'info',
   'volume-resized': 'info',
   'volume-policy': 'info',
+  'volume-rebound': 'info',
   'volume-promoted': 'warn',
   'volume-fenced': 'warn',
   'volume-demoted': 'warn',

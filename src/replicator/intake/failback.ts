@@ -87,6 +87,34 @@ export async function followNewPrimary(volume: Volume, node: string, time: numbe
   for (const name of snapshots.hidden) await snapshots.discard(name).catch(() => {});
 }
 
+/**
+ * A secondary follows another node from now on, with what it holds: that it goes on from there is decided when that node is met. Nothing
+ * is on its way to it. `keptAs`: a name for what it holds, which it gives up: then it has no history, and everything is compared.
+ * @throws BlockferryError SNAPSHOT_EXISTS, SNAPSHOT_LIMIT, VOLUME_FAILED, METADATA_WRITE_FAILED
+ */
+export async function followAnother(
+  volume: Volume,
+  node: string,
+  keptAs: string | null,
+): Promise<void> {
+  const { metadata, snapshots } = volume;
+  const { source, generations, position } = metadata.state;
+  assert(source !== null && metadata.state.run === null, 'a secondary, and all of it is whole');
+  if (keptAs !== null) {
+    if (position !== null) await snapshots.create(keptAs);
+    metadata.append({ kind: 'history-set', generations: [] });
+  }
+  metadata.append({ kind: 'source-bound', node, volumeId: null });
+  const status = await volume.commit();
+  if (status === Status.OK) return;
+  metadata.append({ kind: 'source-bound', ...source });
+  if (keptAs !== null) {
+    metadata.append({ kind: 'history-set', generations });
+    if (position !== null) metadata.append({ kind: 'position', ...position });
+  }
+  throw refusal(volume.name, status);
+}
+
 interface Marks {
   /** The mirror entry that has them. */
   readonly mirror: number;

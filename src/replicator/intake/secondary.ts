@@ -214,6 +214,8 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
 
   /** Whether a new link of this primary may begin. `tls`: what it showed of itself, null when it came in clear. */
   judge(hello: Hello, tls: TlsPeer | null): Verdict {
+    const other = this.whyNotOther(hello);
+    if (other !== null) return { kind: 'refused', text: other };
     const reason = this.strangeness(hello, tls);
     if (reason !== null) return { kind: 'stranger', reason };
     const text = this.objection(hello);
@@ -227,6 +229,20 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     if (hello.node !== sourceNode) return `it is a mirror of node ${sourceNode}, not ${hello.node}`;
     if (tls === null || tls.kind === 'anonymous' || this.subjects.has(tls)) return null;
     return `TLS says that it is ${tls.identity}, not ${sourceNode}`;
+  }
+
+  /**
+   * Another node goes on with what this volume was a copy of, and shows that by a generation, whose id nobody guesses: its operator
+   * hears what to do here. Null: it is no such node.
+   */
+  private whyNotOther({ node, generations }: Hello): string | null {
+    const { sourceNode, volume } = this;
+    if (node === sourceNode) return null;
+    const known = new Set(generations.map(({ id }) => id));
+    if (!volume.metadata.state.generations.some(({ id }) => known.has(id))) return null;
+    const text = `${volume.name} follows node ${sourceNode}; to have it follow ${node}, there: blockferry volume set ${volume.name} --mirror-of ${node}`;
+    if (this.session === null) this.lastError = text;
+    return text;
   }
 
   private objection(hello: Hello): string | null {
@@ -454,9 +470,43 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     }
   }
 
+  /**
+   * Ends what it takes from its primary, for good: nothing is on its way then, and no run is left half done. This object is to be closed.
+   * After an error it may be tried again, or the node restarted. @throws BlockferryError BUSY and as `promote`
+   */
+  async leaveSource(): Promise<void> {
+    await this.starting;
+    if (this.broken !== null) throw this.broken;
+    const { volume, session, intake, delta } = this;
+    volume.refuseIfFailed();
+    if (this.promoting) throw new BlockferryError('BUSY', `${volume.name} is being taken over`);
+    this.promoting = true;
+    try {
+      if (session !== null) {
+        const over = this.untilSessionOver();
+        session.link.destroy(new BlockferryError('LINK_ENDED', `${volume.name} follows another`));
+        await over;
+      }
+      await this.maintaining;
+      const status = await intake.finish();
+      if (status !== Status.OK) throw intake.trouble ?? refusal(volume.name, status);
+      await delta.abandon();
+      await this.twins.discardAll();
+    } catch (thrown) {
+      this.promoting = false;
+      throw thrown;
+    }
+  }
+
+  /** Its primary was heard of in the last moments. */
+  get follows(): boolean {
+    const { session } = this;
+    return session !== null && this.clock.now() - session.heardAt < INTAKE_SILENT_MS;
+  }
+
   private refuseWhileAlive(): void {
     const { session } = this;
-    if (session === null || this.clock.now() - session.heardAt >= INTAKE_SILENT_MS) return;
+    if (session === null || !this.follows) return;
     const { lag_seconds } = this.sourceStatus();
     const behind = Math.max(0, session.heardEpoch - this.intake.received);
     const lag =

@@ -1,0 +1,120 @@
+/**
+ * A volume with two mirrors whose writes move to one of them: the other one does not silently stay behind. It is told, on every node,
+ * which command has it follow, and one command each does. Three nodes in this process, joined by unix sockets; pieces are written with
+ * qemu-io and contents read with nbdcopy, which are not ours.
+ */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, test, type TestContext } from 'vitest';
+import type { VolumeStatus } from '../../src/control/status.ts';
+import { BlockferryError } from '../../src/io/errors.ts';
+import { run } from '../support/process.ts';
+import { requireTools, testScope } from '../support/tools.ts';
+import { waitUntil } from '../support/wait.ts';
+import { codeOf, startLocalNode, type LocalNode } from './fixture.ts';
+
+const PIECE = 64 * 1024;
+
+interface Stage {
+  readonly alpha: LocalNode;
+  readonly beta: LocalNode;
+  readonly gamma: LocalNode;
+  readonly dir: string;
+}
+
+const showOf = ({ client }: LocalNode): Promise<VolumeStatus> =>
+  client.call<VolumeStatus>('GET', '/v1/volumes/v');
+const post = (on: LocalNode, path: string, body: object): Promise<VolumeStatus> =>
+  on.client.call<VolumeStatus>('POST', `/v1/volumes/v/${path}`, body);
+
+async function write(node: LocalNode, piece: number, byte: number): Promise<void> {
+  const command = `write -P ${byte} ${piece * PIECE} ${PIECE}`;
+  await run('qemu-io', ['-f', 'raw', '-c', command, '-c', 'flush', node.uri('v')]);
+}
+
+async function contentOf(node: LocalNode, dir: string, name = 'v'): Promise<Buffer> {
+  await run('nbdcopy', [node.uri(name), join(dir, 'out')]);
+  return readFileSync(join(dir, 'out'));
+}
+
+async function inStep(node: LocalNode, count = 2): Promise<void> {
+  await waitUntil('the mirrors to have everything', async () => {
+    const { mirrors } = await showOf(node);
+    const whole = mirrors.filter(
+      ({ state, dirty_bytes, suspect_bytes, staged_bytes }) =>
+        state === 'streaming' && dirty_bytes + suspect_bytes + staged_bytes === 0,
+    );
+    return whole.length === count;
+  });
+}
+
+async function messageOf(promise: Promise<unknown>): Promise<string> {
+  try {
+    await promise;
+  } catch (thrown) {
+    if (thrown instanceof BlockferryError) return thrown.message;
+    throw thrown;
+  }
+  throw new Error('it was not refused');
+}
+
+async function stage(context: TestContext): Promise<Stage> {
+  requireTools(context, 'nbdcopy', 'qemu-io');
+  const scope = testScope();
+  const named = (name: string): Promise<LocalNode> => startLocalNode(scope, { flags: { name } });
+  const [alpha, beta, gamma] = [await named('alpha'), await named('beta'), await named('gamma')];
+  await alpha.client.call('POST', '/v1/volumes', { name: 'v', size: '8M' });
+  await run('qemu-io', ['-f', 'raw', '-c', 'write -P 1 0 8M', alpha.uri('v')]);
+  for (const node of [beta, gamma]) {
+    await node.client.call('POST', '/v1/volumes', { name: 'v', size: '8M', mirror_of: 'alpha' });
+    await post(alpha, 'mirrors', { uri: node.uri('v') });
+  }
+  await inStep(alpha);
+  return { alpha, beta, gamma, dir: scope.tempDir('bf-second-mirror-') };
+}
+
+describe('when another mirror was promoted, a mirror', () => {
+  test('is told whom to follow, and follows', async (context) => {
+    const { alpha, beta, gamma, dir } = await stage(context);
+    expect(await codeOf(post(gamma, 'set', { mirror_of: 'beta' }))).toBe('PRIMARY_ALIVE');
+    expect(await codeOf(post(alpha, 'set', { mirror_of: 'beta' }))).toBe('VOLUME_IS_PRIMARY');
+    await alpha.node.stop();
+    await waitUntil('the loss', async () => (await showOf(gamma)).source?.state === 'waiting');
+    await post(beta, 'promote', { force: true });
+    await write(beta, 3, 4);
+    const advice = 'blockferry volume set v --mirror-of beta';
+    expect(await messageOf(post(beta, 'mirrors', { uri: gamma.uri('v') }))).toContain(advice);
+    expect((await showOf(gamma)).source?.last_error).toContain(advice);
+    expect(await codeOf(post(gamma, 'set', { mirror_of: 'gamma' }))).toBe('MIRROR_SELF');
+    expect(await post(gamma, 'set', { mirror_of: 'beta' })).toMatchObject({
+      role: 'secondary',
+      source: { node: 'beta', volume_id: null },
+    });
+    await post(beta, 'mirrors', { uri: gamma.uri('v') });
+    await inStep(beta, 1);
+    expect((await contentOf(gamma, dir)).equals(await contentOf(beta, dir))).toBe(true);
+  });
+
+  test('that has more than that one gives it up by force alone, and keeps it', async (context) => {
+    const { alpha, beta, gamma, dir } = await stage(context);
+    await post(alpha, 'mirrors/pause', { uri: beta.uri('v') });
+    await write(alpha, 5, 6);
+    await waitUntil('it on gamma', async () => (await contentOf(gamma, dir))[5 * PIECE] === 6);
+    await alpha.node.stop();
+    await post(beta, 'promote', { force: true });
+    await write(beta, 7, 8);
+    await waitUntil('the loss', async () => (await showOf(gamma)).source?.state === 'waiting');
+    await post(gamma, 'set', { mirror_of: 'beta' });
+    expect(await codeOf(post(beta, 'mirrors', { uri: gamma.uri('v') }))).toBe('MIRROR_DIVERGED');
+    await post(gamma, 'set', { mirror_of: 'beta', force: true });
+    await post(beta, 'mirrors', { uri: gamma.uri('v'), seeded: true });
+    await inStep(beta, 1);
+    const content = await contentOf(gamma, dir);
+    expect(content.equals(await contentOf(beta, dir))).toBe(true);
+    expect([5, 7].map((piece) => content[piece * PIECE])).toEqual([1, 8]);
+    const path = '/v1/volumes/v/snapshots';
+    const { snapshots } = await gamma.client.call<{ snapshots: { name: string }[] }>('GET', path);
+    const kept = snapshots.map(({ name }) => name).find((name) => name.startsWith('diverged-'));
+    expect((await contentOf(gamma, dir, `v@${kept ?? ''}`))[5 * PIECE]).toBe(6);
+  });
+});
