@@ -64,14 +64,17 @@ export class Database {
   }
 }
 
-/** Transactions of the database in a directory; throws when it is damaged or has a gap. */
+/** Transactions of the database in a directory; throws when it is damaged or has a gap. One that was never committed to has no table yet. */
 export async function transactionsIn(directory: string): Promise<number> {
-  const sql = 'PRAGMA integrity_check; SELECT count(*), ifnull(max(number), 0) FROM paid;';
-  const { stdout } = await run('sqlite3', ['-batch', join(directory, DATABASE_NAME), sql]);
-  const [integrity = '', counted = ''] = stdout.trim().split('\n');
+  const database = join(directory, DATABASE_NAME);
+  const ask = async (sql: string): Promise<string[]> =>
+    (await run('sqlite3', ['-batch', database, sql])).stdout.trim().split('\n');
+  const begun = "SELECT count(*) FROM sqlite_master WHERE name = 'paid';";
+  const [integrity = '', tables = ''] = await ask(`PRAGMA integrity_check; ${begun}`);
+  if (integrity !== 'ok') throw new Error(`the database is damaged: ${integrity}`);
+  if (tables === '0') return 0;
+  const [counted = ''] = await ask('SELECT count(*), ifnull(max(number), 0) FROM paid;');
   const [count, last] = counted.split('|').map(Number);
-  if (integrity !== 'ok' || count !== last || count === undefined) {
-    throw new Error(`the database is damaged: ${stdout}`);
-  }
+  if (count !== last || count === undefined) throw new Error(`transactions are gone: ${counted}`);
   return count;
 }
