@@ -61,6 +61,7 @@ async function main(): Promise<number> {
     seed,
     mode: values.mode === 'sync' ? 'sync' : 'async',
     client: 'nbd',
+    sizeBytes: null,
     short: false,
     strict: false,
     keep: values.keep,

@@ -1,5 +1,5 @@
 /**
- * `npm run drill -- NAME|all [--rounds N] [--seed S] [--mode async|sync] [--client nbd|kernel] [--short] [--strict] [--json FILE] [--keep]`:
+ * `npm run drill -- NAME|all [--rounds N] [--seed S] [--mode async|sync] [--client nbd|kernel] [--size SIZE] [--short] [--strict] [--json FILE] [--keep]`:
  * rehearses disasters with real processes and says what came of it (docs/operating/drills.md). Exit code: 0 sound, 1 a
  * violation or a drill that could not be held, 2 usage.
  */
@@ -14,7 +14,7 @@ import { report, summaryLine, writeReport } from './drill/report.ts';
 import { DRILLS } from './drill/table.ts';
 
 const NAME_COLUMNS = Math.max(...DRILLS.map(({ name }) => name.length)) + 2;
-const USAGE = `usage: npm run drill -- NAME|all [--rounds N] [--seed S] [--mode async|sync] [--client nbd|kernel] [--short] [--strict] [--json FILE] [--keep]
+const USAGE = `usage: npm run drill -- NAME|all [--rounds N] [--seed S] [--mode async|sync] [--client nbd|kernel] [--size SIZE] [--short] [--strict] [--json FILE] [--keep]
 
 ${DRILLS.map(({ name, about }) => `  ${name.padEnd(NAME_COLUMNS)}${about}`).join('\n')}
   ${'all'.padEnd(NAME_COLUMNS)}every drill in each of its modes; writes docs/drills.md
@@ -24,6 +24,7 @@ ${DRILLS.map(({ name, about }) => `  ${name.padEnd(NAME_COLUMNS)}${about}`).join
   --mode M     async or sync mirror (default: async, and with \`all\` both where they differ)
   --client C   who uses the volume: nbd, or kernel, a Linux kernel with its NBD client (default: kernel in
                switchover, nbd elsewhere; nbd where there is none)
+  --size SIZE  of the volume, 64M to 64G, with 1 % of it changed (failback alone; default 64M)
   --short      fewer and shorter disasters
   --strict     hold to the targets for times, whatever else the machine does
   --json FILE  write the results there too
@@ -31,6 +32,7 @@ ${DRILLS.map(({ name, about }) => `  ${name.padEnd(NAME_COLUMNS)}${about}`).join
 `;
 
 const ROUNDS_MAX = 10_000;
+const SIZE_BYTES = { low: 64 * 2 ** 20, high: 64 * 2 ** 30 };
 const SEED_MAX = 0xffffffff;
 
 interface Entry {
@@ -43,6 +45,7 @@ interface Request {
   /** What to hold in one round. */
   readonly program: readonly Entry[];
   readonly clientAsked: boolean;
+  readonly sizeBytes: number | null;
   readonly all: boolean;
   readonly rounds: number;
   readonly seed: number;
@@ -68,6 +71,15 @@ function oneOf<T extends string>(
   const found = words.find((word) => word === text);
   if (text === undefined || found !== undefined) return found;
   throw new UsageError(`--${option} ${text}: ${words.join(' or ')} is needed`);
+}
+
+/** Bytes of a size such as 512M or 4G. */
+function sizeOf(text: string | undefined): number | null {
+  if (text === undefined) return null;
+  const [, count = '', unit = ''] = /^(\d{1,5})([MG])$/.exec(text) ?? [];
+  const bytes = Number(count) * 2 ** (unit === 'G' ? 30 : 20);
+  if (bytes >= SIZE_BYTES.low && bytes <= SIZE_BYTES.high) return bytes;
+  throw new UsageError(`--size ${text}: 64M to 64G is needed`);
 }
 
 function programOf(
@@ -112,6 +124,7 @@ function parse(args: readonly string[]): Request | null {
       seed: { type: 'string', default: String(Date.now() % SEED_MAX) },
       mode: { type: 'string' },
       client: { type: 'string' },
+      size: { type: 'string' },
       short: { type: 'boolean', default: false },
       strict: { type: 'boolean', default: false },
       json: { type: 'string' },
@@ -124,8 +137,14 @@ function parse(args: readonly string[]): Request | null {
   const wanted = positionals.length === 1 ? name : positionals.join(' ');
   const mode = oneOf('mode', values.mode, ['async', 'sync']);
   const client = oneOf('client', values.client, ['nbd', 'kernel']);
+  const program = programOf(wanted, mode, client);
+  const sizeBytes = sizeOf(values.size);
+  if (sizeBytes !== null && program.some(({ drill }) => drill.sized !== true)) {
+    throw new UsageError(`--size: ${wanted} has its own`);
+  }
   return {
-    program: programOf(wanted, mode, client),
+    program,
+    sizeBytes,
     clientAsked: client !== undefined,
     all: name === 'all',
     rounds: integer('rounds', values.rounds, 1, ROUNDS_MAX),
@@ -164,8 +183,8 @@ async function hold(request: Request, signal: AbortSignal): Promise<RoundResult[
       if (signal.aborted) return results;
       const words = `${drill.name}, ${mode}${client === 'kernel' ? ', kernel client' : ''}`;
       console.log(`round ${index + 1} of ${request.rounds}: ${words}, seed ${seed}`);
-      const { short, strict, keep } = request;
-      const options = { seed, mode, client, short, strict, keep, print, signal };
+      const { short, strict, keep, sizeBytes } = request;
+      const options = { seed, mode, client, sizeBytes, short, strict, keep, print, signal };
       const result = await holdRound(drill, options);
       results.push(result);
       tell(result, request);

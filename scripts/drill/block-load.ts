@@ -7,6 +7,7 @@ import { Child, run } from './process.ts';
 
 const LOAD_SECONDS_MAX = 120;
 const END_MS_MAX = 20_000;
+const FILL_MS_MAX = 600_000;
 const COMMON = ['--ioengine=nbd', '--thread', '--randrepeat=0', '--refill_buffers'];
 let loads = 0;
 
@@ -19,7 +20,14 @@ export interface Extent {
 export async function fill(uri: string, { from, to }: Extent): Promise<void> {
   const where = [`--uri=${uri}`, `--offset=${from}`, `--size=${to - from}`];
   const words = ['--name=fill', '--rw=write', '--bs=1M', '--iodepth=8', '--end_fsync=1'];
-  await run('fio', [...COMMON, ...words, ...where]);
+  await run('fio', [...COMMON, ...words, ...where], { timeoutMs: FILL_MS_MAX });
+}
+
+/** Writes so many bytes into an extent, 16 KiB here and there, no block twice. */
+export async function scatter(uri: string, { from, to }: Extent, bytes: number): Promise<void> {
+  const where = [`--uri=${uri}`, `--offset=${from}`, `--size=${to - from}`, `--io_size=${bytes}`];
+  const words = ['--name=scatter', '--rw=randwrite', '--bs=16k', '--iodepth=16', '--end_fsync=1'];
+  await run('fio', [...COMMON, ...words, ...where], { timeoutMs: FILL_MS_MAX });
 }
 
 export class BlockLoad {

@@ -15,6 +15,8 @@ import { Timeline, type TimelineEntry } from './timeline.ts';
 
 /** A round that takes longer is given up. Most take ten to thirty seconds. */
 const ROUND_MS_MAX = 300_000;
+/** With a volume of a size that was asked for. */
+const SIZED_ROUND_MS_MAX = 1_800_000;
 
 /** What a drill measured. null: it does not measure that. */
 export interface Figures {
@@ -42,6 +44,8 @@ export interface Drill {
   readonly modes: readonly OracleMode[];
   /** The clients with which it is held when all are, where there is a kernel client. Default: without it. */
   readonly clients?: readonly Client[];
+  /** Whether it can be held with a volume of any size. */
+  readonly sized?: boolean;
   /** After so many milliseconds a round is given up. Default: ROUND_MS_MAX. */
   readonly limitMs?: number;
   play(round: Round): Promise<void>;
@@ -51,6 +55,8 @@ export interface RoundOptions {
   readonly seed: number;
   readonly mode: OracleMode;
   readonly client: Client;
+  /** Size of the volume; null: the drill's own. */
+  readonly sizeBytes: number | null;
   /** Fewer and shorter disasters: for CI. */
   readonly short: boolean;
   /** Hold to the targets themselves, and not to what a loaded machine may take (targets.ts). */
@@ -154,7 +160,7 @@ export class Round {
 export async function holdRound(drill: Drill, options: RoundOptions): Promise<RoundResult> {
   const undo = new Undo();
   const directory = mkdtempSync(join(tmpdir(), 'bf-drill-'));
-  const { limitMs = ROUND_MS_MAX } = drill;
+  const { limitMs = options.sizeBytes === null ? ROUND_MS_MAX : SIZED_ROUND_MS_MAX } = drill;
   const round = new Round(options, directory, undo, limitMs);
   let outcome: Outcome = 'unfinished';
   let why: string | null = null;

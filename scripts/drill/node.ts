@@ -250,10 +250,12 @@ export function settled(mirror: SeenMirror): boolean {
   );
 }
 
+/** For volumes of some GiB on a busy machine. */
+const COMPARE_MS_MAX = 300_000;
 /** Both fail the pipeline when they fail; a copy that ends early makes the streams differ. */
 const COMPARE = 'set -o pipefail; nbdcopy -- "$1" - | cmp - <(nbdcopy -- "$2" -)';
 
 /** Reads both exports whole, through their servers, and compares them byte by byte. */
 export async function expectEqualExports(uris: readonly [string, string]): Promise<void> {
-  await run('bash', ['-c', COMPARE, 'compare', ...uris]);
+  await run('bash', ['-c', COMPARE, 'compare', ...uris], { timeoutMs: COMPARE_MS_MAX });
 }

@@ -34,6 +34,18 @@ export const BLOCK_BYTES = 4096;
 export const AREA: RoundsArea = { blocks: 31, spread: MIB };
 export const BUSY: Extent = { from: 0, to: 32 * MIB };
 export const VERIFIED: Extent = { from: 40 * MIB, to: 56 * MIB };
+/** Python: copies the blocks of the writer, and no more, into an image. */
+const READ_AREA = `
+import nbd, sys
+uri, image, blocks, spread, size = *sys.argv[1:3], *map(int, sys.argv[3:])
+h = nbd.NBD()
+h.connect_uri(uri)
+with open(image, 'wb') as file:
+    for index in range(blocks):
+        file.seek(index * spread)
+        file.write(h.pread(size, index * spread))
+`;
+const AREA_WORDS = [AREA.blocks, AREA.spread, BLOCK_BYTES].map(String);
 const LOADED = ['--offset=32m', '--size=8m'];
 /** Options of a load between the blocks of the writer: runs are then long between those too. */
 export const BETWEEN: readonly string[] = [
@@ -44,6 +56,8 @@ export const BETWEEN: readonly string[] = [
   '--rate_iops=60',
 ];
 const SETTLE_MS_MAX = 60_000;
+/** More for each byte of a volume that is larger than SIZE: 4 MiB a second. */
+const SETTLE_MS_PER_BYTE = 1000 / (4 * MIB);
 const NOTICE_MS_MAX = 20_000;
 const WRITER_PAUSE_MS = 4;
 
@@ -208,7 +222,9 @@ export class Stage {
   /** Waits until nothing is left to send. No command is given for it. */
   async settle(node: DrilledNode = this.alpha): Promise<SeenMirror> {
     const what = 'the mirror to be in step, without a command,';
-    return await this.waitMirror(what, settled, SETTLE_MS_MAX, node);
+    const { sizeBytes = SIZE } = this.options;
+    const timeoutMs = SETTLE_MS_MAX + Math.max(0, sizeBytes - SIZE) * SETTLE_MS_PER_BYTE;
+    return await this.waitMirror(what, settled, timeoutMs, node);
   }
 
   async source(): Promise<SeenSource> {
@@ -245,7 +261,7 @@ export class Stage {
    */
   async state(uri: string): Promise<number> {
     const image = join(this.round.directory, 'state.raw');
-    await run('nbdcopy', [uri, image]);
+    await run('/usr/bin/python3', ['-B', '-c', READ_AREA, uri, image, ...AREA_WORDS]);
     try {
       return writesIn(image, AREA);
     } catch (thrown) {

@@ -3,8 +3,8 @@
  * hear of each other the old primary stops, and becomes the mirror of the new one. What only it had is kept and whole, both
  * are equal, and little more travels than what either side changed.
  */
-import { fill } from '../block-load.ts';
-import type { Drill } from '../frame.ts';
+import { fill, scatter } from '../block-load.ts';
+import type { Drill, Round } from '../frame.ts';
 import { pause, until } from '../process.ts';
 import { nbdUri } from '../sockets.ts';
 import { type Mark, MIB, Stage, VERIFIED, VOLUME } from '../stage.ts';
@@ -18,6 +18,38 @@ const ON_THE_WAY_MS = 300;
 const YOUNG_ROUNDS = 100_000;
 /** What clients of the promoted mirror write beside the writer. */
 const MORE = { from: VERIFIED.from, to: VERIFIED.from + 4 * MIB };
+
+/** Of a volume whose size was asked for: what changes while the sides are apart, half of it on either, without a block in common. */
+const DIVERGENCE = 0.01;
+const SCATTER_BYTES = 16 * 1024;
+
+interface Changes {
+  readonly bytes: number;
+  on(side: 'alpha' | 'beta', stage: Stage): Promise<void>;
+}
+
+/** What is written beside the writers. */
+function changesOf({ options }: Round): Changes {
+  const { sizeBytes } = options;
+  if (sizeBytes === null) {
+    return {
+      bytes: MORE.to - MORE.from,
+      on: async (side, { beta }) => {
+        if (side === 'beta') await fill(beta.uri(VOLUME), MORE);
+      },
+    };
+  }
+  const half = Math.round((DIVERGENCE * sizeBytes) / 2 / SCATTER_BYTES) * SCATTER_BYTES;
+  const middle = VERIFIED.from + (sizeBytes - VERIFIED.from) / 2;
+  const extents = {
+    alpha: { from: VERIFIED.from, to: middle },
+    beta: { from: middle, to: sizeBytes },
+  };
+  return {
+    bytes: 2 * half,
+    on: async (side, stage) => await scatter(stage[side].uri(VOLUME), extents[side], half),
+  };
+}
 
 /** Until the mirror, whose link is gone, takes writes. */
 async function promote(stage: Stage, cutAt: number): Promise<void> {
@@ -56,7 +88,9 @@ async function part(stage: Stage): Promise<{ old: Writer; young: Writer; mark: M
   await promote(stage, Date.now());
   // Its content is like nothing that alpha writes meanwhile.
   const young = stage.write(beta, old.next + YOUNG_ROUNDS);
-  await fill(beta.uri(VOLUME), MORE);
+  const changes = changesOf(round);
+  await changes.on('alpha', stage);
+  await changes.on('beta', stage);
   await young.progress(round.pick(60, 400), round.signal);
   await old.progress(20, round.signal);
   await load.end();
@@ -83,7 +117,7 @@ async function unite(
   await young.progress(20, round.signal);
   await young.stop();
   const mirror = await stage.settle(beta);
-  const changedBytes = stage.changedSince(mark) + MORE.to - MORE.from;
+  const changedBytes = stage.changedSince(mark) + changesOf(round).bytes;
   const resentBytes = back.bytesToTarget - before;
   round.note(
     `alpha is the mirror of beta: ${sizeText(changedBytes)} changed on either side, ` +
@@ -101,8 +135,10 @@ export const failback: Drill = {
   about:
     'both sides wrote: the old primary becomes the mirror of the new one, and keeps what it had',
   modes: ['async'],
+  sized: true,
   async play(round) {
-    const stage = await Stage.inStep(round);
+    const { sizeBytes } = round.options;
+    const stage = await Stage.inStep(round, sizeBytes === null ? {} : { sizeBytes });
     await unite(stage, await part(stage), []);
   },
 };
