@@ -1,5 +1,5 @@
 /** The results of drills for a person: a line for each round, and a table for docs/drills.md. */
-import { writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { cpus, totalmem } from 'node:os';
 import { dirname, join } from 'node:path';
 import type { RoundResult } from './frame.ts';
@@ -82,6 +82,9 @@ export function report(results: readonly RoundResult[]): string {
   return [line(HEAD), rule, ...results.map((result) => line(cells(result)))].join('\n');
 }
 
+/** From this heading on docs/drills.md is written by hand, and kept. */
+const BY_HAND = '\n## Longer runs\n';
+
 /** Writes docs/drills.md of the checkout. */
 export function writeReport(results: readonly RoundResult[], short: boolean): void {
   const root = dirname(dirname(blockferryBin()));
@@ -101,5 +104,8 @@ machine (${machine}). [How to hold them and read the results](operating/drills.m
 
 ${report(results)}
 `;
-  writeFileSync(join(root, 'docs', 'drills.md'), text);
+  const path = join(root, 'docs', 'drills.md');
+  const before = existsSync(path) ? readFileSync(path, 'utf8') : '';
+  const kept = before.includes(BY_HAND) ? before.slice(before.indexOf(BY_HAND)) : '';
+  writeFileSync(path, `${text}${kept}`);
 }

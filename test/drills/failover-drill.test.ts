@@ -75,6 +75,8 @@ test.each([
   [['failover', '--mode', 'perhaps'], /--mode perhaps/],
   [['failover', '--client', 'cat'], /--client cat/],
   [['upgrade', '--client', 'kernel'], /upgrade has no kernel client/],
+  [['failover', '--size', '4G'], /--size: failover has its own/],
+  [['failback', '--size', '4T'], /--size 4T/],
   [['failover', '--rounds', '0'], /--rounds 0/],
   [['failover', '--seed', '-1'], /seed/],
   [['failover', '--what'], /--what/],

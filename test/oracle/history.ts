@@ -6,6 +6,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { judge, type OracleMode, type Verdict } from '../../scripts/drill/oracle.ts';
 import {
+  answeredBy,
   Command,
   FLAG_FUA,
   readRequestLog,
@@ -96,11 +97,17 @@ export class History {
     request.content.copy(this.image, request.offset + from, from, to);
   }
 
-  judge(mode: OracleMode = 'async'): Verdict {
+  /** The last event of the record. */
+  get lastEvent(): number {
+    return this.log.lastEvent;
+  }
+
+  /** `answeredUntil`: later answers count as none. */
+  judge(mode: OracleMode = 'async', answeredUntil = Infinity): Verdict {
     this.log.commit();
     const imagePath = join(this.directory, 'image');
     writeFileSync(imagePath, this.image);
-    const log = readRequestLog(join(this.directory, 'log'));
+    const log = answeredBy(readRequestLog(join(this.directory, 'log')), answeredUntil);
     return judge({ log, imagePath, sizeBytes: this.sizeBytes, mode });
   }
 

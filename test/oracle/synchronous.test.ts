@@ -22,6 +22,17 @@ test('an answered write that is missing is refused', () => {
   expect(rulesBroken(history.judge('sync'))).toEqual(['sync']);
 });
 
+test('of a copy that was taken under load only what was answered before is demanded', () => {
+  history.apply(history.write(0, BLOCK, { content: 1 }));
+  const before = history.lastEvent;
+  const later = history.write(BLOCK, BLOCK, { content: 2 });
+  expect(history.judge('sync', before)).toMatchObject({ ok: true, writesAnswered: 1 });
+  history.apply(later);
+  expect(history.judge('sync', before).ok).toBe(true);
+  history.image.fill(0);
+  expect(rulesBroken(history.judge('sync', before))).toEqual(['sync']);
+});
+
 test('an unanswered write may be missing, whole or in part', () => {
   history.apply(history.write(0, BLOCK, { content: 1 }));
   const open = history.issueWrite(BLOCK, 2 * BLOCK, { content: 2 });
