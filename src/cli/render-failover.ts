@@ -16,7 +16,7 @@ export function renderPromotion({ name, promotion }: PromotionStatus): string {
 }
 
 export function renderFailback({ name, source, failback }: FailbackStatus): string {
-  const { kept_as, common, bytes_that_may_differ: bytes } = failback;
+  const { kept_as, common, bytes_that_may_differ: bytes, uri } = failback;
   const volume = oneLine(name);
   const node = oneLine(source?.node ?? '');
   const differs =
@@ -24,6 +24,6 @@ export function renderFailback({ name, source, failback }: FailbackStatus): stri
       ? 'where the two parted is not known: add it with --seeded, and everything is compared'
       : `at most ${formatBytes(bytes)} changed here since position ${common.generation}:${common.epoch}`;
   return `${volume} waits for node ${node}; what it held is @${kept_as}; ${differs}
-there: blockferry mirror add ${volume} URI-OF-${volume}-HERE
+there: blockferry mirror add ${volume} ${uri === null ? `URI-OF-${volume}-HERE` : oneLine(uri)}
 `;
 }

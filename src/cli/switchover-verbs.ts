@@ -1,6 +1,6 @@
 /** `blockferry switchover`, `blockferry split` */
 import { InvalidArgumentError, type Command } from 'commander';
-import type { VolumeStatus } from '../control/status.ts';
+import type { SwitchoverStatus, VolumeStatus } from '../control/status.ts';
 import { HANDOVER_MS, HANDOVER_MS_MAX } from '../io/limits.ts';
 import { volumePath } from './client.ts';
 import { clientOf, print, printJson, wantsColour, type SharedOptions } from './context.ts';
@@ -14,6 +14,9 @@ interface HandoverOptions extends SharedOptions {
   readonly timeout: number;
 }
 
+/** Of a split it is the volume alone. */
+type Answer = VolumeStatus & Partial<SwitchoverStatus>;
+
 /** For the answer behind the deadline. */
 const ANSWER_MS = 15_000;
 
@@ -26,8 +29,8 @@ export function addSwitchoverVerbs(program: Command): void {
       `
 On either node. The primary holds its writes, ships the rest, and the mirror takes over; the old primary
 becomes its mirror, with nothing to copy, and its clients are cut off, so that those that reconnect move.
-If it does not come to that in time, the primary takes writes again and says so. Without --back:
-blockferry mirror add, on the new primary.
+If it does not come to that in time, the primary takes writes again and says so. Without --back the
+address under [replication] of the old primary counts, if it has one.
 
   blockferry switchover orders --back nbds://alpha.example/orders`,
     )
@@ -67,20 +70,19 @@ async function order(
   const body = { to, timeout_seconds: timeout, ...(back === undefined ? {} : { back }) };
   const path = `${volumePath(volume)}/${what}`;
   const client = clientOf(options);
-  const status = await client.call<VolumeStatus>('POST', path, body, timeout * 1000 + ANSWER_MS);
+  const status = await client.call<Answer>('POST', path, body, timeout * 1000 + ANSWER_MS);
   if (options.json === true) printJson(status);
-  else print(renderVolume(status, wantsColour()) + whatIsMissing(what, back, status));
+  else print(renderVolume(status, wantsColour()) + (what === 'split' ? '' : whatIsLeft(status)));
 }
 
-/** The command that finishes a move when nobody said how the new primary reaches its mirror. */
-function whatIsMissing(
-  what: 'switchover' | 'split',
-  back: string | undefined,
-  { name, source, mirrors }: VolumeStatus,
-): string {
-  if (what === 'split' || back !== undefined || mirrors.length > 0) return '';
+/** The commands that finish a move: of the way back, when nobody said it, and of other mirrors. */
+function whatIsLeft({ name, source, back = null, next = [] }: Answer): string {
   const volume = oneLine(name);
   const where = source === null ? 'here' : `on ${oneLine(source.node)}`;
   const whose = source === null ? 'THE-OLD-PRIMARY' : 'THIS-NODE';
-  return `one step is left, ${where}: blockferry mirror add ${volume} nbds://${whose}/${volume}\n`;
+  const add = `one step is left, ${where}: blockferry mirror add ${volume} nbds://${whose}/${volume}\n`;
+  const steps = next.map(
+    ({ node, command }) => `another mirror, on ${oneLine(node)}: ${oneLine(command)}\n`,
+  );
+  return `${back === null ? add : ''}${steps.join('')}`;
 }

@@ -65,6 +65,7 @@ const REPLICATION = z.strictObject({
   staging_memory: z.string().optional(),
   staging_disk: z.string().optional(),
   bandwidth_limit: z.string().optional(),
+  address: z.string().optional(),
   grace_seconds: whole(0, CONFIGURED_GRACE_SECONDS_MAX).optional(),
 });
 

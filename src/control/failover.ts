@@ -21,7 +21,15 @@ import { isHidden } from '../volume/names.ts';
 import type { Volume } from '../volume/volume.ts';
 import { refuseFenced, type CommandRoom } from './command-room.ts';
 import { exportName } from './export-name.ts';
-import type { FailbackStatus, PromotionStatus, VolumeStatus } from './status.ts';
+import { stepsBehind } from './next-steps.ts';
+import { uriAt } from './replication-config.ts';
+import type {
+  FailbackStatus,
+  NextStep,
+  PromotionStatus,
+  SwitchoverStatus,
+  VolumeStatus,
+} from './status.ts';
 import type { VolumeCommands } from './volumes.ts';
 
 interface FailoverOptions {
@@ -32,6 +40,8 @@ interface FailoverOptions {
   readonly isOurs: (address: Address) => boolean;
   /** The operator said that the network is trusted. */
   readonly insecure: boolean;
+  /** How other nodes reach this one; null: nobody said. */
+  readonly address: string | null;
 }
 
 export interface HandoverOrder {
@@ -43,6 +53,8 @@ export interface HandoverOrder {
   /** The operator of that mirror asked for it. */
   readonly wanted?: boolean;
 }
+
+type Moved = Pick<SwitchoverStatus, 'back' | 'next'>;
 
 export interface PromoteWish {
   /** Also while the primary is alive; of a primary: although another node goes on. */
@@ -57,13 +69,15 @@ export class FailoverCommands {
   private readonly commands: VolumeCommands;
   private readonly isOurs: FailoverOptions['isOurs'];
   private readonly insecure: boolean;
+  private readonly address: string | null;
 
-  constructor({ room, clock, commands, isOurs, insecure }: FailoverOptions) {
+  constructor({ room, clock, commands, isOurs, insecure, address }: FailoverOptions) {
     this.room = room;
     this.clock = clock;
     this.commands = commands;
     this.isOurs = isOurs;
     this.insecure = insecure;
+    this.address = address;
     commands.onAttached = (device) => this.watch(device);
     for (const device of room.devices.values()) this.watch(device);
   }
@@ -121,12 +135,17 @@ export class FailoverCommands {
    * Moves the writes from the primary to its mirror with nothing lost, from either side. The old primary becomes the mirror, at the very
    * position. @throws BlockferryError VOLUME_NOT_FOUND, MIRROR_NOT_FOUND, MIRROR_STATE, VOLUME_FENCED, HANDOVER_FAILED, HANDOVER_IN_DOUBT
    */
-  async switchover(name: string, order: HandoverOrder): Promise<VolumeStatus> {
+  async switchover(name: string, order: HandoverOrder): Promise<SwitchoverStatus> {
     const secondary = this.room.secondary(name);
-    if (secondary !== null) return await this.want(secondary, { ...order, split: false });
+    if (secondary !== null) {
+      const status = await this.want(secondary, { ...order, split: false });
+      const old = status.mirrors.find(({ node }) => node === secondary.sourceNode);
+      return { ...status, back: old?.uri ?? null, next: this.stepsHere(secondary) };
+    }
     return await this.room.command(name, async () => {
-      await this.giveAway(this.room.requirePrimary(name, 'give its writes away'), order);
-      return this.commands.show(name);
+      const device = this.room.requirePrimary(name, 'give its writes away');
+      const moved = await this.giveAway(device, order);
+      return { ...this.commands.show(name), ...moved };
     });
   }
 
@@ -152,10 +171,16 @@ export class FailoverCommands {
     return await this.room.command(name, () => Promise.resolve(this.commands.show(name)));
   }
 
-  private async giveAway(device: ReplicatedVolume, order: HandoverOrder): Promise<void> {
+  private async giveAway(device: ReplicatedVolume, order: HandoverOrder): Promise<Moved> {
     refuseFenced(device);
-    await device.handOver({ wanted: false, ...order, split: false });
-    await this.followTaker(device);
+    const back = order.back ?? this.addressOf(device.volume.name);
+    await device.handOver({ wanted: false, ...order, back, split: false });
+    return { back, next: await this.followTaker(device) };
+  }
+
+  /** As other nodes reach it; null: nobody said. */
+  private addressOf(volume: string): string | null {
+    return this.address === null ? null : uriAt(this.address, volume);
   }
 
   private async splitHere(device: ReplicatedVolume, order: HandoverOrder): Promise<void> {
@@ -168,18 +193,38 @@ export class FailoverCommands {
   }
 
   /** The mirror has taken over: this volume becomes its mirror. */
-  private async followTaker(device: ReplicatedVolume): Promise<void> {
+  private async followTaker(device: ReplicatedVolume): Promise<NextStep[]> {
     const { volume } = device;
     const { name } = volume;
     const { handover, mirrors } = volume.metadata.state;
     // Heard of more than once.
-    if (handover === null || this.room.devices.get(name) !== device) return;
+    if (handover === null || this.room.devices.get(name) !== device) return [];
     const node = mirrors.get(handover.mirror)?.peer?.node;
     assert(node !== undefined, 'a mirror that took over is another node');
+    const others = [...mirrors.values()].filter(({ id }) => id !== handover.mirror);
+    const next = stepsBehind(name, others, node);
     const time = this.clock.wall();
     await this.commands.rehost(device, () => followNewPrimary(volume, node, time), true);
     const message = `volume ${name} is the mirror of node ${node}, which took over after epoch ${handover.epoch}; nothing is lost`;
     this.room.tell('volume-demoted', name, message);
+    this.tellSteps(name, next);
+    return next;
+  }
+
+  /** That a mirror stays behind is never silent. */
+  private tellSteps(name: string, next: readonly NextStep[]): void {
+    for (const { node, mirror, command } of next) {
+      const message = `the mirror ${mirror} of ${name} does not follow by itself; on ${node}: ${command}`;
+      this.room.tell('mirror-left-behind', name, message);
+    }
+  }
+
+  /** Of a mirror that took over: the mirrors that its old primary had besides. */
+  private stepsHere({ volume, sourceNode }: SecondaryVolume): NextStep[] {
+    const others = [...volume.metadata.state.mirrors.values()].filter(
+      ({ peer }) => peer !== null && peer.node !== sourceNode,
+    );
+    return stepsBehind(volume.name, others, this.commands.node);
   }
 
   /** This mirror takes writes: its generation is open. */
@@ -190,6 +235,7 @@ export class FailoverCommands {
     const { position } = this.commands.show(name);
     const message = `volume ${name} takes writes: generation ${position.generation}, handed over by its primary with nothing lost`;
     this.room.tell('volume-promoted', name, message);
+    this.tellSteps(name, this.stepsHere(device));
   }
 
   // ---- promotion and failback
@@ -286,7 +332,12 @@ export class FailoverCommands {
       const status: VolumeStatus = this.commands.show(name);
       return {
         ...status,
-        failback: { kept_as: snapshot, common: position, bytes_that_may_differ: bytes },
+        failback: {
+          kept_as: snapshot,
+          common: position,
+          bytes_that_may_differ: bytes,
+          uri: this.addressOf(name),
+        },
       };
     });
   }

@@ -274,7 +274,8 @@ export class BlockferryNode {
     const { config, clock, log, network, inherited } = this.parts;
     const isOurs = (address: Address): boolean => leadsTo(address, this.nbdAddresses);
     const { insecure } = config;
-    const failover = new FailoverCommands({ room, clock, commands, isOurs, insecure });
+    const { address } = config.replication;
+    const failover = new FailoverCommands({ room, clock, commands, isOurs, insecure, address });
     const app = createApi({
       commands,
       failover,

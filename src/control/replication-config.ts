@@ -1,5 +1,5 @@
 /** `[replication]` of the file, and what flags say of it: what the node holds for its mirrors. */
-import { BlockferryError } from '../io/errors.ts';
+import { BlockferryError, errorText } from '../io/errors.ts';
 import {
   BANDWIDTH_MAX,
   BANDWIDTH_MIN,
@@ -10,6 +10,7 @@ import {
   STAGING_MEMORY_BYTES_MAX,
   STAGING_MEMORY_BYTES_MIN,
 } from '../io/limits.ts';
+import { parseNbdUri } from '../nbd/uri.ts';
 import { parseBytes } from '../volume/names.ts';
 import type { ConfigFile } from './config-file.ts';
 
@@ -22,6 +23,8 @@ export interface ReplicationConfig {
   readonly graceMs: number;
   /** Bytes a second that the mirrors of all volumes are sent at most; null: no limit. */
   readonly bandwidthLimit: number | null;
+  /** URI without an export, by which other nodes reach this one; null: nobody said. */
+  readonly address: string | null;
 }
 
 export interface ReplicationFlags {
@@ -32,7 +35,7 @@ export interface ReplicationFlags {
 export function resolveReplication(flags: ReplicationFlags, file: ConfigFile): ReplicationConfig {
   const { replication = {} } = file.values;
   const { staging_memory: memory, staging_disk: disk, grace_seconds: grace } = replication;
-  const { bandwidth_limit: bandwidth } = replication;
+  const { bandwidth_limit: bandwidth, address } = replication;
   const inFile = (key: string, text: string, range: Range): number =>
     bytesWithin(text, range, (why) => file.fault(['replication', key], why));
   const ofDisk = disk === undefined ? null : inFile('staging_disk', disk, DISK);
@@ -51,7 +54,28 @@ export function resolveReplication(flags: ReplicationFlags, file: ConfigFile): R
     graceMs: grace === undefined ? MIRROR_GRACE_MS : grace * 1000,
     bandwidthLimit:
       bandwidth === undefined ? null : inFile('bandwidth_limit', bandwidth, BANDWIDTH),
+    address:
+      address === undefined
+        ? null
+        : checkedAddress(address, (why) => file.fault(['replication', 'address'], why)),
   };
+}
+
+function checkedAddress(text: string, fault: (why: string) => Error): string {
+  try {
+    if (parseNbdUri(text).exportName === '') return text;
+  } catch (thrown) {
+    throw fault(errorText(thrown));
+  }
+  throw fault('must name no export: nbds://HOST[:PORT] or nbd+unix:///?socket=PATH');
+}
+
+/** How other nodes reach a volume of a node with that address. */
+export function uriAt(address: string, volume: string): string {
+  const [base = '', ...query] = address.split('?');
+  const parameters = query.length === 0 ? '' : `?${query.join('?')}`;
+  const path = `${base.endsWith('/') ? '' : '/'}${encodeURIComponent(volume)}`;
+  return parseNbdUri(`${base}${path}${parameters}`).text;
 }
 
 interface Range {

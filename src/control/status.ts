@@ -76,6 +76,22 @@ export interface PromotionStatus extends VolumeStatus {
   } | null;
 }
 
+/** What is left to do on one node. */
+export interface NextStep {
+  readonly node: string;
+  /** URI of the mirror that it is about. */
+  readonly mirror: string;
+  readonly command: string;
+}
+
+/** A volume whose writes moved. */
+export interface SwitchoverStatus extends VolumeStatus {
+  /** How the new primary reaches the old one, its mirror; null: nobody said. */
+  readonly back: string | null;
+  /** Other mirrors that follow the new primary when they are told so. */
+  readonly next: readonly NextStep[];
+}
+
 /** An old primary that became a mirror. */
 export interface FailbackStatus extends VolumeStatus {
   readonly failback: {
@@ -84,6 +100,8 @@ export interface FailbackStatus extends VolumeStatus {
     /** What both sides held, and the bytes of the blocks that were changed here since. Null: not known, all is compared. */
     readonly common: Position | null;
     readonly bytes_that_may_differ: number;
+    /** How the new primary reaches it; null: nobody said. */
+    readonly uri: string | null;
   };
 }
 

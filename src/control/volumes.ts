@@ -29,7 +29,7 @@ interface VolumeCommandsOptions {
 }
 
 export class VolumeCommands {
-  private readonly node: string;
+  readonly node: string;
   private readonly store: VolumeStore;
   private readonly room: CommandRoom;
   private readonly host: (volume: Volume) => HostedVolume;

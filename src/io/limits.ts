@@ -397,6 +397,8 @@ export const HANDOVER_MS_MAX = 600_000;
 export const HANDOVER_MS = 30_000;
 /** Switchover: between looks at whether everything arrived. */
 export const HANDOVER_POLL_MS = 2;
+/** How long a handover waits, while writes wait too, for mirrors that follow besides the one that takes over. Then they are compared. */
+export const HANDOVER_OTHERS_MS = 1_000;
 /** A mirror that rejoins: ranges that it tells at most. Of more, whole regions are told. */
 export const REJOIN_RUNS_MAX = 65_536;
 /** A mirror that rejoins: ranges of one message, so that it fits LINK_MESSAGE_BYTES_MAX. */

@@ -45,6 +45,7 @@ export const EVENT_LEVELS = {
   'volume-split': 'warn',
   'handover-failed': 'warn',
   'mirror-rejoins': 'info',
+  'mirror-left-behind': 'warn',
   'volume-deleted': 'info',
   'volume-damaged': 'warn',
   'volume-failed': 'warn',

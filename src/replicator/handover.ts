@@ -13,11 +13,12 @@
 import { BlockferryError } from '../io/errors.ts';
 import type { Timer } from '../io/clock.ts';
 import { Status } from '../io/device.ts';
-import { HANDOVER_POLL_MS } from '../io/limits.ts';
+import { HANDOVER_OTHERS_MS, HANDOVER_POLL_MS } from '../io/limits.ts';
 import type { MetadataRecord } from '../volume/log/records.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { Fence } from './fence.ts';
-import type { ControlMessage, Generation, HandoverMirror } from './link/messages.ts';
+import { hasFeature } from './link/link-version.ts';
+import type { ControlMessage, Generation, HandoverMirror, OtherMirror } from './link/messages.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import type { Mirror } from './mirror.ts';
 import { randomId } from './random-id.ts';
@@ -79,6 +80,7 @@ export class Handover {
     fence.pause();
     try {
       const epoch = await this.shipped(wish.mirror, deadline);
+      if (!wish.split) await this.shippedToOthers(wish.mirror, epoch);
       await (wish.split ? this.part(wish, epoch, deadline) : this.ask(wish, epoch, deadline));
     } finally {
       this.asking = null;
@@ -102,6 +104,18 @@ export class Handover {
       throw failed('another command changed the volume meanwhile');
     }
     return epoch;
+  }
+
+  /** Those that follow too are given a moment, so that they need not be compared. */
+  private async shippedToOthers(mirror: Mirror, epoch: number): Promise<void> {
+    const { mirrors, host } = this.parts;
+    const { clock } = host.surroundings;
+    const others = mirrors.filter((each) => each !== mirror && each.peer !== null);
+    for (const each of others) each.wake();
+    const whole = (): boolean =>
+      others.every((each) => each.peer === null || each.has(epoch, 'durable'));
+    // What came meanwhile is seen as before: the queue is closed at this epoch.
+    await this.until(clock.now() + HANDOVER_OTHERS_MS, '', whole).catch(() => {});
   }
 
   private async until(deadline: number, why: string, ready: () => boolean): Promise<void> {
@@ -168,7 +182,11 @@ export class Handover {
     if (contact === null) this.settle?.({ refused: `the link to ${mirror.uri.text} was lost` });
     else {
       const backTo = this.mirrorBack(mirror, back);
-      contact.link.sendControl({ kind: 'hand-over', id, epoch, split: false, back: backTo });
+      const others = hasFeature(contact.welcome, 'others')
+        ? { others: this.othersThan(mirror, epoch) }
+        : {};
+      const wish = { kind: 'hand-over', id, epoch, split: false, back: backTo } as const;
+      contact.link.sendControl({ ...wish, ...others });
     }
     const came = await outcome;
     if (came === 'taken') return;
@@ -178,6 +196,18 @@ export class Handover {
     }
     await this.record([undo]);
     throw failed(came.refused);
+  }
+
+  /** Other nodes: what any other server holds under that address is for an operator to say. */
+  private othersThan(mirror: Mirror, epoch: number): OtherMirror[] {
+    return this.parts.mirrors.flatMap((each) => {
+      const record = this.volume.metadata.state.mirrors.get(each.id);
+      if (each === mirror || record === undefined || record.peer === null || record.paused)
+        return [];
+      const { uri, mode, stallPolicy, lanes, limit, peer } = record;
+      const whole = each.has(epoch, 'durable');
+      return [{ uri, mode, stallPolicy, lanes, limit, node: peer.node, whole }];
+    });
   }
 
   private mirrorBack({ id }: Mirror, uri: string | null): HandoverMirror | null {

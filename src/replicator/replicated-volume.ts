@@ -227,10 +227,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
       const message = `${this.volume.name} has ${named.length} mirrors of that name; say which one by its URI`;
       throw new BlockferryError('MIRROR_NOT_FOUND', message);
     }
-    if (!wish.split && this.mirrors.length > 1) {
-      const message = `${this.volume.name} has other mirrors: remove them first, and add them on the other node`;
-      throw new BlockferryError('MIRROR_STATE', message);
-    }
+    if (!wish.split) this.refuseBlocking(mirror);
     const node = mirrors.get(mirror.id)?.peer?.node ?? null;
     if (mirror.peer === null || node === null) {
       const message = `the mirror ${mirror.uri.text} is ${mirror.state}: only a blockferry node that follows takes over`;
@@ -240,12 +237,26 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
       const message = `node ${node} is of an older version, which cannot be asked to take over`;
       throw new BlockferryError('MIRROR_STATE', message);
     }
+    if (!wish.split && this.mirrors.length > 1 && !hasFeature(mirror.peer.welcome, 'others')) {
+      const message = `node ${node} is of an older version, which is not told of other mirrors: remove them first, and add them there`;
+      throw new BlockferryError('MIRROR_STATE', message);
+    }
     if (!wish.wanted && mirror.peer.refuses.includes('handover')) {
       const message = `node ${node} lets only its own operator decide that (handover is refused); there: blockferry ${wish.split ? 'split' : 'switchover'} VOLUME`;
       throw new BlockferryError('HANDOVER_FAILED', message);
     }
     await this.handover.run({ ...wish, mirror });
     return node;
+  }
+
+  /** Behind the move writes would wait for a mirror that follows when its operator says so. */
+  private refuseBlocking(taker: Mirror): void {
+    const waited = this.mirrors.find(
+      (each) => each !== taker && each.mode === 'sync' && each.stallPolicy === 'block',
+    );
+    if (waited === undefined) return;
+    const message = `${this.volume.name} waits for ${waited.uri.text} with each write (--on-stall block), which does not follow the new primary by itself: remove it first, and add it there`;
+    throw new BlockferryError('MIRROR_STATE', message);
   }
 
   /** @throws BlockferryError URI_INVALID, MIRROR_*, METADATA_WRITE_FAILED: nothing was changed. */

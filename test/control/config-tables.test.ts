@@ -5,6 +5,7 @@
 import { describe, expect, test } from 'vitest';
 import { resolveConfig, type ConfigFlags, type NodeConfig } from '../../src/control/config.ts';
 import { EXPORT_POLICY_DEFAULT } from '../../src/control/export-rules.ts';
+import { uriAt } from '../../src/control/replication-config.ts';
 import { BlockferryError } from '../../src/io/errors.ts';
 import { NBD_LIMITS_DEFAULT } from '../../src/nbd/server-limits.ts';
 
@@ -310,11 +311,13 @@ describe('replication', () => {
   test('is set by the file, and on disk by a flag too', () => {
     expect(read('').replication.stagingDiskBytes).toBeNull();
     const text = `[replication]
+      address = "nbds://alpha.example"
       bandwidth_limit = "100M"
       staging_memory = "512M"
       staging_disk = "8GiB"
       grace_seconds = 0`;
     const expected = {
+      address: 'nbds://alpha.example',
       bandwidthLimit: 100 * 2 ** 20,
       stagingMemoryBytes: GIB / 2,
       stagingDiskBytes: 8 * GIB,
@@ -334,9 +337,24 @@ describe('replication', () => {
     ['too narrow', 'bandwidth_limit = "1K"', /:2: replication\.bandwidth_limit: .* 64K to 1T/],
     ['too little memory', 'staging_memory = "1M"', /:2: replication\.staging_memory: .* to 4G/],
     ['too long a grace', 'grace_seconds = 3601', /:2: replication\.grace_seconds: /],
+    ['an address that is none', 'address = "alpha"', /:2: replication\.address: /],
+    [
+      'an address with an export',
+      'address = "nbd://a/v"',
+      /:2: replication\.address: must name no/,
+    ],
     ['another key', 'staging = "1G"', /:2: unknown key "staging" in replication; known are/],
   ])('is refused with %s', (_what, line, expected) => {
     expect(refusal(`[replication]\n${line}\n`)).toMatch(expected);
+  });
+
+  test.each([
+    ['nbds://alpha.example', 'nbds://alpha.example:10809/a%20b'],
+    ['nbd://[fd00::1]:9/', 'nbd://[fd00::1]:9/a%20b'],
+    ['nbd+unix:///?socket=/run/b.sock', 'nbd+unix:///a%20b?socket=/run/b.sock'],
+  ])('makes the address %s that of a volume', (address, expected) => {
+    expect(read(`[replication]\naddress = "${address}"\n`).replication.address).toBe(address);
+    expect(uriAt(address, 'a b')).toBe(expected);
   });
 
   test('is refused with a flag that is no size', () => {

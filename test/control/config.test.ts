@@ -63,6 +63,7 @@ describe('configuration', () => {
         stagingDiskBytes: null,
         graceMs: 10_000,
         bandwidthLimit: null,
+        address: null,
       },
     });
     expect(resolveConfig({}, surroundings('', { isRoot: true })).data).toBe('/var/lib/blockferry');

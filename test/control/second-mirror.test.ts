@@ -6,9 +6,10 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test, type TestContext } from 'vitest';
-import type { VolumeStatus } from '../../src/control/status.ts';
+import type { SwitchoverStatus, VolumeStatus } from '../../src/control/status.ts';
 import { BlockferryError } from '../../src/io/errors.ts';
 import { run } from '../support/process.ts';
+import type { Scope } from '../support/scope.ts';
 import { requireTools, testScope } from '../support/tools.ts';
 import { waitUntil } from '../support/wait.ts';
 import { codeOf, startLocalNode, type LocalNode } from './fixture.ts';
@@ -16,6 +17,7 @@ import { codeOf, startLocalNode, type LocalNode } from './fixture.ts';
 const PIECE = 64 * 1024;
 
 interface Stage {
+  readonly scope: Scope;
   readonly alpha: LocalNode;
   readonly beta: LocalNode;
   readonly gamma: LocalNode;
@@ -24,8 +26,8 @@ interface Stage {
 
 const showOf = ({ client }: LocalNode): Promise<VolumeStatus> =>
   client.call<VolumeStatus>('GET', '/v1/volumes/v');
-const post = (on: LocalNode, path: string, body: object): Promise<VolumeStatus> =>
-  on.client.call<VolumeStatus>('POST', `/v1/volumes/v/${path}`, body);
+const post = <T = VolumeStatus>(on: LocalNode, path: string, body: object): Promise<T> =>
+  on.client.call<T>('POST', `/v1/volumes/v/${path}`, body);
 
 async function write(node: LocalNode, piece: number, byte: number): Promise<void> {
   const command = `write -P ${byte} ${piece * PIECE} ${PIECE}`;
@@ -70,8 +72,65 @@ async function stage(context: TestContext): Promise<Stage> {
     await post(alpha, 'mirrors', { uri: node.uri('v') });
   }
   await inStep(alpha);
-  return { alpha, beta, gamma, dir: scope.tempDir('bf-second-mirror-') };
+  return { scope, alpha, beta, gamma, dir: scope.tempDir('bf-second-mirror-') };
 }
+
+describe('behind a switchover, the other mirror', () => {
+  test('is one of the new primary, and follows when it is told: nothing is sent again', async (context) => {
+    const { alpha, beta, gamma, dir } = await stage(context);
+    await write(alpha, 1, 2);
+    const moved = await post<SwitchoverStatus>(alpha, 'switchover', {
+      to: 'beta',
+      back: alpha.uri('v'),
+    });
+    const command = 'blockferry volume set v --mirror-of beta';
+    const step = { node: 'gamma', mirror: gamma.uri('v'), command };
+    expect(moved).toMatchObject({ role: 'secondary', back: alpha.uri('v'), next: [step] });
+    for (const { lines } of [alpha, beta]) {
+      expect(lines.filter((line) => line.includes('"mirror-left-behind"'))).toHaveLength(1);
+      expect(lines.join('')).toContain(`on gamma: ${command}`);
+    }
+    await waitUntil('gamma to be told', async () => {
+      return (await showOf(gamma)).source?.last_error?.includes(command) === true;
+    });
+    await write(beta, 2, 3);
+    await post(gamma, 'set', { mirror_of: 'beta' });
+    await inStep(beta);
+    const found = (await showOf(beta)).mirrors.find(({ node }) => node === 'gamma');
+    expect(found?.bytes_compared).toBe(0);
+    expect(found?.delta_bytes_sent).toBeLessThan(2 * PIECE);
+    const content = await contentOf(beta, dir);
+    expect((await contentOf(gamma, dir)).equals(content)).toBe(true);
+    expect([1, 2].map((piece) => content[piece * PIECE])).toEqual([2, 3]);
+  });
+
+  test('that was away is compared when it is back', async (context) => {
+    const { scope, alpha, beta, gamma, dir } = await stage(context);
+    await gamma.node.stop();
+    await write(alpha, 1, 2);
+    const moved = await post<SwitchoverStatus>(beta, 'switchover', { back: alpha.uri('v') });
+    expect(moved.next).toMatchObject([{ node: 'gamma' }]);
+    const [, socket = ''] = gamma.uri('v').split('socket=');
+    const { data } = gamma.config;
+    const flags = { name: 'gamma', data, nbd: [`unix:${socket}`], control: `unix:${dir}/control` };
+    const back = await startLocalNode(scope, { flags });
+    await post(back, 'set', { mirror_of: 'beta' });
+    await inStep(beta);
+    const found = (await showOf(beta)).mirrors.find(({ node }) => node === 'gamma');
+    expect(found?.bytes_compared).toBe(8 * 2 ** 20);
+    expect(found?.delta_bytes_sent).toBeLessThan(2 * PIECE);
+    expect((await contentOf(gamma, dir)).equals(await contentOf(beta, dir))).toBe(true);
+  });
+
+  test('keeps a move from being made that its writes would wait for', async (context) => {
+    const { alpha, gamma } = await stage(context);
+    await post(alpha, 'mirrors/remove', { uri: gamma.uri('v') });
+    await post(alpha, 'mirrors', { uri: gamma.uri('v'), mode: 'sync', stall_policy: 'block' });
+    await inStep(alpha);
+    expect(await codeOf(post(alpha, 'switchover', { to: 'beta' }))).toBe('MIRROR_STATE');
+    await write(alpha, 3, 4);
+  });
+});
 
 describe('when another mirror was promoted, a mirror', () => {
   test('is told whom to follow, and follows', async (context) => {

@@ -32,7 +32,7 @@ import type { HostedVolume } from '../hosted-volume.ts';
 import type { Link } from '../link/link-types.ts';
 import { hasFeature } from '../link/link-version.ts';
 import { LINK_VERSION } from '../link/messages.ts';
-import type { HandoverMirror, Hello, Welcome } from '../link/messages.ts';
+import type { HandoverMirror, Hello, OtherMirror, Welcome } from '../link/messages.ts';
 import { keepFork } from '../fork.ts';
 import { randomId } from '../random-id.ts';
 import { tellBlocks } from '../rejoin.ts';
@@ -98,7 +98,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
   private readonly random: Random;
   private readonly events: EventSink;
   private readonly node: string;
-  private readonly sourceNode: string;
+  readonly sourceNode: string;
   private readonly subjects: SubjectList;
   private readonly gate: ReadGate;
   private readonly contextList: readonly StatusContext[];
@@ -537,7 +537,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
    */
   private async openGeneration(id: string, more: readonly MetadataRecord[]): Promise<Position> {
     const { metadata } = this.volume;
-    const { generations, position, source, generation, nextMirrorId } = metadata.state;
+    const { generations, position, source, generation } = metadata.state;
     assert(position !== null && source !== null, 'it was looked at before');
     const firstEpoch = position.epoch + 1;
     metadata.append({ kind: 'source-cleared' });
@@ -546,7 +546,10 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     const status = await this.volume.commit();
     if (status === Status.OK) return { generation: generation + 1, epoch: position.epoch };
     if (!this.volume.failed) {
-      if (more.length > 0) metadata.append({ kind: 'mirror-removed', mirror: nextMirrorId });
+      for (const record of more) {
+        if (record.kind !== 'mirror-added') continue;
+        metadata.append({ kind: 'mirror-removed', mirror: record.mirror });
+      }
       metadata.append({ kind: 'history-set', generations });
       metadata.append({ kind: 'source-bound', ...source });
       metadata.append({ kind: 'position', ...position });
@@ -637,7 +640,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
       }
       // Not an epoch more: what came would be of a generation that is over.
       session.hearNoMore();
-      await this.openGeneration(id, this.recordsOf(back, position));
+      await this.openGeneration(id, this.recordsOf(message, position));
       return null;
     } catch (thrown) {
       if (volume.failed) throw thrown;
@@ -646,18 +649,26 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     }
   }
 
-  /** The old primary as a mirror that holds the very position. */
-  private recordsOf(back: HandoverMirror | null, position: Position): MetadataRecord[] {
-    if (back === null) return [];
-    const { uri, mode, stallPolicy, lanes, limit } = back;
-    const mirror = this.volume.metadata.state.nextMirrorId;
-    const { generation, epoch } = position;
+  /** The old primary, which holds the very position, and its other mirrors, as mirrors of this volume. */
+  private recordsOf({ back, others = [], split }: HandOver, position: Position): MetadataRecord[] {
+    if (split) return [];
+    const { nextMirrorId } = this.volume.metadata.state;
+    const fit = others.filter((other) => this.isTakenAlong(other));
     return [
-      { kind: 'mirror-added', mirror, uri: parseNbdUri(uri).text, mode, stallPolicy },
-      { kind: 'mirror-options', mirror, lanes, limit },
-      { kind: 'mirror-peer', mirror, node: this.sourceNode, volumeId: null },
-      { kind: 'mirror-acknowledged', mirror, generation, epoch },
+      ...(back === null ? [] : recordsOfMirror(nextMirrorId, back, this.sourceNode, position)),
+      ...fit.flatMap((other, index) =>
+        recordsOfMirror(nextMirrorId + 1 + index, other, other.node, other.whole ? position : null),
+      ),
     ];
+  }
+
+  private isTakenAlong({ uri, node }: OtherMirror): boolean {
+    const why = node === this.node ? 'it is this node' : (this.whyNoMirror?.(uri) ?? null);
+    if (why === null) return true;
+    const { name } = this.volume;
+    const message = `the mirror of ${name} on node ${node} is not taken along: ${why}; add it by its address as seen from here: blockferry mirror add ${name} URI`;
+    this.events.emit({ kind: 'mirror-left-behind', volume: name, mirror: uri, message });
+    return false;
   }
 
   // ---- closing
@@ -735,6 +746,23 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     const [allocation] = this.delta.shown?.contexts() ?? [this.volume.allocation];
     allocation?.describe(offset, end, into);
   }
+}
+
+/** `held`: what it holds, and lacks nothing behind it; null: everything is compared. */
+function recordsOfMirror(
+  mirror: number,
+  { uri, mode, stallPolicy, lanes, limit }: HandoverMirror,
+  node: string,
+  held: Position | null,
+): MetadataRecord[] {
+  return [
+    { kind: 'mirror-added', mirror, uri: parseNbdUri(uri).text, mode, stallPolicy },
+    { kind: 'mirror-options', mirror, lanes, limit },
+    { kind: 'mirror-peer', mirror, node, volumeId: null },
+    held === null
+      ? { kind: 'mirror-bits-all', mirror, set: 'suspect' }
+      : { kind: 'mirror-acknowledged', mirror, generation: held.generation, epoch: held.epoch },
+  ];
 }
 
 /** Of a link that nobody wants. */

@@ -15,6 +15,8 @@ export const LINK_FEATURES = [
   'handover',
   /** A mirror that took writes of its own says where it parted, and which blocks may differ. */
   'rejoin',
+  /** The new primary is told of the other mirrors of the old one. */
+  'others',
   /** The mirror says what it does not let its primary do, and what it keeps that its primary has no more. */
   'refusals',
 ] as const;

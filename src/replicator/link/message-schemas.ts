@@ -15,6 +15,7 @@ import {
   LINK_GENERATIONS_MAX,
   LINK_LANES_MAX,
   LINK_TEXT_CHARACTERS_MAX,
+  MIRRORS_PER_VOLUME_MAX,
   SNAPSHOT_NAME_BYTES_MAX,
   SNAPSHOTS_PER_VOLUME_MAX,
   REJOIN_RUNS_PER_MESSAGE,
@@ -76,6 +77,13 @@ function build(): MessageSchemas {
   const twin = { id, name: snapshotName, createdAt: whole };
   const snapshots = z.array(id).max(SNAPSHOTS_PER_VOLUME_MAX);
   const position = z.strictObject({ generation: z.int().min(1), epoch: whole }).nullable();
+  const handoverMirror = {
+    uri: text,
+    mode: z.enum(['async', 'sync']),
+    stallPolicy: z.enum(['degrade', 'block']),
+    lanes,
+    limit: z.int().min(1).nullable(),
+  };
   const volumeName = z
     .string()
     .min(1)
@@ -174,15 +182,11 @@ function build(): MessageSchemas {
         id,
         epoch: whole,
         split: z.boolean(),
-        back: z
-          .strictObject({
-            uri: text,
-            mode: z.enum(['async', 'sync']),
-            stallPolicy: z.enum(['degrade', 'block']),
-            lanes,
-            limit: z.int().min(1).nullable(),
-          })
-          .nullable(),
+        back: z.strictObject(handoverMirror).nullable(),
+        others: z
+          .array(z.strictObject({ ...handoverMirror, node, whole: z.boolean() }))
+          .max(MIRRORS_PER_VOLUME_MAX - 1)
+          .exactOptional(),
       }),
       z.strictObject({ kind: z.literal('handed-over') }),
       z.strictObject({ kind: z.literal('handover-refused'), message: text }),

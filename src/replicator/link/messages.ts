@@ -83,6 +83,14 @@ export interface HandoverMirror {
   readonly limit: number | null;
 }
 
+/** Another mirror of the old primary, which is to follow the new one. */
+export interface OtherMirror extends HandoverMirror {
+  /** Name of its node. */
+  readonly node: string;
+  /** It holds the very epoch at which the writes move, durably. */
+  readonly whole: boolean;
+}
+
 export type ControlMessage =
   /** Primary: epochs follow from `after` + 1 on. The mirror holds `after`. */
   | { readonly kind: 'stream-begin'; readonly generation: number; readonly after: number }
@@ -170,6 +178,8 @@ export type ControlMessage =
       readonly epoch: number;
       readonly split: boolean;
       readonly back: HandoverMirror | null;
+      /** Feature `others`. */
+      readonly others?: readonly OtherMirror[];
     }
   /** Mirror: it did, durably. */
   | { readonly kind: 'handed-over' }

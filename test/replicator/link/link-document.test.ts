@@ -95,7 +95,7 @@ const MESSAGES: { readonly [K in ControlMessage['kind']]: Extract<ControlMessage
   policy: { kind: 'policy', refuses: ['handover'] },
   'handover-wanted': { kind: 'handover-wanted', split: false, withinMs: 1, back: null },
   'handover-denied': { kind: 'handover-denied', message: '' },
-  'hand-over': { kind: 'hand-over', id: run, epoch: 1, split: false, back: null },
+  'hand-over': { kind: 'hand-over', id: run, epoch: 1, split: false, back: null, others: [] },
   'handed-over': { kind: 'handed-over' },
   'handover-refused': { kind: 'handover-refused', message: '' },
   failed: { kind: 'failed', code: 'X', message: '' },

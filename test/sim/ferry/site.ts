@@ -77,6 +77,7 @@ export class Site {
       commands,
       isOurs: () => false,
       insecure: true,
+      address: null,
     });
     if (device === null) room.require(this.volumeName).start();
     await this.listen(begun);

@@ -1,0 +1,25 @@
+/** What is left to do, on which node, when the writes of a volume have moved and it has other mirrors. Pure. */
+import { parseNbdUri } from '../nbd/uri.ts';
+import type { MirrorRecord } from '../volume/log/metadata-state.ts';
+import type { NextStep } from './status.ts';
+
+/** `others`: mirrors besides the two that moved the writes; `taker`: the node that has them now. */
+export function stepsBehind(
+  volume: string,
+  others: Iterable<MirrorRecord>,
+  taker: string,
+): NextStep[] {
+  const steps: NextStep[] = [];
+  for (const { uri, peer, paused } of others) {
+    const add = { node: taker, mirror: uri, command: `blockferry mirror add ${volume} ${uri}` };
+    if (peer === null) {
+      steps.push({ ...add, command: `${add.command} --seeded` });
+      continue;
+    }
+    const { exportName } = parseNbdUri(uri);
+    const command = `blockferry volume set ${exportName} --mirror-of ${taker}`;
+    steps.push({ node: peer.node, mirror: uri, command });
+    if (paused) steps.push(add);
+  }
+  return steps;
+}
