@@ -231,6 +231,7 @@ export class BlockferryNode {
     return volume.metadata.state.source === null
       ? new ReplicatedVolume({
           ...parts,
+          disk,
           network,
           compressor,
           tls: () => this.tlsClient,

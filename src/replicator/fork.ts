@@ -23,7 +23,7 @@ export function forkOf({ metadata, snapshots }: Volume): Fork | null {
   const { generations } = metadata.state;
   for (const snapshot of snapshots.hidden) {
     if (!snapshot.startsWith(PREFIX)) continue;
-    const place = generations.findIndex(({ number }) => `${PREFIX}${number}` === snapshot);
+    const place = generations.findIndex(({ number }) => forkName(number) === snapshot);
     const [before, opened] = place < 1 ? [] : generations.slice(place - 1, place + 1);
     if (before === undefined || opened === undefined) continue;
     return {
@@ -34,10 +34,15 @@ export function forkOf({ metadata, snapshots }: Volume): Fork | null {
   return null;
 }
 
+/** The hidden snapshot of what generation `opened` begins with. */
+export function forkName(opened: number): string {
+  return `${PREFIX}${opened}`;
+}
+
 /** Keeps the present content as what generation `next` begins with. Throws METADATA_WRITE_FAILED, VOLUME_FAILED. */
 export async function keepFork(volume: Volume, next: number): Promise<void> {
   await dropForks(volume);
-  await volume.snapshots.freeze(`${PREFIX}${next}`, () => {});
+  await volume.snapshots.freeze(forkName(next), () => {});
 }
 
 /** Nobody comes back from there any more. Throws METADATA_WRITE_FAILED. */

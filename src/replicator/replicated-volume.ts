@@ -24,6 +24,7 @@ import type { EventKind } from './event-kinds.ts';
 import { Fence } from './fence.ts';
 import { Handover, type HandoverWish } from './handover.ts';
 import type { HostedVolume, Role } from './hosted-volume.ts';
+import { KeptJournal } from './intake/kept-journal.ts';
 import { hasFeature } from './link/link-version.ts';
 import type { ParkedRegions } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
@@ -35,6 +36,7 @@ import { RegionGate } from './region-gate.ts';
 import { Stager } from './stager.ts';
 import { SnapshotStream } from './snapshot-stream.ts';
 import type { SharedLimit } from './shared-limit.ts';
+import { StartHold } from './start-hold.ts';
 import { StagingDisk } from './staging-disk.ts';
 import { StagingQueue } from './staging-queue.ts';
 import type {
@@ -66,6 +68,10 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
   private readonly gate: RegionGate;
   private readonly stager: Stager;
   private readonly fence: Fence;
+  /** What a promotion left to be done; null: nothing. */
+  private readonly kept: KeptJournal | null;
+  /** Requests wait; null: they need not. */
+  private hold: StartHold | null = null;
   private readonly stagingDisk: StagingDisk | null;
   private readonly replies: SyncReplies;
   private readonly way: ChangeWay;
@@ -95,6 +101,8 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     graceMs?: number;
     /** What the mirrors of all volumes of the node may be sent; no such limit if not given. */
     nodeLimit?: SharedLimit;
+    /** Where the journal of its promotion lies; without it the volume never was a mirror. */
+    disk?: Disk;
     /** Where there is room for more: a file of at most so many bytes; null: there is none. */
     stagingDisk?: { readonly disk: Disk; readonly sizeBytes: number | null };
   }) {
@@ -122,6 +130,8 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     this.nodeLimit = options.nodeLimit ?? null;
     this.events = options.events;
     this.stagingDisk = this.stagingDiskAt(options.stagingDisk);
+    this.kept = keptOf(volume, clock, options.disk);
+    if (this.kept?.torn === true) this.hold = new StartHold();
     this.mirrorSet = new MirrorSet(this, {
       prepare: () => this.way.open(),
       changed: () => this.mirrorsChanged(),
@@ -156,6 +166,11 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
 
   /** Takes up the mirrors that the metadata log names. Called once, before the first request. */
   start(): void {
+    if (this.kept === null) this.begin();
+    else this.kept.start(() => this.begin());
+  }
+
+  private begin(): void {
     this.way.start(this.volume.metadata.state.mirrors.size > 0);
     this.stagingDisk?.clear();
     const { queue, volume } = this;
@@ -169,6 +184,9 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     void this.mirrorSet.discardFrozen();
     this.fence.ask(this.mirrors.filter((mirror) => this.isAsked(mirror)));
     for (const mirror of this.mirrors) mirror.start();
+    const { hold } = this;
+    this.hold = null;
+    hold?.letGo();
   }
 
   /** Another node may have gone on from this volume: such a mirror is asked before anything changes here. */
@@ -260,8 +278,12 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
   }
 
   /** @throws BlockferryError URI_INVALID, MIRROR_*, METADATA_WRITE_FAILED: nothing was changed. */
-  addMirror(mirror: NewMirror): Promise<void> {
-    return this.mirrorSet.add(mirror);
+  async addMirror(mirror: NewMirror): Promise<void> {
+    if (this.hold !== null) {
+      const message = `${this.volume.name} is applying what its journal held when it was promoted; try again`;
+      throw new BlockferryError('BUSY', message);
+    }
+    return await this.mirrorSet.add(mirror);
   }
 
   removeMirror(uri: string): Promise<void> {
@@ -324,6 +346,8 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
 
   /** Ships what is staged, within a bound, and records what each mirror lacks. The volume stays open. */
   async close(): Promise<void> {
+    await this.kept?.stop();
+    this.hold?.refuse(Status.ESHUTDOWN);
     this.fence.close();
     this.volume.snapshots.witness = null;
     await this.mirrorSet.close();
@@ -339,37 +363,45 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
   closed(): void {}
 
   ending(): void {
+    this.hold?.ending();
     this.fence.ending();
   }
 
   read(request: DeviceRequest): number {
+    if (this.hold !== null) return this.hold.hold(request, (held) => this.read(held));
     this.hostBytes += request.length;
     return this.volume.read(request);
   }
 
   write(request: DeviceRequest): number {
+    if (this.hold !== null) return this.hold.hold(request, (held) => this.write(held));
     this.hostBytes += request.length;
     return this.way.write(request);
   }
 
   zero(request: DeviceRequest): number {
+    if (this.hold !== null) return this.hold.hold(request, (held) => this.zero(held));
     return this.way.zero(request);
   }
 
   trim(request: DeviceRequest): number {
+    if (this.hold !== null) return this.hold.hold(request, (held) => this.trim(held));
     return this.way.trim(request);
   }
 
   flush(request: DeviceRequest): number {
+    if (this.hold !== null) return this.hold.hold(request, (held) => this.flush(held));
     return this.way.flush(request);
   }
 
   cache(request: DeviceRequest): number {
+    if (this.hold !== null) return Status.OK;
     return this.volume.cache(request);
   }
 
+  /** While requests wait nothing is said of the maps, which are those of no one moment. */
   contexts(): readonly StatusContext[] {
-    return this.contextList;
+    return this.hold === null ? this.contextList : [];
   }
 
   // --- MirrorHost ---
@@ -488,4 +520,11 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
 function recordStatus(record: MirrorRecord | undefined): MirrorRecordStatus {
   const { peer = null, lanes = 1, limit = null } = record ?? {};
   return { kind: peer === null ? 'nbd' : 'blockferry', node: peer?.node ?? null, lanes, limit };
+}
+
+/** What a promotion left of the volume's journal; null: nothing. */
+function keptOf(volume: Volume, clock: Clock, disk: Disk | undefined): KeptJournal | null {
+  if (volume.metadata.state.kept === null) return null;
+  assert(disk, 'a volume that was a mirror has a disk for its journal');
+  return new KeptJournal({ volume, disk, clock });
 }

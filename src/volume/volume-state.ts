@@ -116,6 +116,15 @@ export interface VolumeState {
   readonly refuses: readonly Refusal[];
   /** What a secondary holds, complete and durable; null when nothing. */
   readonly position: TimedPosition | null;
+  /**
+   * It was promoted, and what its journal holds behind `after`, up to `last`, is not known to be durable below that layer. Null: it is.
+   */
+  readonly kept: {
+    readonly layer: number;
+    readonly generation: number;
+    readonly after: number;
+    readonly last: number;
+  } | null;
   /** The delta run that a secondary is in the middle of. */
   readonly run: RunRecord | null;
   /** Why no writes are taken: another node goes on under a newer generation. Null: nothing is known of one. */
@@ -189,6 +198,7 @@ export function emptyState(): VolumeState {
     source: null,
     refuses: [],
     position: null,
+    kept: null,
     run: null,
     fenced: null,
     rejoin: null,

@@ -356,11 +356,17 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     });
   }
 
-  /** Operations on layers and size run one at a time. Throws SHUTTING_DOWN when the volume closes. */
-  exclusive<Result>(run: () => Promise<Result>): Promise<Result> {
+  /**
+   * Operations on layers and size run one at a time. `keeping`: also while a journal is kept, whose layer stays what it is then.
+   * Throws SHUTTING_DOWN when the volume closes, METADATA_WRITE_FAILED while a journal is kept.
+   */
+  exclusive<Result>(run: () => Promise<Result>, keeping = false): Promise<Result> {
     const result = this.operations.then(() => {
-      if (!this.closing) return run();
-      throw new BlockferryError('SHUTTING_DOWN', `the volume ${this.name} is closing`);
+      if (this.closing) {
+        throw new BlockferryError('SHUTTING_DOWN', `the volume ${this.name} is closing`);
+      }
+      if (!keeping) this.refuseWhileKept();
+      return run();
     });
     this.operating += 1;
     this.operations = result
@@ -370,6 +376,13 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
         this.noticeIdle();
       });
     return result;
+  }
+
+  /** Only a disk that refuses something keeps it for long. */
+  private refuseWhileKept(): void {
+    if (this.metadata.state.kept === null) return;
+    const message = `the volume ${this.name} could not yet make durable what it held when it was promoted; see that its disk has space, and try again`;
+    throw new BlockferryError('METADATA_WRITE_FAILED', message);
   }
 
   /** Waits for what is in flight, makes everything durable, writes the clean mark and closes the files. */

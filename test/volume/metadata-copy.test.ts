@@ -143,6 +143,14 @@ const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
   fc.record({ kind: kinds('rejoining'), mirror, generation: small, epoch: fc.nat(30) }),
   fc.record({ kind: kinds('handing-over'), mirror, id, epoch: fc.nat(30) }),
   fc.record({ kind: kinds('handover-over') }),
+  fc.record({
+    kind: kinds('journal-kept'),
+    layer: fc.integer({ min: 1, max: 3 }),
+    generation: small,
+    after: fc.nat(9),
+    last: fc.nat(9),
+  }),
+  fc.record({ kind: kinds('journal-released') }),
   fc.record({ kind: kinds('fenced'), reason: fc.constantFrom('promoted', 'gone on') }),
   fc.record({ kind: kinds('booted'), id: fc.oneof(id, fc.constant(hex(0))) }),
 );

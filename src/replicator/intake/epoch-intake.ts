@@ -83,6 +83,8 @@ export class EpochIntake implements JournalOwner {
   /** A command is not done: the epoch before it is the last that may be recorded, or a crash would lose the command. */
   private beforeCommand: { readonly position: TimedPosition | null } | null = null;
   private checkpointing: Promise<number> | null = null;
+  /** The volume takes writes: its position is recorded no more. */
+  private gone = false;
   private idleTimer: Timer | null = null;
   private wake: (() => void) | null = null;
   private closing = false;
@@ -181,12 +183,29 @@ export class EpochIntake implements JournalOwner {
     this.feed();
   }
 
-  /** Everything that came is applied and recorded, and the journal is empty; 0 or an errno. */
-  async finish(): Promise<number> {
+  /** Everything that came is durable in the journal, and applied; 0 or an errno. */
+  async drain(): Promise<number> {
     while (!this.settled || this.applying !== null) {
       if (this.trouble !== null || this.closing) return Status.EIO;
       await this.somethingEnds();
     }
+    return Status.OK;
+  }
+
+  /** The volume is no mirror any more, and its journal stays as it is. */
+  letGo(): void {
+    this.gone = true;
+  }
+
+  /** The log had no space for that: it is a mirror as before. */
+  takeBack(): void {
+    this.gone = false;
+  }
+
+  /** Everything that came is applied and recorded, and the journal is empty; 0 or an errno. */
+  async finish(): Promise<number> {
+    const drained = await this.drain();
+    if (drained !== Status.OK) return drained;
     const status = await this.checkpoint();
     return status === Status.OK ? await this.journal.forget() : status;
   }
@@ -204,9 +223,9 @@ export class EpochIntake implements JournalOwner {
   private async record(): Promise<number> {
     const { volume } = this;
     const applied = this.beforeCommand === null ? this.applied : this.beforeCommand.position;
-    if (applied === null || applied.epoch === this.recordedEpoch) return Status.OK;
+    if (this.gone || applied === null || applied.epoch === this.recordedEpoch) return Status.OK;
     let status = await volume.flushed();
-    if (status !== Status.OK) return status;
+    if (this.gone || status !== Status.OK) return status;
     // A snapshot of the primary that was taken meanwhile has recorded a later one.
     if (!isBefore(applied, volume.metadata.state.position)) {
       volume.metadata.append({ kind: 'position', ...applied });

@@ -17,6 +17,7 @@ import type { Volume } from '../../volume/volume.ts';
 import { forkOf } from '../fork.ts';
 import { bytesOf } from '../rejoin.ts';
 import { refusal } from './epoch-intake.ts';
+import { releaseJournal } from './kept-journal.ts';
 
 /** What a volume that takes writes has in common with the node that goes on. */
 export interface CommonGround {
@@ -38,6 +39,8 @@ export async function becomeSecondary(
   const { metadata, snapshots } = volume;
   const { state } = metadata;
   assert(state.source === null, 'it took writes');
+  // The journal is used again.
+  await releaseJournal(volume);
   await snapshots.create(snapshot);
   const common = markedSince(volume, node) ?? markedByFork(volume, node);
   const hot = [...state.hot];
@@ -71,6 +74,7 @@ export async function followNewPrimary(volume: Volume, node: string, time: numbe
   const { state } = metadata;
   const { handover, generation, generations } = state;
   assert(state.source === null && handover !== null, 'it was handed over');
+  await releaseJournal(volume);
   const { epoch, id } = handover;
   const hot = [...state.hot];
   if (hot.length > 0) metadata.append({ kind: 'regions-cold', regions: hot });

@@ -24,6 +24,8 @@ import type { TlsPeer } from '../../io/network.ts';
 import type { Random } from '../../io/random.ts';
 import { parseNbdUri } from '../../nbd/uri.ts';
 import { SubjectList } from '../../nbd/subject-list.ts';
+import { isBefore } from '../../volume/log/metadata-copy.ts';
+import type { TimedPosition } from '../../volume/log/metadata-state.ts';
 import type { MetadataRecord } from '../../volume/log/records.ts';
 import type { Volume } from '../../volume/volume.ts';
 import type { Examiner } from '../../workers/examiner.ts';
@@ -34,6 +36,7 @@ import { hasFeature } from '../link/link-version.ts';
 import { LINK_VERSION } from '../link/messages.ts';
 import type { HandoverMirror, Hello, OtherMirror, Welcome } from '../link/messages.ts';
 import { keepFork } from '../fork.ts';
+import { promoteAbove } from './promotion.ts';
 import { randomId } from '../random-id.ts';
 import { tellBlocks } from '../rejoin.ts';
 import type { EventSink, MirrorStatus, Position, SourceState, SourceStatus } from '../status.ts';
@@ -456,14 +459,10 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     }
     this.promoting = true;
     try {
-      await this.endForPromotion();
-      const { volume } = this;
-      const { position, generation } = volume.metadata.state;
-      assert(position, 'it was looked at before');
-      await keepFork(volume, generation + 1);
-      if (keptAs !== null) await volume.snapshots.create(keptAs);
-      const opened = await this.openGeneration(randomId(this.random), []);
-      return { ...opened, time: position.time, dropped: Math.max(0, heard - position.epoch) };
+      const held = keptAs === null ? await this.openAbove() : await this.openAsKept(keptAs);
+      const { generation } = this.volume.metadata.state;
+      const { epoch, time } = held;
+      return { generation, epoch, time, dropped: Math.max(0, heard - epoch) };
     } catch (thrown) {
       this.promoting = false;
       throw thrown;
@@ -517,18 +516,51 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     throw new BlockferryError('PRIMARY_ALIVE', message);
   }
 
+  /** All that it holds is durable, and its journal is empty. */
   private async endForPromotion(): Promise<void> {
-    const { session, intake, delta } = this;
+    const { intake, delta } = this;
+    await this.endLink();
+    const status = await intake.finish();
+    if (status !== Status.OK) throw intake.trouble ?? refusal(this.volume.name, status);
+    await delta.abandon();
+    await this.twins.discardAll();
+  }
+
+  private async endLink(): Promise<void> {
+    const { session } = this;
     if (session !== null) {
       const over = this.untilSessionOver();
       session.link.destroy(new BlockferryError('LINK_ENDED', `${this.volume.name} is promoted`));
       await over;
     }
     await this.maintaining;
-    const status = await intake.finish();
-    if (status !== Status.OK) throw intake.trouble ?? refusal(this.volume.name, status);
+  }
+
+  /** At what is applied and in the journal, without a wait for its sync. Answers what it holds. */
+  private async openAbove(): Promise<TimedPosition> {
+    const { intake, delta, volume } = this;
+    await this.endLink();
+    const status = await intake.drain();
+    if (status !== Status.OK) throw intake.trouble ?? refusal(volume.name, status);
     await delta.abandon();
     await this.twins.discardAll();
+    const { position } = volume.metadata.state;
+    // A run that was given up, or took effect late: what is held is what the log says.
+    if (position !== null && isBefore(intake.applied ?? position, position))
+      intake.rebase(position);
+    return await promoteAbove(volume, intake, randomId(this.random));
+  }
+
+  /** What it holds is durable, and a snapshot of that name. */
+  private async openAsKept(name: string): Promise<TimedPosition> {
+    const { volume } = this;
+    await this.endForPromotion();
+    const { position, generation } = volume.metadata.state;
+    assert(position, 'it was looked at before');
+    await keepFork(volume, generation + 1);
+    await volume.snapshots.create(name);
+    await this.openGeneration(randomId(this.random), []);
+    return position;
   }
 
   /**

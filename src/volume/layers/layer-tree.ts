@@ -68,6 +68,8 @@ export interface MergePair {
  * Garbage is left out: it is removed, not merged.
  */
 export function mergeable(state: VolumeState): MergePair[] {
+  // A layer of new writes tells them from what the journal brings again: nothing may enter it.
+  if (state.kept !== null) return [];
   const children = childCounts(state);
   const named = new Set([...state.snapshots.values()].map(({ layer }) => layer));
   const garbage = new Set(garbageOf(state));

@@ -6,9 +6,10 @@
  * - Outside of a run a position never goes back. A run that is committed brings its position and its history at once.
  * - A copy that rejoins has marks of what may differ, until a run is committed.
  * - What it refuses its primary stays over all changes of its role.
+ * - A journal is kept for a layer that has something below it; that layer stays as long.
  * - A volume in the middle of a run does not leave its source: its content is no state that the primary had.
  */
-import { check } from '../volume-state.ts';
+import { check, hasBelow, layerOf } from '../volume-state.ts';
 import type { CopyPosition, MutableState, RunRecord } from '../volume-state.ts';
 import { checkHistory, setHistory } from './metadata-history.ts';
 import type { Generation, MetadataRecord, RunClosed, RunOpened } from './records.ts';
@@ -19,6 +20,8 @@ type CopyKind =
   | 'source-policy'
   | 'position'
   | 'rejoining'
+  | 'journal-kept'
+  | 'journal-released'
   | 'run-opened'
   | 'run-marked'
   | 'run-closed';
@@ -36,6 +39,17 @@ export function foldCopyRecord(
   }
   if (record.kind === 'source-policy') {
     state.refuses = [...record.refuses];
+    return;
+  }
+  if (record.kind === 'journal-kept') {
+    const { layer, generation, after, last } = record;
+    check(hasBelow(state, layerOf(state, layer)), `nothing is below layer ${layer}`);
+    check(after <= last, 'a journal goes on behind what is durable');
+    state.kept = { layer, generation, after, last };
+    return;
+  }
+  if (record.kind === 'journal-released') {
+    state.kept = null;
     return;
   }
   check(state.source !== null, 'the volume is no secondary');

@@ -125,6 +125,8 @@ export function foldRecord(folded: VolumeState, record: MetadataRecord): void {
     case 'source-policy':
     case 'position':
     case 'rejoining':
+    case 'journal-kept':
+    case 'journal-released':
     case 'run-opened':
     case 'run-marked':
     case 'run-closed':

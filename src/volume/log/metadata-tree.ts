@@ -57,9 +57,12 @@ export function foldTreeRecord(
       layerOf(state, record.layer).sealed = true;
       return;
     case 'layers-merged':
+      checkNotKept(state, record.from);
+      checkNotKept(state, record.into);
       mergeLayers(state, record.from, record.into);
       return;
     case 'layer-removed':
+      checkNotKept(state, record.layer);
       removeLayer(state, record.layer);
       return;
     case 'snapshot-created': {
@@ -94,6 +97,11 @@ function createLayer(state: MutableState, layer: number, parent: number): void {
   state.layers.set(layer, { id: layer, parent, sealed: false, map, place: null });
   state.topLayer = layer;
   state.nextLayer = layer + 1;
+}
+
+/** It tells new writes from what a journal brings. */
+function checkNotKept(state: MutableState, layer: number): void {
+  check(state.kept?.layer !== layer, `a journal is kept for layer ${layer}`);
 }
 
 /** One of the two lies on the other, which carries nothing else when it is the one that goes. */

@@ -203,6 +203,16 @@ export const LAYOUTS: Readonly<Record<RecordKind, Layout>> = {
   'mirror-compress': { code: 48, fields: null },
   'source-policy': { code: 49, fields: null },
   'snapshot-kept': { code: 50, fields: [['id', 'id']] },
+  'journal-kept': {
+    code: 51,
+    fields: [
+      ['layer', 'u32'],
+      ['generation', 'u64'],
+      ['after', 'u64'],
+      ['last', 'u64'],
+    ],
+  },
+  'journal-released': { code: 52, fields: [] },
 };
 
 const ID_BYTES = 16;

@@ -193,6 +193,22 @@ export interface SourceBound {
 export interface SourceCleared {
   readonly kind: 'source-cleared';
 }
+/**
+ * The volume was promoted with a journal that is not part of it for good: below `layer`, the top from this commit on, belongs what
+ * the journal holds behind epoch `after`, up to epoch `last`.
+ */
+export interface JournalKept {
+  readonly kind: 'journal-kept';
+  readonly layer: number;
+  /** The one that was opened. */
+  readonly generation: number;
+  readonly after: number;
+  readonly last: number;
+}
+/** All of it is part of the volume for good. */
+export interface JournalReleased {
+  readonly kind: 'journal-released';
+}
 /** What the volume does not let its primary do, while it is a secondary. Takes the place of what was recorded before. */
 export interface SourcePolicy {
   readonly kind: 'source-policy';
@@ -408,6 +424,8 @@ export type MetadataRecord =
   | MirrorCompress
   | MirrorRan
   | SourcePolicy
-  | SnapshotKept;
+  | SnapshotKept
+  | JournalKept
+  | JournalReleased;
 
 export type RecordKind = MetadataRecord['kind'];

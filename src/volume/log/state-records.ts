@@ -39,7 +39,8 @@ export function* recordsOf(state: VolumeState): Generator<MetadataRecord> {
 
 /** What the volume is as a copy of another; after its snapshots, which a run names. */
 function* recordsOfCopy(state: VolumeState): Generator<MetadataRecord> {
-  const { source, position, run, reservedEpoch, refuses } = state;
+  const { source, position, run, reservedEpoch, refuses, kept } = state;
+  if (kept !== null) yield { kind: 'journal-kept', ...kept };
   if (refuses.length > 0) yield { kind: 'source-policy', refuses };
   if (source !== null) yield { kind: 'source-bound', ...source };
   if (position !== null) yield { kind: 'position', ...position };

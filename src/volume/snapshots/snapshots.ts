@@ -54,7 +54,7 @@ export interface SnapshotHost {
   readonly metadata: Metadata;
   readonly clock: Clock;
   readonly random: Random;
-  /** Runs one operation at a time; throws SHUTTING_DOWN when the volume closes. */
+  /** Runs one operation at a time. Throws SHUTTING_DOWN when the volume closes, METADATA_WRITE_FAILED while a journal is kept. */
   exclusive<Result>(run: () => Promise<Result>): Promise<Result>;
   until(ready: () => boolean): Promise<void>;
   flushed(): Promise<number>;

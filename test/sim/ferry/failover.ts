@@ -102,6 +102,8 @@ export class Failover {
     const bytes = contentOf(this.next.primary!);
     const found = { position: { generation, epoch }, bytes };
     this.parts.checks.mustBeBoundary(this.newNode, found, 'after its promotion');
+    // Readers of the mirror are cut off before it takes writes: what they may still be answered is nobody's.
+    this.parts.operations.ended(this.newNode.process);
     this.scatter(this.next);
     return true;
   }

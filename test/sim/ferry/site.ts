@@ -104,6 +104,7 @@ export class Site {
     return volume.metadata.state.source === null
       ? new ReplicatedVolume({
           ...parts,
+          disk,
           network: lines.of(this.node.name, process),
           stagingBytes,
           graceMs,

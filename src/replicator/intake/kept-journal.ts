@@ -1,0 +1,144 @@
+/**
+ * The journal of a volume that was promoted before all of it was durable in the volume: made part of the volume for good, in the
+ * background, or by a process that finds it after a crash. docs/internals/failover.md says why that is sound.
+ *
+ * Invariants:
+ * - The journal is not written, and the layers stay what they are, until the log says that it is released.
+ * - New writes are in one layer alone, which has nothing else. What the journal brings again goes above it, and only to blocks
+ *   that it does not hold: what was written since is never undone.
+ * - Nobody reads or writes before that is done. A journal that cannot be read ends the volume.
+ */
+import type { Clock, Timer } from '../../io/clock.ts';
+import { Status } from '../../io/device.ts';
+import type { Disk } from '../../io/disk.ts';
+import { BlockferryError } from '../../io/errors.ts';
+import { INTAKE_RETRY_MS } from '../../io/limits.ts';
+import { beginAbove, nameBelow } from '../../volume/snapshots/late-snapshot.ts';
+import type { Volume } from '../../volume/volume.ts';
+import { forkName } from '../fork.ts';
+import { replayAround } from './kept-replay.ts';
+
+/** Volumes whose content is whole in this process: what was written is in their files, durable or not. */
+const whole = new WeakSet<Volume>();
+
+/** Everything that the journal of the volume holds was applied by this process. */
+export function noteWhole(volume: Volume): void {
+  whole.add(volume);
+}
+
+/**
+ * Makes the content that the volume was promoted with durable, and the journal superfluous. Nothing when that was done before.
+ * @throws BlockferryError METADATA_WRITE_FAILED, VOLUME_FAILED, SHUTTING_DOWN, and for a content that is not whole BUSY
+ */
+export async function releaseJournal(volume: Volume): Promise<void> {
+  await volume.exclusive(async () => {
+    const { kept } = volume.metadata.state;
+    if (kept === null) return;
+    if (!whole.has(volume)) {
+      const message = `the journal of ${volume.name} is being applied; try again`;
+      throw new BlockferryError('BUSY', message);
+    }
+    // Durable with the fork, or neither is.
+    await nameBelow(volume.snapshots, {
+      layer: kept.layer,
+      name: forkName(kept.generation),
+      records: [{ kind: 'journal-released' }],
+    });
+  }, true);
+}
+
+export class KeptJournal {
+  private readonly volume: Volume;
+  private readonly disk: Disk;
+  private readonly clock: Clock;
+  private working: Promise<void> | null = null;
+  private stopped = false;
+  private wake: (() => void) | null = null;
+
+  constructor({ volume, disk, clock }: { volume: Volume; disk: Disk; clock: Clock }) {
+    this.volume = volume;
+    this.disk = disk;
+    this.clock = clock;
+  }
+
+  /** The content is not that of one moment: nobody may look at it, or change it, until `start` says so. */
+  get torn(): boolean {
+    return this.volume.metadata.state.kept !== null && !whole.has(this.volume);
+  }
+
+  /** `ready` is called, in this turn or a later one, when the volume may be used; never when it cannot. */
+  start(ready: () => void): void {
+    const { torn } = this;
+    this.working = torn ? this.takeUp(ready) : this.release();
+    if (!torn) ready();
+  }
+
+  /** Resolves when nothing is under way. What is not done is done by the next process. */
+  async stop(): Promise<void> {
+    this.stopped = true;
+    this.wake?.();
+    await this.working;
+  }
+
+  private async release(): Promise<void> {
+    await this.persist(() => releaseJournal(this.volume));
+  }
+
+  private async takeUp(ready: () => void): Promise<void> {
+    const done = await this.persist(() => this.volume.exclusive(() => this.replay(), true));
+    if (done && !this.stopped) ready();
+  }
+
+  /** Tries again what a full disk refuses. False: it is given up. */
+  private async persist(attempt: () => Promise<void>): Promise<boolean> {
+    while (!this.stopped) {
+      try {
+        await attempt();
+        return true;
+      } catch (thrown) {
+        if (!(thrown instanceof BlockferryError)) throw thrown;
+        if (thrown.code === 'JOURNAL_UNUSABLE' || thrown.code === 'DATA_DIR_FORMAT_NEWER') {
+          this.volume.giveUp(thrown.line);
+        }
+        if (thrown.code !== 'METADATA_WRITE_FAILED') return false;
+      }
+      await this.pause();
+    }
+    return false;
+  }
+
+  private async replay(): Promise<void> {
+    const { volume } = this;
+    const { metadata, snapshots, layers } = volume;
+    const { kept } = metadata.state;
+    if (kept === null) return;
+    // What the journal brings must be told from what was written since.
+    if (layers.top.id === kept.layer) {
+      await beginAbove(snapshots, { records: () => [], undo: () => [] });
+    }
+    await replayAround({ volume, disk: this.disk, kept });
+    await snapshots.durable(layers.unsealed());
+    metadata.append({ kind: 'journal-released' });
+    const status = await volume.commit();
+    volume.refuseIfFailed();
+    if (status !== Status.OK) {
+      // In this turn, so that neither is durable without the other.
+      metadata.append({ kind: 'journal-kept', ...kept });
+      throw new BlockferryError('METADATA_WRITE_FAILED', `the disk of ${volume.name} is full`);
+    }
+    noteWhole(volume);
+  }
+
+  /** Resolves after INTAKE_RETRY_MS, or at the stop. */
+  private pause(): Promise<void> {
+    if (this.stopped) return Promise.resolve();
+    return new Promise((resolve) => {
+      const timer: Timer = this.clock.after(INTAKE_RETRY_MS, () => this.wake?.());
+      this.wake = () => {
+        this.wake = null;
+        timer.cancel();
+        resolve();
+      };
+    });
+  }
+}
