@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { fill } from './block-load.ts';
 import type { Drill, Round } from './frame.ts';
 import { type DrilledNode, expectEqualExports, settled } from './node.ts';
-import { until } from './process.ts';
+import { pause, until } from './process.ts';
 import type { FaultProxy } from './proxy.ts';
 import { nbdUri } from './sockets.ts';
 import { AREA, MIB, SIZE, Stage, VOLUME } from './stage.ts';
@@ -16,6 +16,12 @@ import { SmallDisk } from './steps.ts';
 import type { Writer } from './writer.ts';
 
 const DISK_BYTES = 768 * MIB;
+/** A switchover is done or given up within it. */
+const MOVE_SECONDS = '5';
+/** From the start of its command, at most, until a node is killed. */
+const MOVE_MS_MAX = 1000;
+const HELD_MS = 40;
+const HELD_MS_MAX = 3000;
 const LEFT_BYTES = 8 * MIB;
 const SETTLE_MS_MAX = 90_000;
 const PROMOTE_MS_MAX = 30_000;
@@ -119,6 +125,48 @@ class Chaos {
     this.mirror = old;
   }
 
+  /** Orders the planned move; not every move comes about when nodes are killed meanwhile. */
+  async orderMove(): Promise<void> {
+    const { primary, mirror, round } = this;
+    const commanded = round.random.below(2) === 0 ? primary.node : mirror.node;
+    const back = nbdUri(primary.way.address, VOLUME);
+    const words = ['switchover', VOLUME, '--back', back, '--timeout', MOVE_SECONDS];
+    const { code, stdout, stderr } = await commanded.attempt(words);
+    round.note(code === 0 ? 'switchover: done' : `switchover: ${stderr}${stdout}`.trim());
+  }
+
+  /** The writer waits for longer than it does mostly, as in a move, and then some. A moment later when it does not. */
+  async untilHeld(writer: Writer): Promise<void> {
+    const deadline = performance.now() + HELD_MS_MAX;
+    let { answerCount } = writer;
+    for (let since = performance.now(); performance.now() < Math.min(since + HELD_MS, deadline);) {
+      await pause(2, this.round.signal);
+      if (writer.answerCount === answerCount) continue;
+      answerCount = writer.answerCount;
+      since = performance.now();
+    }
+    await this.round.pauseBetween(0, HELD_MS);
+  }
+
+  /** Which node takes writes turns out without a command, and the other one is its mirror. */
+  async settleMove(writer: Writer): Promise<void> {
+    await this.heal();
+    const wait = { what: 'one node to take writes', timeoutMs: SETTLE_MS_MAX };
+    const taking = await until({ ...wait, signal: this.round.signal }, async () => {
+      const sides = [this.primary, this.mirror];
+      const seen = await Promise.all(sides.map(({ node }) => node.volume(VOLUME)));
+      const free = sides.filter((_, at) => seen[at]?.source === null && seen[at].fenced === null);
+      return free.length === 1 && seen.some(({ source }) => source !== null) ? free[0] : null;
+    });
+    if (taking !== this.mirror) return;
+    await writer.ended();
+    this.mirror = this.primary;
+    this.primary = taking;
+    const { mode } = await taking.node.mirror(VOLUME);
+    this.round.expect(mode === this.round.mode, `after the move the mirror is ${mode}`);
+    this.round.note(`${taking.node.name} is the primary now`);
+  }
+
   /** Both copies are equal and one state, and what the primary answered before is there, unless it was given up by a promotion. */
   private async judge(writer: Writer): Promise<void> {
     const { round, stage, primary, mirror } = this;
@@ -200,6 +248,20 @@ const DISASTERS: Record<string, Disaster> = {
     await chaos.mirror.disk.leave(LEFT_BYTES);
     await fill(chaos.primary.node.uri(VOLUME), { from: 33 * MIB, to: SIZE });
     await chaos.pause();
+  },
+  async switchover(chaos, writer) {
+    await chaos.orderMove();
+    await chaos.settleMove(writer);
+  },
+  async 'kill in a switchover'(chaos, writer) {
+    const { random } = chaos.round;
+    const victims = [[chaos.primary], [chaos.mirror], [chaos.primary, chaos.mirror]];
+    const order = chaos.orderMove();
+    await chaos.round.pauseBetween(0, MOVE_MS_MAX);
+    if (random.below(3) > 0) await chaos.untilHeld(writer);
+    await Promise.all((victims[random.below(3)] ?? []).map(async ({ node }) => await node.kill()));
+    await order;
+    await chaos.settleMove(writer);
   },
   async 'promote after a kill'(chaos, writer) {
     await chaos.stage.waitMirror(
