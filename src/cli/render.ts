@@ -52,6 +52,10 @@ export function renderVolume(volume: VolumeStatus, colour: boolean): string {
     const line = `  FENCED, writes wait: ${oneLine(volume.fenced)}`;
     text += `${paint(line, 'bad', colour)}\n`;
   }
+  if (volume.kept_for_return !== null) {
+    const { generation, epoch } = volume.kept_for_return;
+    text += `  keeps what it overwrites since ${generation}:${epoch}, for the return of its old primary\n`;
+  }
   const { merge } = volume;
   if (merge.state !== 'idle') {
     const line = `  ${renderMerge(merge)}`;

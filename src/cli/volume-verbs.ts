@@ -17,6 +17,7 @@ interface CreateOptions extends SharedOptions {
 interface SetOptions extends ForceOptions {
   readonly refuse?: string;
   readonly mirrorOf?: string;
+  readonly forgetOldPrimary?: boolean;
 }
 
 interface ForceOptions extends SharedOptions {
@@ -80,6 +81,7 @@ has to be at least as large: grow it first.
 
   leaf(volume, 'set <name>', 'say whom a mirror follows, and what it does not let its primary do')
     .option('--mirror-of <node>', 'follow the node that goes on with the volume, see below')
+    .option('--forget-old-primary', 'keep nothing for the return of the old primary, see below')
     .option('--force', 'with --mirror-of: also if its primary is alive, or what it holds has to go')
     .option('--refuse <what>', 'snapshot-delete, handover, both with a comma, or none')
     .addHelpText(
@@ -90,6 +92,9 @@ handover: the volume begins to take writes by a command on this node alone (swit
 
 It takes the place of what was said before, at once, and holds over restarts and changes of role. On
 a volume that takes writes it counts from when that is a mirror.
+
+--forget-old-primary is for a volume that was promoted and whose old primary never comes back: the
+blocks that it keeps since then, to have that one compared quickly, give their space back.
 
 --mirror-of is for a mirror whose primary gave its writes to another mirror, or is gone. It keeps what it
 holds, and gets what it lacks. With --force it gives that up, as its snapshot diverged-TIME, and all is
@@ -153,11 +158,12 @@ async function resize(name: string, size: string, options: ForceOptions): Promis
 }
 
 async function set(name: string, options: SetOptions): Promise<void> {
-  const { refuse, mirrorOf, force } = options;
+  const { refuse, mirrorOf, force, forgetOldPrimary } = options;
   const body = {
     ...(refuse === undefined ? {} : { refuse: wordsOf(refuse) }),
     ...(mirrorOf === undefined ? {} : { mirror_of: mirrorOf }),
     ...(force === true ? { force } : {}),
+    ...(forgetOldPrimary === true ? { forget_old_primary: true } : {}),
   };
   const status = await clientOf(options).call<VolumeStatus>(
     'POST',

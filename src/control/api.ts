@@ -38,6 +38,7 @@ const SET_BODY = z.strictObject({
   refuse: REFUSE.optional(),
   mirror_of: z.string().optional(),
   force: z.boolean().default(false),
+  forget_old_primary: z.boolean().default(false),
 });
 const CREATE_BODY = z.strictObject({
   name: z.string(),
@@ -136,18 +137,19 @@ function addSetRoute(app: FastifyInstance, options: ApiOptions): void {
   );
 }
 
-/** Of a mirror: whom it follows, then what it refuses. */
+/** Of a mirror: whom it follows, then what it refuses. Of one that was promoted: that nobody comes back. */
 async function setVolume(
   { commands, failover }: ApiOptions,
   name: string,
-  { refuse, mirror_of: node, force }: z.infer<typeof SET_BODY>,
+  { refuse, mirror_of: node, force, forget_old_primary: forget }: z.infer<typeof SET_BODY>,
 ): Promise<VolumeStatus> {
-  if (refuse === undefined && node === undefined) {
+  if (refuse === undefined && node === undefined && !forget) {
     throw new BlockferryError('REQUEST_INVALID', 'body: there is nothing to set');
   }
   if (force && node === undefined) {
     throw new BlockferryError('REQUEST_INVALID', 'body.force: only with mirror_of');
   }
+  if (forget) await failover.forget(name);
   if (node !== undefined) await failover.follow(name, node, { force });
   return refuse === undefined ? commands.show(name) : await commands.setPolicy(name, refuse);
 }

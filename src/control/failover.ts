@@ -13,6 +13,7 @@ import { BlockferryError, errorText } from '../io/errors.ts';
 import { isLoopback } from '../io/address.ts';
 import type { Address } from '../io/network.ts';
 import { parseNbdUri } from '../nbd/uri.ts';
+import { forkOf, releaseForks } from '../replicator/fork.ts';
 import type { HostedVolume } from '../replicator/hosted-volume.ts';
 import { becomeSecondary, followAnother, followNewPrimary } from '../replicator/intake/failback.ts';
 import { SecondaryVolume, type Promotion } from '../replicator/intake/secondary.ts';
@@ -339,6 +340,25 @@ export class FailoverCommands {
           uri: this.addressOf(name),
         },
       };
+    });
+  }
+
+  /**
+   * The old primary of a volume that was promoted does not come back: what is kept for that, the blocks that were overwritten since, goes.
+   * If it does come back after all, everything is compared. Nothing when nothing is kept.
+   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_SECONDARY, METADATA_WRITE_FAILED
+   */
+  forget(name: string): Promise<VolumeStatus> {
+    return this.room.command(name, async () => {
+      const { volume } = this.room.requirePrimary(name, 'forget whom it was promoted from');
+      const fork = forkOf(volume);
+      await releaseForks(volume);
+      if (fork !== null) {
+        const { generation, epoch } = fork.position;
+        const message = `volume ${name} keeps nothing any more of what it held at position ${generation}:${epoch}, when it was promoted`;
+        this.room.tell('fork-released', name, message);
+      }
+      return this.commands.show(name);
     });
   }
 

@@ -48,6 +48,8 @@ export interface VolumeStatus {
   readonly failure: string | null;
   /** Why writes wait until an operator decides: a mirror of the volume was promoted. Null: they do not. */
   readonly fenced: string | null;
+  /** What it held when it was promoted: blocks that are overwritten since are kept until a mirror is in step. Null: nothing is. */
+  readonly kept_for_return: Position | null;
   /** How many there are. */
   readonly snapshots: number;
   /** The snapshot that it is a clone of, by its export name; null for a volume that is none. */

@@ -9,6 +9,7 @@
 import { BlockferryError, errorText } from '../io/errors.ts';
 import type { HostedVolume } from '../replicator/hosted-volume.ts';
 import type { Container } from '../volume/containers.ts';
+import { forkOf } from '../replicator/fork.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import type { Refusal } from '../volume/refusals.ts';
 import { parseSize, type Volume, type VolumeStore } from '../volume/store.ts';
@@ -91,6 +92,7 @@ export class VolumeCommands {
       access: this.room.accessOf(name),
       failure: volume.failed ? (volume.failure ?? 'the disk failed') : null,
       fenced: device instanceof ReplicatedVolume ? device.fenced : null,
+      kept_for_return: forkOf(volume)?.position ?? null,
       snapshots: volume.snapshots.list().length,
       clone_of: this.originOf(volume),
       on: onOf(volume),

@@ -39,6 +39,7 @@ export const EVENT_LEVELS = {
   'volume-resized': 'info',
   'volume-policy': 'info',
   'volume-rebound': 'info',
+  'fork-released': 'info',
   'volume-promoted': 'warn',
   'volume-fenced': 'warn',
   'volume-demoted': 'warn',

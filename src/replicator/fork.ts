@@ -51,3 +51,17 @@ export async function dropForks({ snapshots }: Volume): Promise<void> {
     if (name.startsWith(PREFIX)) await snapshots.discard(name);
   }
 }
+
+/**
+ * The same, and its space is wanted at once: what was written since is sealed, for only such layers are merged. Throws VOLUME_FAILED,
+ * METADATA_WRITE_FAILED.
+ */
+export async function releaseForks(volume: Volume): Promise<void> {
+  const wasKept = forkOf(volume) !== null;
+  await dropForks(volume);
+  if (!wasKept) return;
+  // No generation has that number: what a crash leaves of it means nothing, and goes with the next one.
+  const sealed = `${PREFIX}0`;
+  await volume.snapshots.freeze(sealed, () => {});
+  await volume.snapshots.discard(sealed);
+}

@@ -99,6 +99,7 @@ describe('the control API', () => {
       access: { read_only: false, hidden: false, tls: 'off' },
       failure: null,
       fenced: null,
+      kept_for_return: null,
       snapshots: 0,
       clone_of: null,
       on: null,

@@ -34,6 +34,7 @@ const STATUS: NodeStatus = {
       access: { read_only: true, hidden: false, tls: 'required' },
       failure: null,
       fenced: null,
+      kept_for_return: null,
       snapshots: 2,
       clone_of: null,
       on: null,
