@@ -4,15 +4,29 @@
  * What a power cut leaves, by dice: of each write that was not synced any of its 512-byte sectors, each as the page
  * cache had it after that write; of holes and lengths, which file systems journal, the first few. A sync that fails
  * leaves any part of what it covered, and no later sync knows of the rest: the pages count as clean.
+ *
+ * Invariant: a page is never written to once it is part of a file. So files, copies of them and what is not synced have
+ * pages in common, and whoever changes one makes another.
  */
 import type { Dice } from '../../scripts/fuzz/dice.ts';
+import { FILLER_PAGE, PAGE, isFiller, takePage } from './arena.ts';
 
-export const PAGE = 4096;
 export const SECTOR = 512;
+const SECTORS = PAGE / SECTOR;
+
+/** Sectors `from` .. `end` of one page of a file, as they were after a write. */
+interface Written {
+  readonly page: number;
+  readonly from: number;
+  readonly end: number;
+  readonly after: Buffer;
+  /** What the page was before: the other sectors are the same in it. */
+  readonly before: Buffer | undefined;
+}
 
 type Change =
-  /** Whole sectors from `position`; the file then reached at least to `end`. */
-  | { readonly kind: 'write'; position: number; bytes: Buffer; end: number }
+  /** The file then reached at least to `end`. */
+  | { readonly kind: 'write'; readonly written: readonly Written[]; readonly end: number }
   | { readonly kind: 'zero'; position: number; length: number; reserve: boolean }
   | { readonly kind: 'size'; size: number };
 
@@ -22,71 +36,86 @@ export interface Survival {
   readonly percent: number;
 }
 
-/** Who may write to a page: else it is copied first. */
-type Owner = object;
-
-interface Page {
-  readonly data: Buffer;
-  readonly owner: Owner;
-}
-
-const PAGES_AT_ONCE = 64;
-let chunk = Buffer.alloc(0);
-
-/** A page of zeroes. A buffer for each would be the most expensive part of the whole simulation. */
-function newPage(): Buffer {
-  if (chunk.length === 0) chunk = Buffer.alloc(PAGES_AT_ONCE * PAGE);
-  const page = chunk.subarray(0, PAGE);
-  chunk = chunk.subarray(PAGE);
-  return page;
+/** A page to be written to, that holds the same. */
+function copyOf(page: Buffer | undefined): Buffer {
+  const copy = takePage();
+  if (page === undefined) copy.fill(0);
+  else copy.set(page);
+  return copy;
 }
 
 export class Bytes {
-  readonly pages: Map<number, Page>;
+  /** Is changed after `own` alone, as the other one. */
+  pages: Map<number, Buffer>;
   /** Pages that have space and read as zeroes. */
-  readonly reserved: Set<number>;
+  reserved: Set<number>;
   size: number;
-  private owner: Owner = {};
+  /** Another one may have the same maps. */
+  private isShared: boolean;
 
   constructor(from?: Bytes) {
-    this.pages = new Map(from?.pages);
-    this.reserved = new Set(from?.reserved);
+    this.pages = from?.pages ?? new Map<number, Buffer>();
+    this.reserved = from?.reserved ?? new Set<number>();
     this.size = from?.size ?? 0;
+    this.isShared = from !== undefined;
   }
 
-  /** A copy: both have the same pages until one writes to them. */
+  /** A copy: both have the same pages until one changes them. */
   clone(): Bytes {
-    this.owner = {};
+    this.isShared = true;
     return new Bytes(this);
   }
 
-  /** The page, to be written to. */
-  private own(page: number): Buffer {
-    const found = this.pages.get(page);
-    if (found?.owner === this.owner) return found.data;
-    const data = newPage();
-    found?.data.copy(data);
-    this.pages.set(page, { data, owner: this.owner });
-    return data;
+  private own(): void {
+    if (!this.isShared) return;
+    this.isShared = false;
+    this.pages = new Map(this.pages);
+    this.reserved = new Set(this.reserved);
   }
 
   has(page: number): boolean {
     return this.pages.has(page) || this.reserved.has(page);
   }
 
-  write(position: number, bytes: Buffer, end: number): void {
+  /** What it changed. */
+  write(position: number, bytes: Buffer): Written[] {
+    this.own();
+    const written: Written[] = [];
+    const isFilling = isFiller(bytes);
     for (let done = 0; done < bytes.length;) {
       const page = Math.floor((position + done) / PAGE);
       const within = position + done - page * PAGE;
       const length = Math.min(PAGE - within, bytes.length - done);
+      const before = this.pages.get(page);
+      let after = FILLER_PAGE;
+      if (!isFilling || length < PAGE) {
+        after = length < PAGE ? copyOf(before) : takePage();
+        bytes.copy(after, within, done, done + length);
+      }
       this.reserved.delete(page);
-      bytes.copy(this.own(page), within, done, done + length);
+      this.pages.set(page, after);
+      const end = Math.ceil((within + length) / SECTOR);
+      written.push({ page, from: Math.floor(within / SECTOR), end, after, before });
       done += length;
+    }
+    this.size = Math.max(this.size, position + bytes.length);
+    return written;
+  }
+
+  /** Takes over the sectors; the file reaches at least to `end` then. */
+  take(written: readonly Written[], end: number): void {
+    this.own();
+    for (const { page, from, end: until, after, before } of written) {
+      this.reserved.delete(page);
+      const found = this.pages.get(page);
+      const isWhole = (from === 0 && until === SECTORS) || found === before;
+      this.pages.set(page, isWhole ? after : mixed(found, after, from, until));
     }
     this.size = Math.max(this.size, end);
   }
 
   zero(position: number, length: number, reserve: boolean): void {
+    this.own();
     const end = Math.min(position + length, reserve ? Infinity : Math.max(this.size, position));
     for (let at = position; at < end;) {
       const page = Math.floor(at / PAGE);
@@ -96,7 +125,7 @@ export class Bytes {
         this.reserved.delete(page);
         if (reserve) this.reserved.add(page);
       } else {
-        if (this.pages.has(page)) this.own(page).fill(0, at - page * PAGE, pageEnd - page * PAGE);
+        if (this.pages.has(page)) this.clear(page, at - page * PAGE, pageEnd - page * PAGE);
         if (reserve && !this.pages.has(page)) this.reserved.add(page);
       }
       at = pageEnd;
@@ -104,12 +133,21 @@ export class Bytes {
     if (reserve) this.size = Math.max(this.size, position + length);
   }
 
+  private clear(page: number, from: number, end: number): void {
+    const copy = copyOf(this.pages.get(page));
+    copy.fill(0, from, end);
+    this.pages.set(page, copy);
+  }
+
   truncate(size: number): void {
-    for (const page of this.pages.keys()) {
-      if (page * PAGE >= size) this.pages.delete(page);
-      else if ((page + 1) * PAGE > size) this.own(page).fill(0, size - page * PAGE);
+    this.own();
+    if (size < this.size) {
+      for (const page of this.pages.keys()) {
+        if (page * PAGE >= size) this.pages.delete(page);
+        else if ((page + 1) * PAGE > size) this.clear(page, size - page * PAGE, PAGE);
+      }
+      for (const page of this.reserved) if (page * PAGE >= size) this.reserved.delete(page);
     }
-    for (const page of this.reserved) if (page * PAGE >= size) this.reserved.delete(page);
     this.size = size;
   }
 
@@ -126,10 +164,17 @@ export class Bytes {
       const part = Math.min(PAGE - within, length - done);
       const found = this.pages.get(page);
       if (found === undefined) target.fill(0, start + done, start + done + part);
-      else found.data.copy(target, start + done, within, within + part);
+      else if (part === PAGE) target.set(found, start + done);
+      else found.copy(target, start + done, within, within + part);
       done += part;
     }
   }
+}
+
+function mixed(found: Buffer | undefined, after: Buffer, from: number, end: number): Buffer {
+  const page = copyOf(found);
+  after.copy(page, from * SECTOR, from * SECTOR, end * SECTOR);
+  return page;
 }
 
 export class Inode {
@@ -137,7 +182,10 @@ export class Inode {
   readonly cache: Bytes;
   /** What is durable. */
   private readonly disk: Bytes;
+  /** What is not, the oldest first. */
   private changes: Change[] = [];
+  /** How many there were that are not in `changes` any more. */
+  private forgotten = 0;
   /** How many syncs of it have failed. */
   syncsFailed = 0;
 
@@ -148,13 +196,9 @@ export class Inode {
 
   write(position: number, bytes: Buffer): void {
     if (bytes.length === 0) return;
-    const end = position + bytes.length;
-    this.cache.write(position, bytes, end);
     // Sectors go to the disk as the page cache has them, with what stood beside the bytes.
-    const first = Math.floor(position / SECTOR) * SECTOR;
-    const last = Math.ceil(end / SECTOR) * SECTOR;
-    const sectors = this.cache.read(first, last - first);
-    this.changes.push({ kind: 'write', position: first, bytes: sectors, end });
+    const written = this.cache.write(position, bytes);
+    this.changes.push({ kind: 'write', written, end: position + bytes.length });
   }
 
   zero(position: number, length: number, reserve: boolean): void {
@@ -167,16 +211,16 @@ export class Inode {
     this.changes.push({ kind: 'size', size });
   }
 
-  /** What a sync that begins now will cover. */
-  dirty(): readonly Change[] {
-    return this.changes.slice();
+  /** What a sync that begins now will cover: changes are counted. */
+  dirty(): number {
+    return this.forgotten + this.changes.length;
   }
 
-  synced(covered: readonly Change[]): void {
+  synced(covered: number): void {
     for (const change of this.forget(covered)) apply(this.disk, change);
   }
 
-  syncFailed(covered: readonly Change[], dice: Dice): void {
+  syncFailed(covered: number, dice: Dice): void {
     this.syncsFailed += 1;
     keepSome(this.disk, this.forget(covered), dice, { per: 'write', percent: 30 });
   }
@@ -188,16 +232,15 @@ export class Inode {
   }
 
   /** Takes out those of the changes that another sync has not taken meanwhile. */
-  private forget(covered: readonly Change[]): Change[] {
-    const done = new Set(covered);
-    const taken = this.changes.filter((change) => done.has(change));
-    this.changes = this.changes.filter((change) => !done.has(change));
-    return taken;
+  private forget(covered: number): Change[] {
+    const count = Math.max(0, covered - this.forgotten);
+    this.forgotten += count;
+    return this.changes.splice(0, count);
   }
 }
 
 function apply(target: Bytes, change: Change): void {
-  if (change.kind === 'write') target.write(change.position, change.bytes, change.end);
+  if (change.kind === 'write') target.take(change.written, change.end);
   else if (change.kind === 'zero') target.zero(change.position, change.length, change.reserve);
   else target.truncate(change.size);
 }
@@ -219,14 +262,31 @@ function keepSome(
       journal -= 1;
       return;
     }
-    const whole = per === 'file' ? file : per === 'early' ? index < border : index >= border;
-    const keepsWrite = per === 'write' ? dice.chance(percent) : whole;
-    for (let done = 0; done < change.bytes.length; done += SECTOR) {
-      const keeps = per === 'sector' ? dice.chance(percent) : keepsWrite;
-      if (!keeps) continue;
-      const position = change.position + done;
-      const end = Math.min(change.end, position + SECTOR);
-      target.write(position, change.bytes.subarray(done, done + SECTOR), end);
+    if (per === 'sector' && percent < 100) {
+      keepSectors(target, change, dice, percent);
+      return;
     }
+    const whole = per === 'file' ? file : per === 'early' ? index < border : index >= border;
+    const isOfWrite = per === 'write' || per === 'sector';
+    if (isOfWrite ? dice.chance(percent) : whole) apply(target, change);
   });
 }
+
+/** Each sector of a write is there, or not. */
+function keepSectors(
+  target: Bytes,
+  { written, end }: Extract<Change, { kind: 'write' }>,
+  dice: Dice,
+  percent: number,
+): void {
+  for (const each of written) {
+    for (let from = each.from; from < each.end; from += 1) {
+      if (!dice.chance(percent)) continue;
+      const sectorEnd = each.page * PAGE + (from + 1) * SECTOR;
+      target.take([{ ...each, from, end: from + 1, before: NEVER }], Math.min(end, sectorEnd));
+    }
+  }
+}
+
+/** No page of a file. */
+const NEVER = Buffer.alloc(0);

@@ -7,8 +7,9 @@ import type { Disk } from '../../src/io/disk.ts';
 import type { Random } from '../../src/io/random.ts';
 import { VolumeStore } from '../../src/volume/store.ts';
 import type { Volume } from '../../src/volume/volume.ts';
+import { PAGE, filler } from './arena.ts';
 import { Wrong, wrongUnless } from './failure.ts';
-import { Inode, PAGE } from './content.ts';
+import { Inode } from './content.ts';
 import type { History } from './history.ts';
 import { Platter } from './platter.ts';
 import { Scheduler, settled } from './scheduler.ts';
@@ -240,6 +241,6 @@ function randomOf(dice: Dice): Random {
   return {
     fraction: () => dice.u32() / 2 ** 32,
     // What is kept back on the disk need not be rolled: only ids and the like are.
-    bytes: (count) => (count > PAGE ? Buffer.alloc(count, 0xa5) : dice.bytes(count)),
+    bytes: (count) => (count > PAGE ? filler(count) : dice.bytes(count)),
   };
 }

@@ -90,9 +90,11 @@ export class Platter {
 
   find(path: string): Entry | null {
     let entry: Entry | undefined = this.root;
-    for (const name of path.split('/').slice(1)) {
+    for (let at = 1; at > 0;) {
       if (!(entry instanceof Directory)) return null;
-      entry = entry.entries.get(name);
+      const end = path.indexOf('/', at);
+      entry = entry.entries.get(path.slice(at, end < 0 ? undefined : end));
+      at = end + 1;
     }
     return entry ?? null;
   }

@@ -1,5 +1,6 @@
 /** Plays histories by their seeds; what fails is made shorter while it fails in the same way. */
 import type { Disk } from '../../src/io/disk.ts';
+import { freeArena } from './arena.ts';
 import { Wrong } from './failure.ts';
 import { historyOf, type History, type Step } from './history.ts';
 import { Player } from './player.ts';
@@ -24,6 +25,7 @@ export async function failureOf(history: History, wrapDisk?: WrapDisk): Promise<
     return thrown instanceof Wrong ? thrown.message : `thrown: ${textOf(thrown)}`;
   } finally {
     process.off('unhandledRejection', note);
+    freeArena();
   }
 }
 

@@ -130,9 +130,18 @@ export class Scheduler implements Clock {
   }
 }
 
-/** Everything that promises have to say is said. */
+/** Everything that promises have to say is said, and what nobody waits for is known. */
 export function settled(): Promise<void> {
   return new Promise((resolve) => {
     setImmediate(resolve);
   });
+}
+
+/** Everything that promises have to say is said. Of rejections that nobody waits for nothing is known: `settled` costs far more. */
+export function said(): Promise<void> {
+  return new Promise(sayLater);
+}
+
+function sayLater(resolve: () => void): void {
+  process.nextTick(resolve);
 }

@@ -8,7 +8,8 @@
 import type { Dice } from '../../scripts/fuzz/dice.ts';
 import type { Disk, DiskCallback, DiskFile, DiskSpace } from '../../src/io/disk.ts';
 import { WOULD_BLOCK } from '../../src/io/disk.ts';
-import { Inode, PAGE } from './content.ts';
+import { PAGE } from './arena.ts';
+import { Inode } from './content.ts';
 import { Directory, failure, type Platter } from './platter.ts';
 import type { Scheduler } from './scheduler.ts';
 
@@ -448,17 +449,20 @@ class SimFile implements DiskFile {
   }
 
   dataAfter(position: number): { start: number; end: number } | null {
-    const { size } = this.inode.cache;
+    const { size, pages } = this.inode.cache;
     const { grain } = this.disk.traits;
-    const data = new Set(
-      [...this.inode.cache.pages.keys()].map((page) => Math.floor(page / grain)),
-    );
+    const isData = (group: number): boolean => {
+      for (let page = group * grain; page < (group + 1) * grain; page += 1) {
+        if (pages.has(page)) return true;
+      }
+      return false;
+    };
     const last = Math.ceil(size / PAGE / grain);
     let first = Math.floor(position / PAGE / grain);
-    while (first < last && !data.has(first)) first += 1;
+    while (first < last && !isData(first)) first += 1;
     if (first >= last) return null;
     let end = first;
-    while (end < last && data.has(end)) end += 1;
+    while (end < last && isData(end)) end += 1;
     return {
       start: Math.max(position, first * grain * PAGE),
       end: Math.min(end * grain * PAGE, size),

@@ -99,7 +99,9 @@ export class MemoryConnection implements Connection {
     this.outgoing = outgoing;
     this.incoming = incoming;
     incoming.onArrival = () => this.deliverSoon();
-    outgoing.onRoom = () => network.clock.soon(() => this.pump());
+    outgoing.onRoom = () => {
+      if (this.queue.length > 0) network.clock.soon(() => this.pump());
+    };
   }
 
   start(handler: ConnectionHandler): void {

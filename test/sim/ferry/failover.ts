@@ -5,7 +5,8 @@
 import type { Dice } from '../../../scripts/fuzz/dice.ts';
 import { BlockferryError } from '../../../src/io/errors.ts';
 import type { ReplicatedVolume } from '../../../src/replicator/replicated-volume.ts';
-import { answered, requestOf } from '../../volume/support/request.ts';
+import { answered } from '../../volume/support/request.ts';
+import { takeBytes } from '../arena.ts';
 import { wrongUnless } from '../failure.ts';
 import type { Checks } from './checks.ts';
 import type { Finale } from './history.ts';
@@ -15,7 +16,8 @@ import { VOLUME, type MirrorNode } from './mirror-node.ts';
 import type { Begun, Node } from './node.ts';
 import type { Operations } from './operations.ts';
 import { BLOCK, differences, type Oracle } from './oracle.ts';
-import { PRIMARY_VOLUME, type PrimaryNode, type Staging } from './primary-node.ts';
+import { PRIMARY_VOLUME, mirrorsOf, type PrimaryNode, type Staging } from './primary-node.ts';
+import { readOf, writeOf } from './requests.ts';
 import { Site } from './site.ts';
 import type { World } from './world.ts';
 
@@ -155,7 +157,7 @@ export class Failover {
       () => `${mirror.state} ${mirror.lastError ?? ''}`,
     );
     if (device.fenced === null) return;
-    const late = requestOf({ offset: 0, length: BLOCK }, Buffer.alloc(BLOCK, 0x77));
+    const late = writeOf(0, takeBytes(BLOCK).fill(0x77));
     this.parts.operations.operate(
       this.oldNode,
       'a late write',
@@ -184,7 +186,7 @@ export class Failover {
     const { snapshots } = old.secondary.volume;
     const kept = snapshots.list().find(({ name }) => name.startsWith('diverged'));
     wrongUnless(kept !== undefined, 'what the old primary held is not kept');
-    const request = requestOf({ offset: 0, length: device.sizeBytes });
+    const request = readOf({ offset: 0, length: device.sizeBytes });
     let status: number | null = null;
     const frozen = snapshots.device(kept.name)!;
     void answered(request, (asked) => frozen.read(asked)).then((result) => (status = result));
@@ -262,9 +264,10 @@ export class Failover {
     const { primary } = this.next;
     const { secondary } = this.old;
     if (primary === null || secondary === null || this.parts.operations.count > 0) return false;
-    const [mirror] = primary.mirrorStatuses();
+    const [mirror] = mirrorsOf(primary);
     if (mirror === undefined || mirror.state !== 'streaming') return false;
-    if (mirror.staged_bytes + mirror.dirty_bytes + mirror.suspect_bytes > 0) return false;
+    const { stagedBytes, blocks } = mirror;
+    if (stagedBytes + blocks.dirtyBytes + blocks.suspectBytes > 0) return false;
     return secondary.intake.applied?.epoch === primary.position().epoch;
   }
 
@@ -279,7 +282,7 @@ export class Failover {
 
   private async read(): Promise<Buffer> {
     const secondary = this.old.secondary!;
-    const request = requestOf({ offset: 0, length: secondary.sizeBytes });
+    const request = readOf({ offset: 0, length: secondary.sizeBytes });
     let status: number | null = null;
     void answered(request, (asked) => secondary.read(asked)).then((result) => (status = result));
     await this.until(
@@ -301,11 +304,9 @@ export class Failover {
       this.tags += 1;
       const block = dice.below(oracle.blockCount);
       const length = Math.min(dice.between(1, 4), oracle.blockCount - block) * BLOCK;
-      const bytes = Buffer.alloc(length, 128 + (this.tags % 127));
-      const request = requestOf(
-        { offset: block * BLOCK, length },
-        dice.chance(75) ? bytes : undefined,
-      );
+      // Without content of its own it has rubbish.
+      const fill = dice.chance(75) ? 128 + (this.tags % 127) : 0xaa;
+      const request = writeOf(block * BLOCK, takeBytes(length).fill(fill));
       const call = dice.chance(75) ? 'write' : 'zero';
       operations.operate(
         node,
@@ -317,7 +318,7 @@ export class Failover {
 }
 
 function contentOf({ volume }: ReplicatedVolume): Buffer {
-  const bytes = Buffer.alloc(volume.sizeBytes);
+  const bytes = takeBytes(volume.sizeBytes);
   const status = volume.readNow(bytes, 0, bytes.length, 0);
   wrongUnless(status === 0, `a volume cannot be read: ${status}`);
   return bytes;

@@ -10,10 +10,10 @@ import { NbdServer } from '../../../src/nbd/server.ts';
 import { SecondaryVolume } from '../../../src/replicator/intake/secondary.ts';
 import { PeerAcceptor } from '../../../src/replicator/link/accept-peer.ts';
 import type { LinkPosition } from '../../../src/replicator/link/messages.ts';
-import { inlineExaminer } from '../../../src/workers/examiner.ts';
 import type { Platter } from '../platter.ts';
 import { Lines } from './lines.ts';
 import { Node, type Begun } from './node.ts';
+import { simExaminer } from './requests.ts';
 
 export const VOLUME = 'm';
 export const PRIMARY = 'p';
@@ -49,7 +49,7 @@ export class MirrorNode extends Node {
       disk,
       clock: process,
       random,
-      examiner: inlineExaminer,
+      examiner: simExaminer,
       events: { emit: ({ kind, message }) => this.note(`${kind}: ${message}`) },
       node: this.name,
       journalFileBytes,

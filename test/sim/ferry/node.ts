@@ -3,6 +3,7 @@ import { Dice } from '../../../scripts/fuzz/dice.ts';
 import type { Disk } from '../../../src/io/disk.ts';
 import type { Random } from '../../../src/io/random.ts';
 import { VolumeStore } from '../../../src/volume/store.ts';
+import { PAGE, filler } from '../arena.ts';
 import { Wrong } from '../failure.ts';
 import { Platter } from '../platter.ts';
 import { SimDisk, type DiskTraits, type Ending } from '../sim-disk.ts';
@@ -83,7 +84,7 @@ export abstract class Node {
     return {
       fraction: () => dice.u32() / 2 ** 32,
       // What is kept back on the disk need not be rolled: only ids and the like are.
-      bytes: (count) => (count > 4096 ? Buffer.alloc(count, 0xa5) : dice.bytes(count)),
+      bytes: (count) => (count > PAGE ? filler(count) : dice.bytes(count)),
     };
   }
 

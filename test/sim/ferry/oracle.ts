@@ -4,8 +4,9 @@
  * A content is an array of blocks that are never written to again; null is a block of which nobody knows what it holds.
  */
 import type { LinkPosition } from '../../../src/replicator/link/messages.ts';
+import { PAGE, takePage } from '../arena.ts';
 
-export const BLOCK = 4096;
+export const BLOCK: number = PAGE;
 const ZEROES = Buffer.alloc(BLOCK);
 
 export type Content = readonly (Buffer | null)[];
@@ -80,7 +81,8 @@ export class Oracle {
       const before = this.now[block] ?? null;
       this.touch(block);
       if (before !== null || part === BLOCK) {
-        const after = Buffer.from(before ?? ZEROES);
+        const after = takePage();
+        if (part < BLOCK) after.set(before ?? ZEROES);
         if (bytes === null) after.fill(0, within, within + part);
         else bytes.copy(after, within, done, done + part);
         this.now[block] = after;
@@ -173,15 +175,14 @@ export class Oracle {
     this.pending.clear();
     this.begin();
     for (let block = 0; block < this.blockCount; block += 1) {
-      const found = content.subarray(block * BLOCK, (block + 1) * BLOCK);
       const expected = this.now[block] ?? null;
-      if (expected?.equals(found) === true) continue;
+      if (expected !== null && isAt(expected, content, block)) continue;
       const mayDiffer =
         expected === null ||
         open.has(block) ||
         (how === 'cut' && this.lastOf[block]! > this.durable);
       if (!mayDiffer) wrong.push(block);
-      this.now[block] = Buffer.from(found);
+      this.now[block] = copied(content, block);
       this.lastOf[block] = this.change;
     }
     // Whether what it left is durable is not known after a kill.
@@ -211,7 +212,18 @@ export function differences(content: Content, bytes: Buffer): number[] {
   for (let block = 0; block < content.length && found.length < 8; block += 1) {
     const expected = content[block] ?? null;
     if (expected === null) continue;
-    if (!expected.equals(bytes.subarray(block * BLOCK, (block + 1) * BLOCK))) found.push(block);
+    if (!isAt(expected, bytes, block)) found.push(block);
   }
   return found;
+}
+
+function isAt(expected: Buffer, bytes: Buffer, block: number): boolean {
+  const start = block * BLOCK;
+  return bytes.compare(expected, 0, BLOCK, start, start + BLOCK) === 0;
+}
+
+function copied(bytes: Buffer, block: number): Buffer {
+  const page = takePage();
+  bytes.copy(page, 0, block * BLOCK, (block + 1) * BLOCK);
+  return page;
 }

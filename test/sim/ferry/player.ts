@@ -5,9 +5,10 @@
 import { Dice } from '../../../scripts/fuzz/dice.ts';
 import type { Disk } from '../../../src/io/disk.ts';
 import type { SecondaryVolume } from '../../../src/replicator/intake/secondary.ts';
-import { answered, requestOf, type TestRequest } from '../../volume/support/request.ts';
+import { answered, type TestRequest } from '../../volume/support/request.ts';
+import { takeBytes } from '../arena.ts';
 import { Wrong, wrongUnless } from '../failure.ts';
-import { settled } from '../scheduler.ts';
+import { said, settled } from '../scheduler.ts';
 import type { SimDisk } from '../sim-disk.ts';
 import { Checks, type Shown } from './checks.ts';
 import { Failover } from './failover.ts';
@@ -18,6 +19,7 @@ import type { Node, Surroundings } from './node.ts';
 import { Operations, refusal } from './operations.ts';
 import { BLOCK, Oracle, differences } from './oracle.ts';
 import { PrimaryNode } from './primary-node.ts';
+import { readOf, writeOf } from './requests.ts';
 import { World } from './world.ts';
 
 export type WrapDisk = (disk: SimDisk, node: string) => Disk;
@@ -35,6 +37,8 @@ const REQUESTS_MAX = 24;
 /** Virtual milliseconds that an orderly stop may take. */
 const CLOSE_MS_MAX = 60_000;
 const TRACE_LINES = 120;
+/** Rejections that nobody waits for are looked for once in so many turns. */
+const TURNS_PER_LOOK = 32;
 /** Bytes a second. */
 const LIMIT_UNIT = 16 * 1024;
 const ESHUTDOWN = 108;
@@ -132,7 +136,7 @@ export class Player {
       if (this.world.time >= end)
         throw new Wrong(`${what} takes more than ${ms / 1000} s: ${state()}`);
       // What `ready` asked for begins first.
-      await settled();
+      await said();
       this.world.step(Math.min(end, this.nextStart, this.world.time + LOOK_MS));
       await this.turn();
     }
@@ -150,13 +154,16 @@ export class Player {
   private async turn(): Promise<void> {
     this.work += 1;
     wrongUnless(this.work < WORK_MAX, 'something runs in a circle');
-    await settled();
+    await (this.work % TURNS_PER_LOOK === 0 ? settled() : said());
     this.operations.check();
     for (const mirror of this.mirrors) mirror.listen();
     for (const node of this.nodes) {
       if (node.noticeEnd()) await this.ended(node);
     }
-    await this.restarts();
+    for (const node of this.nodes) {
+      if (node.running) this.restartFailed(node);
+      else if (this.isToStart(node)) await this.restart(node);
+    }
   }
 
   private async ended(node: Node): Promise<void> {
@@ -165,19 +172,12 @@ export class Player {
     if (node instanceof MirrorNode) await this.checks.probe(node, 'kill');
   }
 
-  private async restarts(): Promise<void> {
-    const now = this.world.time;
-    for (const node of this.nodes) {
-      if (node.running) this.restartFailed(node, now);
-      else if ((this.restartAt.get(node) ?? Infinity) <= now) {
-        this.restartAt.delete(node);
-        await this.restart(node);
-      }
-    }
+  private isToStart(node: Node): boolean {
+    return (this.restartAt.get(node) ?? Infinity) <= this.world.time;
   }
 
   /** Somebody starts a node again whose volume failed. */
-  private restartFailed(node: Node, now: number): void {
+  private restartFailed(node: Node): void {
     if (!node.troubled && !this.failedSince.has(node)) return;
     const failed = node.store?.list().some((volume) => volume.failed) === true;
     const broken = node instanceof MirrorNode && node.secondary?.sourceStatus().state === 'failed';
@@ -185,6 +185,7 @@ export class Player {
       this.failedSince.delete(node);
       return;
     }
+    const now = this.world.time;
     const since = this.failedSince.get(node) ?? now;
     this.failedSince.set(node, since);
     if (now - since < FAILED_MS) return;
@@ -222,15 +223,16 @@ export class Player {
         });
       },
     );
-    await settled();
+    await said();
     for (let count = 0; !state.over; count += 1) {
       wrongUnless(count < BEGIN_WORK_MAX && this.world.step(), `${what} hangs`);
-      await settled();
+      await said();
     }
     this.operations.check();
   }
 
   private async restart(node: Node): Promise<void> {
+    this.restartAt.delete(node);
     if (this.finale !== null && (await this.finale.reopen(node))) return;
     if (node instanceof MirrorNode) {
       await node.start();
@@ -253,7 +255,7 @@ export class Player {
 
   private contentNow(): Buffer {
     const { volume } = this.primary;
-    const bytes = Buffer.alloc(volume.sizeBytes);
+    const bytes = takeBytes(volume.sizeBytes);
     const status = volume.readNow(bytes, 0, bytes.length, 0);
     wrongUnless(status === 0, `the primary cannot be read: ${status}`);
     return bytes;
@@ -461,7 +463,7 @@ export class Player {
 
   private write(place: Place, fua: boolean): void {
     this.tags += 1;
-    const bytes = Buffer.alloc(place.length, 1 + (this.tags % 255));
+    const bytes = takeBytes(place.length).fill(1 + (this.tags % 255));
     for (let at = 0; at + 8 <= bytes.length; at += 256) bytes.writeUInt32LE(this.tags, at);
     this.ask(place, { kind: 'write', fua, bytes });
   }
@@ -473,7 +475,7 @@ export class Player {
     const { device, closing } = this.primary;
     if (device === null || closing || this.operations.count >= REQUESTS_MAX) return;
     const { kind, fua, noHole = false, bytes } = what;
-    const request = requestOf({ offset, length }, bytes);
+    const request = bytes === undefined ? readOf({ offset, length }) : writeOf(offset, bytes);
     request.fua = fua;
     request.noHole = noHole;
     this.request(request, kind, (asked) => device[kind](asked));
@@ -482,7 +484,7 @@ export class Player {
   private flush(): void {
     const { device, closing } = this.primary;
     if (device === null || closing || this.operations.count >= REQUESTS_MAX) return;
-    this.request(requestOf({ offset: 0, length: 0 }), 'flush', (asked) => device.flush(asked));
+    this.request(readOf({ offset: 0, length: 0 }), 'flush', (asked) => device.flush(asked));
   }
 
   private request(request: TestRequest, kind: string, call: (asked: TestRequest) => number): void {
@@ -535,7 +537,7 @@ export class Player {
   private read(node: MirrorNode): void {
     const { secondary, closing } = node;
     if (secondary === null || closing) return;
-    const request = requestOf({ offset: 0, length: this.oracle.blockCount * BLOCK });
+    const request = readOf({ offset: 0, length: this.oracle.blockCount * BLOCK });
     const first = shownBy(secondary);
     this.operations.operate(
       node,
@@ -666,7 +668,7 @@ export class Player {
     );
     for (const node of this.mirrors) {
       const secondary = node.secondary!;
-      const request = requestOf({ offset: 0, length: here.length });
+      const request = readOf({ offset: 0, length: here.length });
       let status: number | null = null;
       void answered(request, (asked) => secondary.read(asked)).then((result) => (status = result));
       await this.until(

@@ -12,13 +12,14 @@ import type { Mirror } from '../../../src/replicator/mirror.ts';
 import { ReplicatedVolume } from '../../../src/replicator/replicated-volume.ts';
 import type { StagingQueue } from '../../../src/replicator/staging-queue.ts';
 import type { Volume } from '../../../src/volume/volume.ts';
-import { inlineExaminer } from '../../../src/workers/examiner.ts';
+import { takePage } from '../arena.ts';
 import { wrongUnless } from '../failure.ts';
 import type { History } from './history.ts';
 import { Lines } from './lines.ts';
 import { PRIMARY } from './mirror-node.ts';
 import { Node, type Begun, type Surroundings } from './node.ts';
 import { BLOCK, type Oracle } from './oracle.ts';
+import { simExaminer } from './requests.ts';
 
 export const PRIMARY_VOLUME = 'v';
 
@@ -36,7 +37,7 @@ export class PrimaryNode extends Node {
   }
 
   get mirrors(): readonly Mirror[] {
-    return (this.device as unknown as { mirrors: readonly Mirror[] } | null)?.mirrors ?? [];
+    return this.device === null ? [] : mirrorsOf(this.device);
   }
 
   mirrorOf(node: string): Mirror | null {
@@ -66,7 +67,7 @@ export class PrimaryNode extends Node {
       clock: process,
       random,
       network: lines.of(PRIMARY, process),
-      examiner: inlineExaminer,
+      examiner: simExaminer,
       events: {
         emit: ({ kind, mirror, message }) => {
           this.note(`${kind} ${/m\d+/.exec(mirror ?? '')?.[0] ?? ''}: ${message}`);
@@ -123,6 +124,10 @@ export class PrimaryNode extends Node {
   }
 }
 
+export function mirrorsOf(device: ReplicatedVolume): readonly Mirror[] {
+  return (device as unknown as { mirrors: readonly Mirror[] }).mirrors;
+}
+
 /** Sees one change through the volume. */
 class Tap implements Completer {
   private readonly node: PrimaryNode;
@@ -169,7 +174,7 @@ class Tap implements Completer {
   }
 
   private readNow(block: number): Buffer | null {
-    const bytes = Buffer.alloc(BLOCK);
+    const bytes = takePage();
     const faults = this.node.disk!.faults.splice(0);
     const status = this.volume.readNow(bytes, 0, BLOCK, block * BLOCK);
     this.node.disk!.faults.push(...faults);

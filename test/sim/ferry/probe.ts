@@ -3,13 +3,14 @@ import type { Dice } from '../../../scripts/fuzz/dice.ts';
 import { SecondaryVolume } from '../../../src/replicator/intake/secondary.ts';
 import type { LinkPosition } from '../../../src/replicator/link/messages.ts';
 import { VolumeStore } from '../../../src/volume/store.ts';
-import { inlineExaminer } from '../../../src/workers/examiner.ts';
-import { requestOf, answered } from '../../volume/support/request.ts';
+import { answered } from '../../volume/support/request.ts';
+import { filler } from '../arena.ts';
 import { Wrong, wrongUnless } from '../failure.ts';
 import type { Platter } from '../platter.ts';
 import { SimDisk, type DiskTraits } from '../sim-disk.ts';
-import { settled } from '../scheduler.ts';
+import { said } from '../scheduler.ts';
 import { VOLUME } from './mirror-node.ts';
+import { readOf, simExaminer } from './requests.ts';
 import { Process, World } from './world.ts';
 
 const STEPS_MAX = 20_000;
@@ -28,7 +29,7 @@ export async function openedOn(
   const process = new Process(world);
   platter.pagesMax = Infinity;
   const disk = new SimDisk(platter, traits, process, dice);
-  const random = { fraction: () => 0, bytes: (count: number) => Buffer.alloc(count, 0xa5) };
+  const random = { fraction: () => 0, bytes: filler };
   const store = VolumeStore.open({ disk, clock: process, random, path: '/data' });
   const [damaged] = store.damaged;
   if (damaged !== undefined) throw new Wrong(`a copy of it does not open: ${damaged.reason}`);
@@ -39,7 +40,7 @@ export async function openedOn(
     disk,
     clock: process,
     random,
-    examiner: inlineExaminer,
+    examiner: simExaminer,
     events: {
       emit: ({ kind, message }) => {
         if (kind === 'source-failed') errors.push(message);
@@ -49,16 +50,16 @@ export async function openedOn(
     journalFileBytes,
   });
   secondary.start();
-  const request = requestOf({ offset: 0, length: volume.sizeBytes });
+  const request = readOf({ offset: 0, length: volume.sizeBytes });
   const answer: { status: number | null } = { status: null };
   const read = async (): Promise<void> => {
     answer.status = await answered(request, (asked) => secondary.read(asked));
   };
   void read();
-  await settled();
+  await said();
   for (let count = 0; answer.status === null; count += 1) {
     wrongUnless(count < STEPS_MAX && world.step(), 'a copy of it never answers a read');
-    await settled();
+    await said();
   }
   wrongUnless(answer.status === 0, `a copy of it cannot be read: ${errors.join(' ')}`);
   const held = secondary.intake.durable;

@@ -1,4 +1,5 @@
 /** Plays histories of the ferry by their seeds; what fails is made shorter while it fails. */
+import { freeArena } from '../arena.ts';
 import { Wrong } from '../failure.ts';
 import { historyOf, type History, type Step } from './history.ts';
 import { Player, type WrapDisk } from './player.ts';
@@ -27,6 +28,7 @@ export async function outcomeOf(history: History, wrapDisk?: WrapDisk): Promise<
     what = thrown instanceof Wrong ? thrown.message : `thrown: ${textOf(thrown)}`;
   } finally {
     process.off('unhandledRejection', note);
+    freeArena();
   }
   if (rejected !== null) what ??= `nobody waits for: ${textOf(rejected)}`;
   return { what, trace: player.trace };

@@ -11,12 +11,12 @@ import { SecondaryVolume } from '../../../src/replicator/intake/secondary.ts';
 import { PeerAcceptor } from '../../../src/replicator/link/accept-peer.ts';
 import { ReplicatedVolume } from '../../../src/replicator/replicated-volume.ts';
 import type { Volume } from '../../../src/volume/volume.ts';
-import { inlineExaminer } from '../../../src/workers/examiner.ts';
 import type { SpaceStatus } from '../../../src/control/status.ts';
 import { VolumeCommands } from '../../../src/control/volumes.ts';
 import type { Staging } from './primary-node.ts';
 import { Lines } from './lines.ts';
 import type { Begun, Node } from './node.ts';
+import { simExaminer } from './requests.ts';
 
 /** Nobody asks. */
 const SPACE: SpaceStatus = { free_bytes: 0, total_bytes: 0 } as unknown as SpaceStatus;
@@ -96,7 +96,7 @@ export class Site {
       volume,
       clock: process,
       random,
-      examiner: inlineExaminer,
+      examiner: simExaminer,
       events: {
         emit: (event: { kind: string; message: string }) => this.tell(event.kind, event.message),
       },

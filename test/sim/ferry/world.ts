@@ -29,7 +29,7 @@ const WALL_AT_START = 1_700_000_000_000;
 export class World {
   time = 1000;
   dice: Dice;
-  readonly processes = new Set<Process>();
+  readonly processes: Process[] = [];
   private alarmCount = 0;
 
   constructor(dice: Dice) {
@@ -42,27 +42,39 @@ export class World {
 
   /** Does one piece of work; false when none is left before `end`, which it is then. */
   step(end = Infinity): boolean {
-    this.time += this.dice.below(64) / 256;
-    const due = this.firstAlarm();
-    if (due !== null && due.alarm.at <= this.time) {
-      due.process.ring(due.alarm);
-      return true;
+    for (;;) {
+      this.time += this.dice.below(64) / 256;
+      const process = this.firstToRing();
+      const alarmAt = process?.alarm?.at ?? Infinity;
+      if (process !== null && alarmAt <= this.time) {
+        process.ring();
+        return true;
+      }
+      if (this.stepOne()) return true;
+      const next = Math.min(alarmAt, this.nextWork());
+      if (next > end) {
+        this.time = Math.max(this.time, end);
+        return false;
+      }
+      if (next === Infinity) return false;
+      this.time = Math.max(this.time, next);
     }
-    const ready = [...this.processes].filter((process) => process.ready);
-    if (ready.length > 0) {
-      this.dice.pick(ready).step();
-      return true;
-    }
-    return this.skipTo(Math.min(due?.alarm.at ?? Infinity, this.nextWork()), end);
   }
 
-  private skipTo(next: number, end: number): boolean {
-    if (next > end) {
-      this.time = Math.max(this.time, end);
-      return false;
+  /** Has one of those work that can. */
+  private stepOne(): boolean {
+    let ready = 0;
+    for (const process of this.processes) if (process.ready) ready += 1;
+    if (ready === 0) return false;
+    let chosen = this.dice.below(ready);
+    for (const process of this.processes) {
+      if (!process.ready) continue;
+      if (chosen === 0) {
+        process.step();
+        break;
+      }
+      chosen -= 1;
     }
-    if (next === Infinity) return false;
-    this.time = Math.max(this.time, next);
     return true;
   }
 
@@ -72,18 +84,18 @@ export class World {
     return next;
   }
 
-  private firstAlarm(): { process: Process; alarm: Alarm } | null {
-    let first: { process: Process; alarm: Alarm } | null = null;
+  private firstToRing(): Process | null {
+    let found: Process | null = null;
+    let first: Alarm | null = null;
     for (const process of this.processes) {
       const { alarm } = process;
       if (alarm === null) continue;
-      const sooner =
-        first === null ||
-        alarm.at < first.alarm.at ||
-        (alarm.at === first.alarm.at && alarm.order < first.alarm.order);
-      if (sooner) first = { process, alarm };
+      if (first !== null && alarm.at > first.at) continue;
+      if (first !== null && alarm.at === first.at && alarm.order > first.order) continue;
+      found = process;
+      first = alarm;
     }
-    return first;
+    return found;
   }
 }
 
@@ -99,7 +111,7 @@ export class Process implements Clock {
 
   constructor(world: World) {
     this.world = world;
-    world.processes.add(this);
+    world.processes.push(this);
   }
 
   // ---- for the code under test
@@ -120,7 +132,7 @@ export class Process implements Clock {
     let place = this.alarms.length;
     while (place > 0 && this.alarms[place - 1]!.at > alarm.at) place -= 1;
     this.alarms.splice(place, 0, alarm);
-    return { cancel: () => void this.drop(alarm) };
+    return { cancel: () => this.drop(alarm) };
   }
 
   soon(callback: () => void): void {
@@ -151,7 +163,7 @@ export class Process implements Clock {
     this.pool = [];
     this.soonQueue = [];
     this.alarms = [];
-    this.world.processes.delete(this);
+    this.world.processes.splice(this.world.processes.indexOf(this), 1);
   }
 
   // ---- for the world
@@ -173,16 +185,23 @@ export class Process implements Clock {
 
   step(): void {
     const { dice, time } = this.world;
-    const workable = this.pool.filter(({ notBefore }) => notBefore <= time);
-    if (workable.length > 0 && (this.soonQueue.length === 0 || dice.chance(50))) {
-      this.stepPool(dice.pick(workable));
+    let workable = 0;
+    for (const { notBefore } of this.pool) if (notBefore <= time) workable += 1;
+    if (workable === 0 || (this.soonQueue.length > 0 && !dice.chance(50))) {
+      this.soonQueue.shift()?.();
       return;
     }
-    this.soonQueue.shift()?.();
+    let chosen = dice.below(workable);
+    for (const work of this.pool) {
+      if (work.notBefore > time) continue;
+      if (chosen === 0) return this.stepPool(work);
+      chosen -= 1;
+    }
   }
 
-  ring(alarm: Alarm): void {
-    if (this.drop(alarm)) alarm.run();
+  /** Runs the first alarm. */
+  ring(): void {
+    this.alarms.shift()?.run();
   }
 
   private stepPool(work: PoolWork): void {
@@ -198,9 +217,8 @@ export class Process implements Clock {
     work.report(work.result);
   }
 
-  private drop(alarm: Alarm): boolean {
+  private drop(alarm: Alarm): void {
     const index = this.alarms.indexOf(alarm);
     if (index >= 0) this.alarms.splice(index, 1);
-    return index >= 0;
   }
 }

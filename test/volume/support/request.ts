@@ -9,11 +9,17 @@ export class TestRequest extends DeviceRequest {
     this.retained += 1;
     // Moves like the buffers of a session: whoever kept the old place reads rubbish.
     if (this.retained > 1) return;
-    const moved = Buffer.alloc(this.length + 8, 0xee);
+    const moved = this.memory(this.length + 8);
+    moved.fill(0xee, 0, 8);
     this.buffer.copy(moved, 8, this.start, this.start + this.length);
     this.buffer.fill(0xdd);
     this.buffer = moved;
     this.start = 8;
+  }
+
+  /** A place of so many bytes, whatever is in it. */
+  protected memory(length: number): Buffer {
+    return Buffer.allocUnsafe(length);
   }
 
   get bytes(): Buffer {
