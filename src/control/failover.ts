@@ -15,6 +15,7 @@ import type { Address } from '../io/network.ts';
 import { parseNbdUri } from '../nbd/uri.ts';
 import { forkOf, releaseForks } from '../replicator/fork.ts';
 import type { HostedVolume } from '../replicator/hosted-volume.ts';
+import { releaseJournal } from '../replicator/intake/kept-journal.ts';
 import { becomeSecondary, followAnother, followNewPrimary } from '../replicator/intake/failback.ts';
 import { SecondaryVolume, type Promotion } from '../replicator/intake/secondary.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
@@ -351,6 +352,8 @@ export class FailoverCommands {
   forget(name: string): Promise<VolumeStatus> {
     return this.room.command(name, async () => {
       const { volume } = this.room.requirePrimary(name, 'forget whom it was promoted from');
+      // Else it is kept a moment later.
+      await releaseJournal(volume);
       const fork = forkOf(volume);
       await releaseForks(volume);
       if (fork !== null) {

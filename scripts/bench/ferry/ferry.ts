@@ -9,11 +9,12 @@ import { LAG } from './lag.ts';
 import { OUTAGE } from './outage.ts';
 import { Pair, type Peak } from './pair.ts';
 import type { Bench, Part } from './part.ts';
+import { PROMOTION } from './promotion.ts';
 import { STREAMS } from './streams.ts';
 
 const MIB = 2 ** 20;
 const RSS_MIB_MAX = 400;
-const PARTS: readonly Part[] = [...STREAMS, ...COPIES, ...LAG, ...OUTAGE];
+const PARTS: readonly Part[] = [...STREAMS, ...COPIES, ...LAG, ...OUTAGE, ...PROMOTION];
 
 /** Shown with whatever of the others ran. */
 const MEMORY = { alpha: 'ferry: greatest RSS, primary', beta: 'ferry: greatest RSS, mirror' };

@@ -37,11 +37,13 @@ export class Pair {
   readonly beta: TestNode;
   readonly peaks: Peak[] = [];
   readonly #place: Place;
+  readonly #runtime: Runtime;
   readonly #volumes = new Set<string>();
   #link: Link | null = null;
 
-  private constructor(place: Place, alpha: TestNode, beta: TestNode) {
+  private constructor(place: Place, runtime: Runtime, alpha: TestNode, beta: TestNode) {
     this.#place = place;
+    this.#runtime = runtime;
     this.alpha = alpha;
     this.beta = beta;
   }
@@ -50,7 +52,15 @@ export class Pair {
     const { servers, dir } = place;
     const beta = await blockferryNode(servers, runtime, join(dir, BETA), { name: BETA });
     const alpha = await blockferryNode(servers, runtime, join(dir, ALPHA), { name: ALPHA });
-    return new Pair(place, alpha, beta);
+    return new Pair(place, runtime, alpha, beta);
+  }
+
+  /** Two more nodes, for a part that ends one of them. */
+  async another(name: string): Promise<{ readonly alpha: TestNode; readonly beta: TestNode }> {
+    const { servers, dir } = this.#place;
+    const start = async (node: string): Promise<TestNode> =>
+      await blockferryNode(servers, this.#runtime, join(dir, `${name}-${node}`), { name: node });
+    return { alpha: await start(ALPHA), beta: await start(BETA) };
   }
 
   async link(): Promise<Link> {
