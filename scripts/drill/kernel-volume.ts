@@ -7,7 +7,7 @@ import { KernelHost } from './guest.ts';
 import { expectEqualExports, settled } from './node.ts';
 import { run, until } from './process.ts';
 import { Recorder } from './recorder.ts';
-import { blocksTouched, readRequestLog, RequestLogWriter } from './request-log.ts';
+import { blocksTouched, bytesWritten, readRequestLog, RequestLogWriter } from './request-log.ts';
 import { nbdUri } from './sockets.ts';
 import { BLOCK_BYTES, MIB, type Stage } from './stage.ts';
 import { takeOver } from './takeover.ts';
@@ -60,6 +60,12 @@ export class KernelVolume {
   changedSince(mark: number): number {
     this.log.commit();
     return blocksTouched(readRequestLog(recordOf(this.stage)), mark, Infinity).size * BLOCK_BYTES;
+  }
+
+  /** Bytes that it wrote since, a block as often as it was written. */
+  writtenSince(mark: number): number {
+    this.log.commit();
+    return bytesWritten(readRequestLog(recordOf(this.stage)), mark);
   }
 
   async waitStream(): Promise<void> {

@@ -261,3 +261,11 @@ export function blocksTouched(log: RequestLog, from: number, to: number): Set<nu
   }
   return blocks;
 }
+
+/** Bytes of the writes that were issued after an event, each as often as it was written. */
+export function bytesWritten(log: RequestLog, from: number): number {
+  const writes = log.requests.filter(
+    ({ command, issueEvent }) => command === Command.WRITE && issueEvent > from,
+  );
+  return writes.reduce((sum, { length }) => sum + length, 0);
+}

@@ -21,7 +21,7 @@ import {
 import { run, until } from './process.ts';
 import { FaultProxy } from './proxy.ts';
 import { Recorder } from './recorder.ts';
-import { blocksTouched, readRequestLog, RequestLogWriter } from './request-log.ts';
+import { blocksTouched, bytesWritten, readRequestLog, RequestLogWriter } from './request-log.ts';
 import { type RoundsArea, writesIn } from './rounds.ts';
 import { nbdUri } from './sockets.ts';
 import { sizeText } from './timeline.ts';
@@ -199,6 +199,15 @@ export class Stage {
       }
     }
     return blocks.size * BLOCK_BYTES;
+  }
+
+  /** Bytes that the load and the writers wrote since a moment, a block as often as it was written. */
+  writtenSince(mark: Mark): number {
+    this.log.commit();
+    const record = readRequestLog(join(this.round.directory, 'requests'));
+    const answers = this.writers.flatMap((writer) => writer.answers());
+    const ofWriters = answers.filter(({ flush, endMs }) => !flush && endMs >= mark.atMs).length;
+    return bytesWritten(record, mark.event) + ofWriters * BLOCK_BYTES;
   }
 
   async waitMirror(
