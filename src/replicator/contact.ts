@@ -52,6 +52,8 @@ export interface Sender {
 }
 
 export interface SenderHooks {
+  /** So many bytes of payload were given to the link. */
+  onSent(bytes: number): void;
   /** `held` rose to this epoch. */
   onHeld(epoch: Epoch): void;
   /** `durable` rose. */

@@ -152,6 +152,7 @@ export class EpochSender implements Sender {
 
   private write(epoch: Epoch): void {
     this.limit?.take(epoch.bytes);
+    this.hooks.onSent(epoch.bytes);
     this.writing = true;
     this.ageTimer?.cancel();
     this.releaseSlabs = epoch.holdSlabs();

@@ -11,7 +11,7 @@ export class MirrorCounts {
   /** What was marked when the run began. */
   private runBytes = 0;
 
-  /** The mirror answered an epoch. */
+  /** So much of an epoch went out. */
   streamed(bytes: number): void {
     this.streamedBytes += bytes;
   }

@@ -503,6 +503,8 @@ export class Mirror {
     const { follower } = place;
     assert(follower !== null, 'a bridge is for what is staged');
     place.crossBridge();
+    // A schedule that is set before it is in step takes this for a run.
+    this.runs.began();
     this.runSummary = `${this.stagedBytes} bytes waited for the link`;
     const sender = contact.sender(behind, this.senderHooks(contact, follower), null);
     this.sender = sender;
@@ -600,10 +602,8 @@ export class Mirror {
 
   private senderHooks(contact: Contact, follower: Follower): SenderHooks {
     return {
-      onHeld: (epoch) => {
-        this.counts.streamed(epoch.bytes);
-        this.host.progressed(this);
-      },
+      onSent: (bytes) => this.counts.streamed(bytes),
+      onHeld: () => this.host.progressed(this),
       onDurable: () => this.flushedTo(follower),
       onError: (errno) => {
         const message = `mirror ${this.uri.text} answered ${nameOfErrno(errno)}`;

@@ -65,6 +65,7 @@ export class PeerSender {
   private readonly window: SendWindow;
   private readonly host: StreamHost;
   private readonly link: Link;
+  private readonly onSent: (bytes: number) => void;
   private readonly onHeld: (epoch: Epoch) => void;
   private readonly onDurable: () => void;
   private readonly onReadable: () => void;
@@ -75,6 +76,8 @@ export class PeerSender {
     link: Link;
     /** The peer has everything up to this epoch, durably. */
     after: number;
+    /** So many bytes of payload were given to the link. */
+    onSent?: (bytes: number) => void;
     /** `held` rose to this epoch. */
     onHeld: (epoch: Epoch) => void;
     /** `durable` rose. */
@@ -98,6 +101,7 @@ export class PeerSender {
     this.closedEpoch = options.after;
     this.cursor = new EpochCursor(options.after + 1);
     this.window = new SendWindow(options.after);
+    this.onSent = options.onSent ?? ((): void => {});
     this.onHeld = options.onHeld;
     this.onDurable = options.onDurable;
     this.onReadable = options.onReadable ?? ((): void => {});
@@ -253,6 +257,7 @@ export class PeerSender {
     this.frames += 1;
     this.window.took(bytes);
     this.bytesSent += bytes;
+    this.onSent(bytes);
     this.limit?.take(bytes);
   }
 

@@ -55,7 +55,13 @@ export class SendLimit implements WireLimit {
     this.shared?.take(bytes, now);
   }
 
-  /** Milliseconds until something may be sent. */
+  /** Whether something that is to be sent would have to wait. */
+  get heldBack(): boolean {
+    const now = this.clock.now();
+    return this.own.waitMs(now) > 0 || this.shared?.isHeldBack(now) === true;
+  }
+
+  /** Milliseconds until something may be sent, for one who wants to. */
   get waitMs(): number {
     const now = this.clock.now();
     // Who is held up by its own limit does not wait in the line of the others.

@@ -7,6 +7,7 @@
  *   has its part beside one of large pieces, and whoever paused does not catch up on what it left unused.
  * - Nobody stands back for one that is less than SHARE_LEAD_MS of the rate behind: else those who send small pieces would go by
  *   turns, a timer for each piece, and the rate would be that of the timers.
+ * - To ask whether one would be refused takes no place in the line.
  * - Who was refused and does not ask again within SHARE_ASK_MS_MAX waits no more: it holds up nobody.
  * - Without a limit nobody waits, and nothing is counted.
  */
@@ -39,12 +40,18 @@ export class SharedLimit {
     return new Sharer(this);
   }
 
-  /** Milliseconds until the sharer may ask again; 0: it may send. */
+  /** Whether it would be refused now. Whoever only wants to know does not wait for that. */
+  isHeldBack(sharer: Sharer, now: number): boolean {
+    const { bytesPerSecond } = this.bucket;
+    if (bytesPerSecond === null) return false;
+    const lead = (bytesPerSecond * SHARE_LEAD_MS) / 1000;
+    return this.bucket.waitMs(now) > 0 || this.isOutranked(sharer, lead, now);
+  }
+
+  /** Milliseconds until the sharer, who wants to send, may ask again; 0: it may send. */
   waitMs(sharer: Sharer, now: number): number {
-    if (this.bucket.bytesPerSecond === null) return 0;
+    if (!this.isHeldBack(sharer, now)) return 0;
     const debtMs = this.bucket.waitMs(now);
-    const lead = (this.bucket.bytesPerSecond * SHARE_LEAD_MS) / 1000;
-    if (debtMs === 0 && !this.isOutranked(sharer, lead, now)) return 0;
     if (!this.waiting.has(sharer)) sharer.finish = Math.max(sharer.finish, this.virtual);
     this.waiting.set(sharer, now);
     return Math.max(debtMs, NEXT_MS);
@@ -85,6 +92,10 @@ export class Sharer {
 
   constructor(limit: SharedLimit) {
     this.limit = limit;
+  }
+
+  isHeldBack(now: number): boolean {
+    return this.limit.isHeldBack(this, now);
   }
 
   waitMs(now: number): number {

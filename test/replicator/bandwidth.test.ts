@@ -261,6 +261,23 @@ describe('senders', () => {
     expect(other.waitMs).toBe(0);
   });
 
+  test('do not wait for one who only asks whether it would have to', () => {
+    const clock = new TimerClock();
+    const node = new SharedLimit(100 * MIB, 0);
+    const [asking, sending] = [of(clock, node), of(clock, node)];
+    asking.take(MIB);
+    sending.take(20 * MIB);
+    expect([asking.heldBack, sending.heldBack]).toEqual([true, true]);
+    clock.block(SECOND / 4);
+    expect(asking.heldBack).toBe(false);
+    expect(sending.waitMs).toBe(0);
+    // One who waits is one to stand back for.
+    sending.take(20 * MIB);
+    expect(asking.waitMs).toBeGreaterThan(0);
+    clock.block(SECOND / 4);
+    expect(sending.heldBack).toBe(true);
+  });
+
   test('at random keep every limit, and no one starves', () => {
     const rates = fc.option(fc.integer({ min: 8192, max: 4 * MIB }), { nil: null });
     fc.assert(

@@ -572,6 +572,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     const { generations, position, source, generation } = metadata.state;
     assert(position !== null && source !== null, 'it was looked at before');
     const firstEpoch = position.epoch + 1;
+    const shipped = shippedIds(this.volume);
     metadata.append({ kind: 'source-cleared' });
     metadata.append({ kind: 'generation-opened', number: generation + 1, id, firstEpoch });
     for (const record of more) metadata.append(record);
@@ -585,6 +586,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
       metadata.append({ kind: 'history-set', generations });
       metadata.append({ kind: 'source-bound', ...source });
       metadata.append({ kind: 'position', ...position });
+      for (const record of shippedAgain(this.volume, shipped)) metadata.append(record);
     }
     throw refusal(this.volume.name, status);
   }
@@ -777,6 +779,22 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     if (!this.gate.open) return;
     const [allocation] = this.delta.shown?.contexts() ?? [this.volume.allocation];
     allocation?.describe(offset, end, into);
+  }
+}
+
+/** Snapshots that came from the primary. */
+function shippedIds({ metadata }: Volume): string[] {
+  const all = [...metadata.state.snapshots.values()];
+  return all.filter(({ mark }) => mark?.shipped === true).map(({ id }) => id);
+}
+
+/** They are its own by `source-cleared`, which is taken back: the log says it of each that is still there by recording it anew. */
+function* shippedAgain({ metadata }: Volume, ids: readonly string[]): Generator<MetadataRecord> {
+  for (const id of ids) {
+    const snapshot = metadata.state.snapshots.get(id);
+    if (snapshot?.mark === undefined) continue;
+    yield { kind: 'snapshot-removed', id };
+    yield { kind: 'snapshot-created', ...snapshot, mark: { ...snapshot.mark, shipped: true } };
   }
 }
 

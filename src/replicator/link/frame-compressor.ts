@@ -145,7 +145,7 @@ export class FrameCompressor implements LinkCompression {
     this.timer = null;
     const { meter } = this.outbox;
     if (meter === null) return;
-    const seen = meter.take((this.limit?.waitMs ?? 0) > 0);
+    const seen = meter.take(this.limit?.heldBack === true);
     // Nobody compresses any more, so nothing shrinks.
     if (this.compressor.usable) this.policy.look(seen);
     else this.policy.stop();

@@ -60,8 +60,8 @@ export interface LinkCompression {
 
 /** What holds senders back, as far as compression has to do with it. */
 export interface WireLimit {
-  /** Milliseconds until something may be sent. */
-  readonly waitMs: number;
+  /** Nothing may be sent now. To ask that is not to wait for it. */
+  readonly heldBack: boolean;
   /** Payloads are likely to be left with this part of their bytes, of 0 to 1: so much of them is taken from now on. */
   expect(share: number): void;
   /** A payload of `plainBytes`, of which what was likely was taken, has `wireBytes` on the wire. */

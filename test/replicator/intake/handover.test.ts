@@ -124,6 +124,28 @@ test.each(SEEDS.slice(0, 10))(
   },
 );
 
+test('a takeover that found no space leaves the snapshots of the primary those of the primary', async () => {
+  const world = await streaming(3);
+  const { volume } = world.mirror!;
+  const { metadata } = volume;
+  const twin = { id: 'ab'.repeat(16), name: 'monday', createdAt: 1 };
+  const mark = { generation: 1, epoch: world.model.last, shipped: true };
+  await world.done(volume.snapshots.keepTwin(twin, null, mark, []), 'a snapshot');
+  const commit = volume.commit.bind(volume);
+  const full = (): Promise<number> =>
+    metadata.state.source === null ? Promise.resolve(ENOSPC) : commit();
+  Object.assign(volume, { commit: full });
+  ask(world);
+  await world.until('the answer', () => answerOf(world) !== null);
+  expect(answerOf(world)).toBe('handover-refused');
+  Object.assign(volume, { commit });
+  expect(await world.done(volume.commit(), 'what was taken back')).toBe(0);
+  world.restart('kill');
+  const { state } = world.mirror!.volume.metadata;
+  expect(state.source).toMatchObject({ node: 'one' });
+  expect(state.snapshots.get(twin.id)).toMatchObject({ name: 'monday', mark });
+});
+
 test('a primary that knows of no handover is not asked for one', async () => {
   const world = await streaming(1);
   const wish = { split: false, withinMs: 1000, back: null };
