@@ -43,8 +43,8 @@ export interface Sender {
   readonly durable: number;
   /** Sends what may be sent now, and sees to it that the rest is sent later. */
   pump(): void;
-  /** The host flushed when `epoch` was the last one closed. */
-  barrier(epoch: number): void;
+  /** The host flushed when `epoch` was the last one closed; `awaited`: its answer waits for this mirror. */
+  barrier(epoch: number, awaited: boolean): void;
   /** Nothing further is begun. Returns whether something is still on its way. */
   stop(): boolean;
   /** The connection is over: nothing is on its way any more. */

@@ -145,7 +145,7 @@ export class Mirror {
 
   /** The host flushed when `epoch` was the last one closed. */
   barrier(epoch: number): void {
-    this.sender?.barrier(epoch);
+    this.sender?.barrier(epoch, this.isWaitedFor);
   }
 
   /** Every epoch up to `epoch` was answered by the mirror (`held`), or flushed by it. */

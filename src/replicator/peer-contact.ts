@@ -190,7 +190,8 @@ export class PeerContact implements Contact, LinkHandler {
     const { generation } = host.volume.metadata.state;
     link.sendControl({ kind: 'stream-begin', generation, after });
     const { takesSnapshots: snapshots } = this;
-    const sender = new PeerSender({ host, link, after, limit, snapshots, ...hooks });
+    const awaits = hasFeature(this.welcome, 'awaits');
+    const sender = new PeerSender({ host, link, after, limit, snapshots, awaits, ...hooks });
     this.peerSender = sender;
     return sender;
   }

@@ -59,6 +59,11 @@ export class PeerSender {
   private limitTimer: Timer | null = null;
   private readonly limit: SendLimit | null;
   private readonly snapshots: boolean;
+  /** The peer is told what is waited for. */
+  private readonly awaits: boolean;
+  /** A request of the host waits for all up to this epoch; what the peer was told. */
+  private awaited = 0;
+  private awaitedTold = 0;
   /** Commands about snapshots that the peer did not answer, so many at most: of further ones nobody hears what became. */
   private readonly ordered = new Map<number, SnapshotCommand>();
   private readonly cursor: EpochCursor;
@@ -90,8 +95,11 @@ export class PeerSender {
     limit?: SendLimit | null;
     /** The peer knows commands about snapshots. */
     snapshots?: boolean;
+    /** The peer wants to know what is waited for. */
+    awaits?: boolean;
   }) {
     this.snapshots = options.snapshots ?? false;
+    this.awaits = options.awaits ?? false;
     this.limit = options.limit ?? null;
     this.host = options.host;
     this.link = options.link;
@@ -125,8 +133,12 @@ export class PeerSender {
     this.host.surroundings.clock.soon(this.turn);
   }
 
-  /** The host flushed when `epoch` was the last one closed: its end is sent at the end of this turn. */
-  barrier(_epoch: number): void {
+  /**
+   * The host flushed when `epoch` was the last one closed: its end is sent at the end of this turn, and the peer told, if the
+   * answer is `awaited`.
+   */
+  barrier(epoch: number, awaited: boolean): void {
+    if (awaited) this.awaited = Math.max(this.awaited, epoch);
     this.pump();
   }
 
@@ -176,6 +188,7 @@ export class PeerSender {
     if (this.stopped || !this.link.open) return;
     const before = this.closedEpoch;
     this.send();
+    this.tellAwaited();
     if (this.closedEpoch > before) {
       this.link.setHeartbeat({ epoch: this.host.queue.openNumber - 1, index: 0, aux: 0 });
     }
@@ -183,6 +196,22 @@ export class PeerSender {
 
   /** What waited on disk is in memory. */
   private readonly fetched = (): void => this.pump();
+
+  private tellAwaited(): void {
+    const { awaited } = this;
+    if (!this.awaits || awaited <= Math.max(this.awaitedTold, this.durable)) return;
+    this.awaitedTold = awaited;
+    this.link.send({
+      kind: FrameKind.AWAITS,
+      flags: 0,
+      volume: 0,
+      epoch: awaited,
+      index: 0,
+      offset: 0,
+      length: 0,
+      aux: 0,
+    });
+  }
 
   /** All that is there and fits. What does not fit follows after `ack` or `drained`. */
   private send(): void {

@@ -82,7 +82,7 @@ class Stage {
   readonly base: number;
   private seen = 0;
 
-  constructor(options: { firstEpoch?: number } = {}) {
+  constructor(options: { firstEpoch?: number; awaits?: boolean } = {}) {
     this.queue = new StagingQueue({ firstEpoch: options.firstEpoch ?? 1, clock: this.clock });
     this.surroundings = { clock: this.clock };
     this.follower = this.queue.follow();
@@ -91,6 +91,7 @@ class Stage {
       host: this,
       link: this.link,
       after: this.follower.released,
+      awaits: options.awaits ?? false,
       onHeld: ({ number }) => void this.held.push(number),
       onDurable: () => {
         this.durable = this.sender.durable;
@@ -111,9 +112,9 @@ class Stage {
     return epoch;
   }
 
-  flush(): number {
+  flush(awaited = true): number {
     const epoch = this.queue.close('barrier');
-    this.sender.barrier(epoch);
+    this.sender.barrier(epoch, awaited);
     return epoch;
   }
 
@@ -228,6 +229,26 @@ describe('a stream to a peer', () => {
     stage.write(5);
     stage.clock.turn();
     expect(stage.news()).toEqual(['DATA 2.0', 'DATA 2.1', 'CLOSE 2.2', 'DATA 3.0']);
+  });
+
+  it('says once what the host waits for, to a peer that wants to know', () => {
+    const stage = new Stage({ awaits: true });
+    stage.write(1);
+    stage.flush(false);
+    stage.clock.turn();
+    expect(stage.news()).toEqual(['DATA 1.0', 'CLOSE 1.1']);
+    stage.flush();
+    stage.flush();
+    stage.clock.turn();
+    expect(stage.news()).toEqual(['AWAITS 1.0']);
+    stage.ack(stage.base + 1);
+    stage.flush();
+    stage.clock.turn();
+    expect(stage.news()).toEqual([]);
+    stage.write(2);
+    stage.flush();
+    stage.clock.turn();
+    expect(stage.news()).toEqual(['DATA 2.0', 'CLOSE 2.1', 'AWAITS 2.0']);
   });
 
   it('ends a large epoch, and one whose blocks come again, without a pause', () => {

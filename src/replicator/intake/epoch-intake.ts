@@ -75,6 +75,7 @@ export class EpochIntake implements JournalOwner {
   /** Whole, and not given to the journal; then durable, and not applied. */
   private accepted: CompleteEpoch[] = [];
   private toApply: CompleteEpoch[] = [];
+  private feeding = false;
   /** Bytes given to the journal and not applied. */
   private backlogBytes = 0;
   /** Recorded durably; 0: nothing. */
@@ -180,11 +181,22 @@ export class EpochIntake implements JournalOwner {
     }
     this.received = epoch.epoch;
     this.accepted.push(epoch);
-    this.feed();
+    this.feedSoon();
+  }
+
+  /** `paced`: only what `hurry` names is waited for; the journal may make several epochs durable with one sync. */
+  pace(paced: boolean): void {
+    this.journal.pace(paced);
+  }
+
+  /** Somebody waits until all up to this epoch is durable. */
+  hurry(epoch: number): void {
+    this.journal.hurry(epoch);
   }
 
   /** Everything that came is durable in the journal, and applied; 0 or an errno. */
   async drain(): Promise<number> {
+    this.hurry(this.received);
     while (!this.settled || this.applying !== null) {
       if (this.trouble !== null || this.closing) return Status.EIO;
       await this.somethingEnds();
@@ -266,6 +278,16 @@ export class EpochIntake implements JournalOwner {
   }
 
   // ---- the journal
+
+  /** At the end of the turn: what comes together is written together. */
+  private feedSoon(): void {
+    if (this.feeding) return;
+    this.feeding = true;
+    this.clock.soon(() => {
+      this.feeding = false;
+      if (!this.closing) this.feed();
+    });
+  }
 
   private feed(): void {
     while (this.trouble === null && this.backlogBytes < INTAKE_BACKLOG_BYTES_MAX) {

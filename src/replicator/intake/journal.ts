@@ -5,15 +5,16 @@
  * Invariants:
  * - `journaled` is told of an epoch after a sync that began when its record was written, in the order of the epochs.
  * - Records are written while a sync is under way; one sync makes all of them durable that were written before it.
+ * - A sync that nobody waits for begins when JOURNAL_SYNC_BYTES were written, or JOURNAL_SYNC_MS after the first of them.
  * - A file is used again when all its epochs are part of the volume for good (`settled`). Until then what comes waits.
  * - The other file is begun when all of this one is durable: a record of the later use says that the earlier one is whole.
  * - A full disk costs the epochs that are not written yet, and nothing else. A failed sync, or a write that failed for
  *   another reason, is final (I10).
  */
 import assert from 'node:assert';
-import type { Clock } from '../../io/clock.ts';
+import type { Clock, Timer } from '../../io/clock.ts';
 import type { Disk } from '../../io/disk.ts';
-import { JOURNAL_FILE_BYTES } from '../../io/limits.ts';
+import { JOURNAL_FILE_BYTES, JOURNAL_SYNC_BYTES, JOURNAL_SYNC_MS } from '../../io/limits.ts';
 import type { Random } from '../../io/random.ts';
 import { JOURNAL_NAMES } from '../../volume/names.ts';
 import type { CompleteEpoch } from './epoch-assembly.ts';
@@ -49,7 +50,7 @@ export class Journal {
   private readonly owner: JournalOwner;
   private readonly fileBytes: number;
   private readonly files: readonly JournalFile[];
-  private readonly writer = new RecordWriter();
+  private readonly writer: RecordWriter;
   private current: JournalFile | null = null;
   private serial = 0;
   /** All up to this epoch is part of the volume for good. */
@@ -57,6 +58,12 @@ export class Journal {
   /** Given to `append` and not written; written and not durable. */
   private queued: CompleteEpoch[] = [];
   private unsynced: CompleteEpoch[] = [];
+  /** Bytes of `unsynced`, and since when there are any. */
+  private unsyncedBytes = 0;
+  private unsyncedSince = 0;
+  private syncTimer: Timer | null = null;
+  /** Somebody waits until all up to this epoch is durable. */
+  private hurried = Number.POSITIVE_INFINITY;
   private writing = false;
   private syncing = false;
   private beginning = false;
@@ -69,6 +76,7 @@ export class Journal {
     this.owner = options.owner;
     this.fileBytes = options.fileBytes ?? JOURNAL_FILE_BYTES;
     const { disk, clock, directory } = options;
+    this.writer = new RecordWriter(clock);
     this.files = JOURNAL_NAMES.map((name) => new JournalFile({ disk, clock, directory, name }));
   }
 
@@ -117,6 +125,18 @@ export class Journal {
     this.pump();
   }
 
+  /** `paced`: only what `hurry` names is waited for; else all is. */
+  pace(paced: boolean): void {
+    this.hurried = paced ? 0 : Number.POSITIVE_INFINITY;
+    this.syncIfDue();
+  }
+
+  /** Somebody waits until all up to this epoch is durable. */
+  hurry(epoch: number): void {
+    this.hurried = Math.max(this.hurried, epoch);
+    this.syncIfDue();
+  }
+
   /** All epochs up to this one are part of the volume for good. */
   settled(epoch: number): void {
     this.settledEpoch = Math.max(this.settledEpoch, epoch);
@@ -143,6 +163,7 @@ export class Journal {
   async close(): Promise<void> {
     this.closed = true;
     this.giveBack(0);
+    this.syncIfDue();
     while (this.busy) await new Promise<void>((resolve) => this.idleWaiters.push(resolve));
     for (const file of this.files) file.close();
   }
@@ -166,9 +187,8 @@ export class Journal {
     const { current } = this;
     if (current === null) this.beginNext(this.freeFile());
     else if (this.fits(current, first)) this.writeBatch(current);
-    else if (this.unsynced.length === 0 && !this.syncing) {
-      if (this.reclaimable === 0) this.beginNext(this.otherFile(current));
-    }
+    else if (this.unsynced.length > 0 || this.syncing) this.sync(current);
+    else if (this.reclaimable === 0) this.beginNext(this.otherFile(current));
   }
 
   private fits(file: JournalFile, epoch: CompleteEpoch): boolean {
@@ -240,12 +260,14 @@ export class Journal {
       this.queued = [...batch, ...this.queued];
       this.giveBack(0);
     } else if (errno === 0) {
+      if (this.unsynced.length === 0) this.unsyncedSince = this.options.clock.now();
+      this.unsyncedBytes += end - file.written;
       file.written = end;
       for (const epoch of batch) {
         file.lastEpoch = epoch.epoch;
         this.unsynced.push(epoch);
       }
-      this.sync(file);
+      this.syncIfDue();
     } else {
       // What it left lies behind the last record, and the next one is written over it.
       file.stale = true;
@@ -257,9 +279,29 @@ export class Journal {
     this.noticeIdle();
   }
 
+  /** Begins a sync that somebody waits for, or sees to it that one begins in time. */
+  private syncIfDue(): void {
+    const [first] = this.unsynced;
+    if (first === undefined || this.syncing || this.current === null) return;
+    const { clock } = this.options;
+    const waited = clock.now() - this.unsyncedSince;
+    const awaited = first.epoch <= this.hurried || this.closed;
+    if (awaited || waited >= JOURNAL_SYNC_MS || this.unsyncedBytes >= JOURNAL_SYNC_BYTES) {
+      this.sync(this.current);
+      return;
+    }
+    this.syncTimer ??= clock.after(Math.max(1, JOURNAL_SYNC_MS - waited), () => {
+      this.syncTimer = null;
+      this.syncIfDue();
+    });
+  }
+
   private sync(file: JournalFile): void {
     if (this.syncing || this.unsynced.length === 0 || this.failure !== null) return;
     this.syncing = true;
+    this.syncTimer?.cancel();
+    this.syncTimer = null;
+    this.unsyncedBytes = 0;
     const covered = this.unsynced.length;
     const end = file.written;
     file.file.datasync((status) => {
@@ -269,7 +311,8 @@ export class Journal {
       } else if (this.failure === null) {
         file.synced = end;
         const durable = this.unsynced.splice(0, covered);
-        this.sync(file);
+        this.unsyncedSince = this.options.clock.now();
+        this.syncIfDue();
         for (const epoch of durable) this.owner.journaled(epoch);
         this.pump();
       }

@@ -3,9 +3,16 @@
  *
  * Invariants:
  * - Small pieces travel together, through a buffer that is made once; large payloads are written from where they lie.
+ * - A short batch goes into the page cache at once, as long as that is quick: the way to a thread and back takes longer.
  * - Nothing is kept of a batch after its callback.
  */
-import { JOURNAL_DIRECT_BYTES_MIN, JOURNAL_GATHER_BYTES } from '../../io/limits.ts';
+import type { Clock } from '../../io/clock.ts';
+import {
+  JOURNAL_AT_ONCE_BYTES_MAX,
+  JOURNAL_DIRECT_BYTES_MIN,
+  JOURNAL_GATHER_BYTES,
+} from '../../io/limits.ts';
+import { WritePace } from '../../volume/write-pace.ts';
 import type { CompleteEpoch } from './epoch-assembly.ts';
 import { aligned, encodeHead, headBytes } from './journal-codec.ts';
 import type { JournalFile } from './journal-file.ts';
@@ -22,6 +29,12 @@ export class RecordWriter {
   private gather: Buffer | null = null;
   private gathered = 0;
   private pieces: Piece[] = [];
+  private readonly pace = new WritePace();
+  private readonly clock: Clock;
+
+  constructor(clock: Clock) {
+    this.clock = clock;
+  }
 
   /** Lays out the record of `epoch` behind those before it; false, with nothing done: it is for the next batch. */
   add(epoch: CompleteEpoch, position: number, place: { seed: number; synced: number }): boolean {
@@ -48,11 +61,17 @@ export class RecordWriter {
     return true;
   }
 
-  /** Writes what was added; 0 or an errno. */
+  /** Writes what was added; 0, perhaps before it returned, or an errno, never before. */
   write(file: JournalFile, callback: (errno: number) => void): void {
     const { pieces } = this;
     this.pieces = [];
     this.gathered = 0;
+    if (this.isQuick(pieces)) {
+      const errno = this.writeNow(file, pieces);
+      if (errno === 0) callback(0);
+      else this.clock.soon(() => callback(errno));
+      return;
+    }
     const next = (index: number): void => {
       const piece = pieces[index];
       if (piece === undefined) {
@@ -66,6 +85,23 @@ export class RecordWriter {
       });
     };
     next(0);
+  }
+
+  private isQuick(pieces: readonly Piece[]): boolean {
+    let bytes = 0;
+    for (const { start, end } of pieces) bytes += end - start;
+    if (bytes > JOURNAL_AT_ONCE_BYTES_MAX) return false;
+    return !this.pace.pooled || !this.pace.retry(this.clock.now());
+  }
+
+  private writeNow({ file }: JournalFile, pieces: readonly Piece[]): number {
+    for (const { buffer, start, end, position } of pieces) {
+      const before = this.clock.now();
+      const count = file.writeNow(buffer, start, end - start, position);
+      this.pace.wrote(end - start, before, this.clock.now());
+      if (count < 0) return -count;
+    }
+    return 0;
   }
 
   private gatherBytes({ frames }: CompleteEpoch, head: number): number {

@@ -5,11 +5,11 @@
  * - Control messages are done one after another; at most INTAKE_MESSAGES_MAX wait.
  * - Epochs come out of the assembly when the stream was begun, behind the very epoch that this copy holds.
  * - Whatever a primary sends can do no more than end its link (I12). When this node cannot go on it says why, and ends it.
- * - Positions are sent once a turn, when they changed.
+ * - Positions are sent once a turn, when they changed; those that nobody waits for, within INTAKE_ACK_MS_MAX.
  */
 import { BlockferryError } from '../../io/errors.ts';
-import type { Clock } from '../../io/clock.ts';
-import { INTAKE_MESSAGES_MAX } from '../../io/limits.ts';
+import type { Clock, Timer } from '../../io/clock.ts';
+import { INTAKE_ACK_MS_MAX, INTAKE_MESSAGES_MAX } from '../../io/limits.ts';
 import type { Volume } from '../../volume/volume.ts';
 import type { Examiner } from '../../workers/examiner.ts';
 import { FrameKind } from '../link/link-types.ts';
@@ -67,6 +67,11 @@ export class IntakeSession implements LinkHandler {
   private runNumber = -1;
   private acking = false;
   private acked = { epoch: -1, index: -1, aux: -1 };
+  private ackTimer: Timer | null = null;
+  /** The primary says what its host waits for, and no one waits for anything else. */
+  private readonly paced: boolean;
+  /** It waits for all up to this epoch to be durable. */
+  private awaited = 0;
   private over = false;
   /** What comes over the link, which is still there to be answered, is dropped. */
   deaf = false;
@@ -76,6 +81,8 @@ export class IntakeSession implements LinkHandler {
     this.link = link;
     this.hello = hello;
     this.heardAt = host.clock.now();
+    this.paced = hasFeature(hello, 'awaits');
+    host.intake.pace(this.paced);
     this.assembly = new EpochAssembly(host.intake.received);
     const { examiner, delta, twins } = host;
     this.answers = new DigestAnswers({
@@ -140,8 +147,11 @@ export class IntakeSession implements LinkHandler {
 
   /** `received`, `durable` or `applied` changed. */
   progressed(): void {
-    this.assembly.acknowledged(this.host.intake.durable?.epoch ?? 0);
-    this.tellPositions();
+    const durable = this.host.intake.durable?.epoch ?? 0;
+    this.assembly.acknowledged(durable);
+    const { acked, awaited } = this;
+    if (!this.paced || (acked.epoch < awaited && awaited <= durable)) this.tellPositions();
+    else this.tellPositionsLater();
   }
 
   commandDone(epoch: number, error: string | null): void {
@@ -185,6 +195,11 @@ export class IntakeSession implements LinkHandler {
       case FrameKind.DIGESTS:
         this.answers.ask(header, payload);
         return;
+      case FrameKind.AWAITS:
+        payload?.release();
+        this.awaited = Math.max(this.awaited, header.epoch);
+        this.host.intake.hurry(header.epoch);
+        return;
       case FrameKind.ACK:
       case FrameKind.CONTROL:
       case FrameKind.HEARTBEAT:
@@ -220,10 +235,11 @@ export class IntakeSession implements LinkHandler {
   }
 
   private takeEpochs(): void {
+    // Before the journal has work with them: the host may wait for it to be said that they are here.
+    this.tellPositions();
     for (let epoch = this.assembly.next(); epoch !== null; epoch = this.assembly.next()) {
       this.host.intake.accept(epoch);
     }
-    this.tellPositions();
   }
 
   private tellPositions(): void {
@@ -231,6 +247,14 @@ export class IntakeSession implements LinkHandler {
     this.acking = true;
     this.host.clock.soon(() => {
       this.acking = false;
+      this.sendPositions();
+    });
+  }
+
+  /** Nobody waits for it: it goes with what is told next, or after a while. */
+  private tellPositionsLater(): void {
+    this.ackTimer ??= this.host.clock.after(INTAKE_ACK_MS_MAX, () => {
+      this.ackTimer = null;
       this.sendPositions();
     });
   }
@@ -243,6 +267,8 @@ export class IntakeSession implements LinkHandler {
     const { epoch, index, aux } = positions;
     if (epoch === acked.epoch && index === acked.index && aux === acked.aux) return;
     this.acked = positions;
+    this.ackTimer?.cancel();
+    this.ackTimer = null;
     this.link.setHeartbeat(positions);
     if (!this.streaming) return;
     this.link.send({
@@ -437,6 +463,8 @@ export class IntakeSession implements LinkHandler {
     this.over = true;
     this.streaming = false;
     this.messages.length = 0;
+    this.ackTimer?.cancel();
+    this.ackTimer = null;
   }
 }
 

@@ -64,6 +64,7 @@ export const KIND_RULES: Readonly<Record<keyof typeof FrameKind, KindRule>> = Ob
   RUN_RANGES: { kind: FrameKind.RUN_RANGES, ...PRIMARY, ...RANGES },
   DIGESTS: { kind: FrameKind.DIGESTS, ...PRIMARY, ...QUESTION, flags: COMPARE_FLAGS },
   DIFFERS: { kind: FrameKind.DIFFERS, ...MIRROR, ...ANSWER, flags: COMPARE_FLAGS },
+  AWAITS: { kind: FrameKind.AWAITS, ...PRIMARY, ...NONE },
 });
 
 const byNumber: readonly (KindRule | undefined)[] = numbered(Object.values(KIND_RULES));

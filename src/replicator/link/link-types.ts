@@ -29,6 +29,8 @@ export const FrameKind = Object.freeze({
   DIGESTS: 10,
   /** Answer to question `index`: one bit a block, set where the mirror's differs. */
   DIFFERS: 11,
+  /** A request of the host waits until all epochs up to `epoch` are durable. Where this is not known the mirror hurries always. */
+  AWAITS: 12,
 } as const);
 export type FrameKind = (typeof FrameKind)[keyof typeof FrameKind];
 

@@ -19,6 +19,8 @@ export const LINK_FEATURES = [
   'others',
   /** The mirror says what it does not let its primary do, and what it keeps that its primary has no more. */
   'refusals',
+  /** The primary says which epochs a request of its host waits for: of others the mirror takes several in one sync. */
+  'awaits',
 ] as const;
 
 export type LinkFeature = (typeof LINK_FEATURES)[number];

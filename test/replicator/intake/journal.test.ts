@@ -5,6 +5,8 @@
  */
 import { describe, expect, test } from 'vitest';
 import { Dice } from '../../../scripts/fuzz/dice.ts';
+import type { Clock } from '../../../src/io/clock.ts';
+import { JOURNAL_SYNC_MS } from '../../../src/io/limits.ts';
 import { systemRandom } from '../../../src/io/random.ts';
 import type { CompleteEpoch } from '../../../src/replicator/intake/epoch-assembly.ts';
 import { RECORDS_START } from '../../../src/replicator/intake/journal-codec.ts';
@@ -12,6 +14,7 @@ import { Journal } from '../../../src/replicator/intake/journal.ts';
 import { FrameKind } from '../../../src/replicator/link/link-types.ts';
 import { MemoryDisk } from '../../volume/support/memory-disk.ts';
 import { TestClock, turn } from '../../volume/support/store.ts';
+import { VirtualClock } from '../../support/virtual-clock.ts';
 
 const VOLUME_ID = '5a'.repeat(16);
 const KIB = 1024;
@@ -31,10 +34,10 @@ class Bench {
   failure: string | null = null;
   readonly journal: Journal;
 
-  constructor(disk: MemoryDisk, fileBytes = 256 * KIB) {
+  constructor(disk: MemoryDisk, fileBytes = 256 * KIB, clock: Clock = new TestClock()) {
     this.journal = new Journal({
       disk,
-      clock: new TestClock(),
+      clock,
       random: systemRandom,
       directory: '/data',
       volumeId: VOLUME_ID,
@@ -286,5 +289,77 @@ describe('a disk', () => {
     await bench.idle();
     expect(bench.durable).toHaveLength(40);
     expect(disk.syncs.get('/data/journal-a')! - before).toBeLessThanOrEqual(3);
+  });
+});
+
+/** With epoch 1 durable, and `events` from then on. */
+async function paced() {
+  const disk = newDisk();
+  const clock = new VirtualClock();
+  const bench = new Bench(disk, 16 * KIB * KIB, clock);
+  const settle = async (): Promise<void> => {
+    for (let count = 0; count < 50; count += 1) {
+      await clock.settle();
+      await turn();
+    }
+  };
+  bench.journal.open();
+  bench.journal.append(epochOf(1, [100]));
+  await settle();
+  expect(bench.durable).toEqual([1]);
+  bench.journal.pace(true);
+  return { bench, clock, settle, syncs: () => disk.syncs.get('/data/journal-a')! };
+}
+
+describe('a journal that is told what is waited for', () => {
+  test('takes all that comes within a few milliseconds in one sync', async () => {
+    const { bench, clock, settle, syncs } = await paced();
+    const before = syncs();
+    for (let epoch = 2; epoch <= 5; epoch += 1) {
+      bench.journal.append(epochOf(epoch, [100]));
+      await settle();
+    }
+    await clock.run(JOURNAL_SYNC_MS - 1);
+    await settle();
+    expect(bench.durable).toEqual([1]);
+    await clock.run(1);
+    await settle();
+    expect(bench.durable).toEqual([1, 2, 3, 4, 5]);
+    expect(syncs() - before).toBe(1);
+    expect(clock.pendingTimers).toBe(0);
+  });
+
+  test.each([
+    ['before it came', true],
+    ['after it came', false],
+  ])('syncs at once what is asked for %s, and not what follows', async (_, early) => {
+    const { bench, settle } = await paced();
+    if (early) bench.journal.hurry(3);
+    for (const epoch of [2, 3]) bench.journal.append(epochOf(epoch, [100]));
+    if (!early) bench.journal.hurry(3);
+    await settle();
+    expect(bench.durable).toEqual([1, 2, 3]);
+    bench.journal.append(epochOf(4, [100]));
+    await settle();
+    expect(bench.durable).toEqual([1, 2, 3]);
+    bench.journal.pace(false);
+    await settle();
+    expect(bench.durable).toEqual([1, 2, 3, 4]);
+  });
+
+  test('does not let much gather, and has all durable when it is closed', async () => {
+    const { bench, settle } = await paced();
+    for (let epoch = 2; epoch <= 6; epoch += 1) {
+      bench.journal.append(epochOf(epoch, [1000 * KIB]));
+      await settle();
+    }
+    expect(bench.durable.length).toBeGreaterThan(4);
+    bench.journal.append(epochOf(7, [100]));
+    await settle();
+    expect(bench.durable).not.toContain(7);
+    const closed = bench.journal.close();
+    await settle();
+    await closed;
+    expect(bench.durable).toEqual([1, 2, 3, 4, 5, 6, 7]);
   });
 });

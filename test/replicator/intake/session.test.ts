@@ -47,6 +47,28 @@ function verdict(change: Partial<Hello>, tls: TlsPeer | null = null): Verdict {
   return given;
 }
 
+function acks(): number {
+  return world.link!.answers.filter(({ header }) => header.kind === FrameKind.ACK).length;
+}
+
+describe('a mirror that is told what is waited for', () => {
+  test('says at once what came and what is awaited, and the rest with what it says next', async () => {
+    world.awaits = true;
+    await streaming();
+    const send = (): number => {
+      world.model.write();
+      world.sendEpoch(world.model.last);
+      return world.model.last;
+    };
+    const one = send();
+    await world.until('it arrives', () => world.link!.answers.at(-1)?.header.index === one);
+    const before = acks();
+    await world.until('it can be read', () => world.mirror!.intake.applied?.epoch === one);
+    await world.until('it is told', () => world.link!.answers.at(-1)?.header.aux === one);
+    expect(acks() - before).toBeLessThanOrEqual(2);
+  });
+});
+
 describe('a mirror welcomes', () => {
   test('the node that it is bound to, by name and by what TLS proved', () => {
     expect(verdict({}).kind).toBe('welcome');

@@ -176,7 +176,7 @@ describe('a frame header', () => {
   });
 
   test('with a kind, a flag or a number that there is not is refused by name', () => {
-    for (const kind of [0, 12, 255]) expect(refusal({ kind })).toContain(`unknown kind ${kind}`);
+    for (const kind of [0, 13, 255]) expect(refusal({ kind })).toContain(`unknown kind ${kind}`);
     const payload = Buffer.alloc(4124);
     for (const flags of [1, 0x40, 0xff]) {
       expect(refusal({ kind: 1, flags, payload, length: 4124n })).toContain(`flags ${flags}`);

@@ -43,6 +43,8 @@ export class MirrorWorld {
   /** Epochs that the mirror acknowledged as durable, or brought by a committed run: it must never fall behind. */
   promised = 0;
   reads = 0;
+  /** The primary says what it waits for; else the mirror hurries always. */
+  awaits: boolean;
   private readonly seed: number;
   readonly traits: DiskTraits;
   private lives = 0;
@@ -50,6 +52,7 @@ export class MirrorWorld {
   constructor(seed: number, blocks = 48) {
     this.seed = seed;
     this.dice = new Dice(seed, 1);
+    this.awaits = new Dice(seed, 6).chance(60);
     this.traits = {
       knowsExtents: this.dice.chance(80),
       knowsBoot: this.dice.chance(80),
@@ -231,6 +234,7 @@ export class MirrorWorld {
       epoch: this.model.last,
       lane: null,
       lanes: 3,
+      ...(this.awaits ? { features: ['awaits'] } : {}),
     };
   }
 
@@ -262,6 +266,7 @@ export class MirrorWorld {
       this.link!.frame({ kind, epoch, index, length: payload.length }, payload),
     );
     this.link!.frame({ kind: FrameKind.CLOSE, epoch, index: frames.length, aux: 1000 + epoch });
+    if (this.awaits && epoch % 3 === 0) this.link!.frame({ kind: FrameKind.AWAITS, epoch });
   }
 
   /** Waits for something of the mirror; false when the link or the process is gone. */
