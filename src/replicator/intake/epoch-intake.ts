@@ -265,7 +265,8 @@ export class EpochIntake implements JournalOwner {
     await this.applying;
     await this.showNoPart();
     for (const epoch of this.toApply.splice(0)) release(epoch);
-    if (!this.volume.failed && this.gate.torn === null) await this.checkpoint();
+    // One that is under way when it is gone has nothing more to say: nobody waits for its sync.
+    if (!this.gone && !this.volume.failed && this.gate.torn === null) await this.checkpoint();
   }
 
   /** What was applied in part is shown no more: its payloads go. */

@@ -267,4 +267,29 @@ describe('a promotion with a journal that is not part of the volume yet', () => 
       expect(calls).toBeGreaterThan(40);
     },
   );
+
+  test('waits for no sync that is under way, and is followed by no word of the mirror', async () => {
+    const promoted = new Promoted(5);
+    const { world } = promoted;
+    await promoted.prepare(false);
+    const { intake, volume } = world.mirror!;
+    await world.until(
+      'all',
+      () => intake.received > 1 && intake.applied?.epoch === intake.received,
+    );
+    const flushed = volume.flushed.bind(volume);
+    const syncs: (() => void)[] = [];
+    const held = async (): Promise<number> => {
+      await new Promise<void>((resolve) => syncs.push(resolve));
+      return await flushed();
+    };
+    Object.assign(volume, { flushed: held });
+    const checkpoint = intake.checkpoint();
+    Object.assign(volume, { flushed });
+    await promoted.promote();
+    expect(promoted.told).toBe(true);
+    for (const end of syncs) end();
+    expect(await world.done(checkpoint, 'the late sync')).toBe(0);
+    expect(volume.metadata.state).toMatchObject({ source: null, position: null });
+  });
 });
