@@ -7,7 +7,8 @@
  *   marked, or staged behind it. Both begin in one turn.
  * - A mirror that does not follow gets one run, and has the content of its moment.
  * - Marks are let go of when the mirror committed the run. A run that comes to nothing leaves them all.
- * - Snapshots that the mirror lacks come first, each by a run of its own; no run of the present content passes one by.
+ * - Snapshots that the mirror lacks come first, each by a run of its own; no run of the present content passes one by, nor one that
+ *   went meanwhile.
  * - The content is frozen as long as the mirror may have part of the run, so that the run can go on after a loss of the link
  *   or of this process.
  */
@@ -85,6 +86,7 @@ export class PeerTransfer implements Transfer, PeerTalk {
     this.check();
     await this.snapshots.ask();
     for (;;) {
+      if (this.snapshots.isStale) await this.snapshots.ask();
       const bytesBefore = this.lackingBytes;
       const round = await this.nextRound();
       this.check();
@@ -181,7 +183,7 @@ export class PeerTransfer implements Transfer, PeerTalk {
     return record;
   }
 
-  /** Freezes the present content, and notes what of it the mirror lacks. Null: a snapshot was taken before. */
+  /** Freezes the present content, and notes what of it the mirror lacks. Null: a snapshot was taken or deleted before. */
   private async begin(): Promise<Round | null> {
     const { host, blocks } = this.contact;
     const { volume, queue } = host;
@@ -191,7 +193,7 @@ export class PeerTransfer implements Transfer, PeerTalk {
       this.check();
       const frozen = await volume.snapshots.freeze(this.snapshotName, () => {
         // Whoever stopped the run has put its marks back already.
-        if (this.aborted || this.snapshots.next() !== null) return;
+        if (this.aborted || this.snapshots.next() !== null || this.snapshots.isStale) return;
         if (this.hooks.follows() && isFinalSweep(this.lackingBytes)) this.hooks.beginStaging();
         else queue.seal();
         epoch = queue.openNumber - 1;
@@ -244,8 +246,9 @@ export class PeerTransfer implements Transfer, PeerTalk {
     await this.committed(record, snapshot !== null);
   }
 
-  private tell({ name }: MarkedSnapshot, refused: string | null): void {
+  private tell({ id, name }: MarkedSnapshot, refused: string | null): void {
     const { host, note } = this.contact;
+    if (refused === null) this.snapshots.brought(id);
     const what = `${host.volume.name}@${name}`;
     if (refused === null) note('mirror-snapshot-sent', `${what} is on the mirror`);
     else note('mirror-snapshot-refused', `${what} is not there: ${refused}`);

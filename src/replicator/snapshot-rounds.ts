@@ -6,7 +6,8 @@
  * - A snapshot is brought only when the mirror is behind the epoch that it is the end of: a mirror never goes back to an older state.
  * - Every block in which the mirror may differ from a snapshot is marked, since it changed after what the mirror holds, and before
  *   now. So marks are let go of only when the run is committed, for what changed since the snapshot by the maps.
- * - Who has which snapshot is told by ids, when nothing of the stream is on its way.
+ * - Who has which snapshot is told by ids, when nothing of the stream is on its way; and again when one that the mirror has went before
+ *   the stream began, for no command tells of it.
  */
 import { BLOCK_BYTES } from '../io/limits.ts';
 import type { SnapshotMark } from '../volume/volume-state.ts';
@@ -27,9 +28,10 @@ export interface MarkedSnapshot extends SnapshotRecord {
 export class SnapshotRounds implements PeerTalk {
   private readonly contact: PeerContact;
   /** Ids of those that the mirror has. */
-  private held: ReadonlySet<string> = new Set();
+  private held = new Set<string>();
   /** The epoch that it holds; 0: nothing. Null: it was not asked, or does not know of snapshots. */
   private epoch: number | null = null;
+  private answered = false;
   private aborted = false;
   private settle: (() => void) | null = null;
 
@@ -42,11 +44,12 @@ export class SnapshotRounds implements PeerTalk {
     const { contact } = this;
     if (!contact.takesSnapshots) return;
     contact.converse(this);
+    this.answered = false;
     try {
       if (!contact.open) throw new RunAborted('the link is gone');
       const ids = this.visible().map(({ id }) => id);
       contact.link.sendControl({ kind: 'snapshots-are', ids });
-      if (!this.aborted && this.epoch === null) {
+      if (!this.aborted && !this.answered) {
         await new Promise<void>((resolve) => {
           this.settle = resolve;
         });
@@ -79,6 +82,18 @@ export class SnapshotRounds implements PeerTalk {
     return this.marked().find(({ mark }) => mark.epoch === epoch) ?? null;
   }
 
+  /** The mirror has one that is no more: `ask` has it deleted. */
+  get isStale(): boolean {
+    const { snapshots } = this.contact.host.volume.metadata.state;
+    for (const id of this.held) if (!snapshots.has(id)) return true;
+    return false;
+  }
+
+  /** The mirror has one more. */
+  brought(id: string): void {
+    this.held.add(id);
+  }
+
   /** The mirror holds this epoch. */
   committed(epoch: number): void {
     if (this.epoch !== null) this.epoch = Math.max(this.epoch, epoch);
@@ -94,6 +109,7 @@ export class SnapshotRounds implements PeerTalk {
     const { refused } = message;
     if (refused !== undefined) note('mirror-snapshot-refused', `${host.volume.name}: ${refused}`);
     this.epoch = message.position?.epoch ?? this.contact.welcome.rejoin?.epoch ?? 0;
+    this.answered = true;
     this.settle?.();
   }
 

@@ -126,6 +126,24 @@ describe('snapshots that a mirror lacks', () => {
     await expectTwins(rig, mirror);
   });
 
+  it('go there when they went here while the runs were under way', async () => {
+    const { rig, mirror } = await apart();
+    await rig.write(0, stamped(4 * MIB, 1));
+    await three(rig, 50);
+    await rig.addPeer(mirror);
+    await rig.device.limitMirror(rig.status().uri, 8 * MIB);
+    await waitUntil('the first of them', () => rig.kinds().includes('mirror-snapshot-sent'));
+    // One is there, the next one on its way.
+    const { snapshots } = rig.volume;
+    await snapshots.delete('s1-50');
+    await snapshots.delete('s2-50');
+    await snapshots.create('s1-50');
+    await rig.device.limitMirror(rig.status().uri, null);
+    await rig.inStep();
+    expect(snapshotsOf(rig.volume).length).toBe(2);
+    await expectTwins(rig, mirror);
+  });
+
   it('whose name is taken there stay away, and the run goes on', async () => {
     const { rig, mirror } = await pair();
     const there = mirror.secondary.volume.snapshots;
