@@ -14,10 +14,12 @@ import {
   LINK_FRAME_BYTES_MAX,
   LINK_UNACKED_FRAMES_MAX,
 } from '../../io/limits.ts';
-import { FrameKind } from '../link/link-types.ts';
+import { FrameKind, type ReceivedPayload } from '../link/link-types.ts';
+import { ChecksumKind, checksumKind, checksumOf } from '../payload-checksum.ts';
 import type { CompleteEpoch } from './epoch-assembly.ts';
 
-export const JOURNAL_FORMAT = 1;
+/** 1: all checksums of payloads are CRC32. */
+export const JOURNAL_FORMAT = 2;
 
 const FILE_MAGIC = Buffer.from('BFRYJRNL', 'latin1');
 /** `BFJR`. */
@@ -55,7 +57,7 @@ export const EpochHeader = Object.freeze({
 /** Offsets in a row of the table of frames. */
 export const FrameRow = Object.freeze({
   KIND: 0,
-  RESERVED: 2,
+  CHECKSUM_KIND: 2,
   LENGTH: 4,
   CHECKSUM: 8,
   SIZE: 12,
@@ -162,8 +164,7 @@ export function encodeHead(
   for (const { kind, payload } of frames) {
     target.writeUInt16BE(kind, row + FrameRow.KIND);
     target.writeUInt32BE(payload.length, row + FrameRow.LENGTH);
-    const checksum = crc32(payload.buffer.subarray(0, payload.length));
-    target.writeUInt32BE(checksum, row + FrameRow.CHECKSUM);
+    encodeChecksum(target, row, payload);
     row += FrameRow.SIZE;
   }
   target.writeUInt32BE(RECORD_MAGIC, at + EpochHeader.MAGIC);
@@ -177,6 +178,18 @@ export function encodeHead(
   target.writeUInt32BE(crc32(table), at + EpochHeader.TABLE_CHECKSUM);
   const checked = target.subarray(at, at + EpochHeader.CHECKSUM);
   target.writeUInt32BE(crc32(checked, place.seed), at + EpochHeader.CHECKSUM);
+}
+
+/** Of what came over a link it is known. */
+function encodeChecksum(target: Buffer, row: number, payload: ReceivedPayload): void {
+  const { checksumKind: known = null, checksum = 0 } = payload;
+  const kind = known ?? ChecksumKind.XXH64;
+  const bytes = payload.buffer.subarray(0, payload.length);
+  target.writeUInt16BE(kind, row + FrameRow.CHECKSUM_KIND);
+  target.writeUInt32BE(
+    known === null ? checksumOf(kind, bytes) : checksum,
+    row + FrameRow.CHECKSUM,
+  );
 }
 
 /** The header of a record, its checksum proven. */
@@ -211,6 +224,7 @@ export function decodeEpochHeader(bytes: Buffer, at: number, seed: number): Foun
 export interface FoundFrame {
   readonly kind: FrameKind;
   readonly length: number;
+  readonly checksumKind: ChecksumKind;
   readonly checksum: number;
 }
 
@@ -225,8 +239,10 @@ export function decodeTable(bytes: Buffer, record: FoundRecord): FoundFrame[] | 
     const kind = bytes.readUInt16BE(row + FrameRow.KIND);
     const length = bytes.readUInt32BE(row + FrameRow.LENGTH);
     if (!KINDS.includes(kind) || length === 0 || length > LINK_FRAME_BYTES_MAX) return null;
+    const way = checksumKind(bytes.readUInt16BE(row + FrameRow.CHECKSUM_KIND));
+    if (way === null) return null;
     const checksum = bytes.readUInt32BE(row + FrameRow.CHECKSUM);
-    rows.push({ kind: kind as FrameKind, length, checksum });
+    rows.push({ kind: kind as FrameKind, length, checksumKind: way, checksum });
     body += aligned(length);
   }
   return body === record.bodyBytes ? rows : null;

@@ -8,7 +8,6 @@
  *   before the position.
  * - What is handed out has no gap: behind a position comes the next epoch, or nothing.
  */
-import { crc32 } from 'node:zlib';
 import { BlockferryError } from '../../io/errors.ts';
 import type { CompleteEpoch, EpochFrame } from './epoch-assembly.ts';
 import {
@@ -24,6 +23,7 @@ import {
 import type { FoundFrame, FoundRecord } from './journal-codec.ts';
 import { unusable } from './journal-file.ts';
 import type { JournalFile } from './journal-file.ts';
+import { checksumOf } from '../payload-checksum.ts';
 
 /** What is read at once in the search for later records. */
 const SEARCH_BYTES: number = 1024 * 1024;
@@ -120,11 +120,11 @@ async function readEpoch(
 async function readFrame(
   file: JournalFile,
   offset: number,
-  { kind, length, checksum }: FoundFrame,
+  { kind, length, checksum, checksumKind }: FoundFrame,
 ): Promise<EpochFrame | null> {
   const buffer = Buffer.allocUnsafe(length);
   if (!(await readWhole(file, buffer, offset))) return null;
-  if (crc32(buffer) !== checksum) return null;
+  if (checksumOf(checksumKind, buffer) !== checksum) return null;
   return { kind, payload: { buffer, length, release() {} } };
 }
 

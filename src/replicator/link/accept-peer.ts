@@ -20,6 +20,7 @@ import { HandedConnection } from './handed-connection.ts';
 import { decodeHello, encodeWelcome, type Hello, type Welcome } from './messages.ts';
 import { hasFeature, LINK_FEATURES, LINK_VERSION } from './link-version.ts';
 import { LinkMemory } from './link-memory.ts';
+import { ChecksumKind } from '../payload-checksum.ts';
 import { PeerLink } from './peer-link.ts';
 
 /** What the mirror says of itself. */
@@ -152,7 +153,8 @@ export class PeerAcceptor {
       ...(hello.features === undefined ? {} : { features: featuresWith(compressor) }),
     };
     const { memory } = this;
-    const parts = { clock, token: welcome.token, compressor, memory };
+    const checksums = hasFeature(hello, 'xxh64') ? ChecksumKind.XXH64 : ChecksumKind.CRC32;
+    const parts = { clock, token: welcome.token, compressor, memory, checksums };
     const link = new PeerLink({ ...parts, side: 'mirror', peer: hello.node });
     const begun: HalfOpen = {
       token,

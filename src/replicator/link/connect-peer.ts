@@ -21,6 +21,7 @@ import type { Compressor } from '../../workers/compressor.ts';
 import { HandedConnection } from './handed-connection.ts';
 import { hasFeature } from './link-version.ts';
 import { decodeWelcome, encodeHello, type Hello, type Welcome } from './messages.ts';
+import { ChecksumKind } from '../payload-checksum.ts';
 import { PeerLink } from './peer-link.ts';
 
 export interface PeerSurroundings {
@@ -86,6 +87,10 @@ async function connectAs(
     token,
     peer: `${node} at ${uri.text}`,
     compressor: hasFeature(hello, 'brotli') && hasFeature(welcome, 'brotli') ? compressor : null,
+    checksums:
+      hasFeature(hello, 'xxh64') && hasFeature(welcome, 'xxh64')
+        ? ChecksumKind.XXH64
+        : ChecksumKind.CRC32,
   });
   link.addLane(0, connection, NOTHING);
   const outcomes = await Promise.allSettled(

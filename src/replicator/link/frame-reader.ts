@@ -9,7 +9,6 @@
  * - Memory in which bytes may still land is nobody else's until the connection asked again, or is closed.
  * - After `stop`, or after a fault, no byte is looked at.
  */
-import { crc32 } from 'node:zlib';
 import { LINK_LANDING_BYTES_MIN } from '../../io/limits.ts';
 import {
   DecodedFrame,
@@ -20,6 +19,7 @@ import {
   type HeaderMemory,
 } from './frame.ts';
 import { COMPRESSED, nameOfKind, type LinkSide } from './frame-kinds.ts';
+import { ChecksumKind, checksumOf } from '../payload-checksum.ts';
 import type { PayloadPool, PooledPayload } from './payload-pool.ts';
 
 export interface FrameSink {
@@ -39,6 +39,8 @@ export interface FrameReaderOptions {
   readonly seed: number;
   /** The two ends agreed on a codec: payloads may be compressed. They are passed on as they came. */
   readonly compressed?: boolean;
+  /** Of payloads; CRC32 if not given. */
+  readonly checksums?: ChecksumKind;
 }
 
 export class FrameReader {
@@ -47,6 +49,7 @@ export class FrameReader {
   private readonly sender: LinkSide;
   private readonly seed: number;
   private readonly compressed: boolean;
+  private readonly checksums: ChecksumKind;
   private expecting: Expecting = 'header';
   private readonly header: HeaderMemory = newHeaderMemory();
   private headerFilled = 0;
@@ -61,12 +64,13 @@ export class FrameReader {
   private expectsLarge = false;
 
   constructor(sink: FrameSink, options: FrameReaderOptions) {
-    const { pool, sender, seed, compressed = false } = options;
+    const { pool, sender, seed, compressed = false, checksums = ChecksumKind.CRC32 } = options;
     this.sink = sink;
     this.pool = pool;
     this.sender = sender;
     this.seed = seed;
     this.compressed = compressed;
+    this.checksums = checksums;
   }
 
   /** No frame has begun that is not whole. */
@@ -164,10 +168,13 @@ export class FrameReader {
   }
 
   private finishPayload(payload: PooledPayload): void {
-    const { decoded } = this;
-    if (crc32(payload.buffer.subarray(0, payload.length)) !== decoded.payloadChecksum) {
+    const { decoded, checksums } = this;
+    const { payloadChecksum } = decoded;
+    if (checksumOf(checksums, payload.buffer.subarray(0, payload.length)) !== payloadChecksum) {
       return this.fail('a payload with a wrong checksum');
     }
+    payload.checksum = payloadChecksum;
+    payload.checksumKind = checksums;
     this.expectsLarge = payload.length >= LINK_LANDING_BYTES_MIN;
     this.payload = null;
     this.expecting = 'header';

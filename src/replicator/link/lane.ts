@@ -8,7 +8,6 @@
  * - After `leave` the link hears nothing of this lane but the end of its sends and `laneClosed`, once and last.
  */
 import assert from 'node:assert';
-import { crc32 } from 'node:zlib';
 import type { Connection, ConnectionHandler } from '../../io/network.ts';
 import {
   type DecodedFrame,
@@ -20,6 +19,7 @@ import {
 import { COMPRESSED, type LinkSide } from './frame-kinds.ts';
 import { FrameReader, type FrameSink } from './frame-reader.ts';
 import type { FrameHeader } from './link-types.ts';
+import { type ChecksumKind, checksumOfAll } from '../payload-checksum.ts';
 import type { FrameOwner, OutgoingFrame, OutgoingPool } from './outgoing-frame.ts';
 import type { PayloadPool, PooledPayload } from './payload-pool.ts';
 
@@ -48,6 +48,8 @@ export interface LaneOptions {
   readonly early: Buffer;
   /** Payloads may come compressed. */
   readonly compressed: boolean;
+  /** Of payloads, both ways. */
+  readonly checksums: ChecksumKind;
 }
 
 const NO_BYTES = Buffer.alloc(0);
@@ -72,6 +74,7 @@ export class Lane implements ConnectionHandler, FrameSink, FrameOwner {
   private readonly frames: OutgoingPool;
   private readonly reader: FrameReader;
   private readonly seed: number;
+  private readonly checksums: ChecksumKind;
   private early: Buffer;
   private sequence = 0;
   private begun = false;
@@ -79,7 +82,7 @@ export class Lane implements ConnectionHandler, FrameSink, FrameOwner {
   private corked = false;
 
   constructor(owner: LaneOwner, connection: Connection, options: LaneOptions) {
-    const { index, token, side, payloads, frames, early, compressed } = options;
+    const { index, token, side, payloads, frames, early, compressed, checksums } = options;
     const sender = side === 'primary' ? 'mirror' : 'primary';
     this.owner = owner;
     this.connection = connection;
@@ -87,7 +90,8 @@ export class Lane implements ConnectionHandler, FrameSink, FrameOwner {
     this.frames = frames;
     this.seed = laneSeed(token, index, side);
     const seed = laneSeed(token, index, sender);
-    this.reader = new FrameReader(this, { pool: payloads, sender, seed, compressed });
+    this.reader = new FrameReader(this, { pool: payloads, sender, seed, compressed, checksums });
+    this.checksums = checksums;
     this.early = Buffer.from(early);
   }
 
@@ -105,11 +109,8 @@ export class Lane implements ConnectionHandler, FrameSink, FrameOwner {
   send(header: FrameHeader, payload: readonly Buffer[], sent: (() => void) | null): void {
     assert(!this.leaving, 'a lane that leaves sends nothing');
     let payloadBytes = 0;
-    let payloadChecksum = 0;
-    for (const chunk of payload) {
-      payloadBytes += chunk.length;
-      payloadChecksum = crc32(chunk, payloadChecksum);
-    }
+    for (const chunk of payload) payloadBytes += chunk.length;
+    const payloadChecksum = checksumOfAll(this.checksums, payload);
     const frame = this.frames.take();
     const { sequence } = this;
     encodeFrame(frame.header, header, { payloadBytes, payloadChecksum, sequence }, this.seed);

@@ -3,6 +3,7 @@
  * docs/internals/link.md.
  */
 import type { BlockferryError } from '../../io/errors.ts';
+import type { ChecksumKind } from '../payload-checksum.ts';
 import type { ControlMessage } from './messages.ts';
 
 /** What a frame carries. The numbers are on the wire. */
@@ -75,6 +76,9 @@ export interface ReceivedPayload {
   /** `buffer[0 .. length)`, decompressed, its checksum proven. */
   readonly buffer: Buffer;
   readonly length: number;
+  /** The checksum that was proven, and its kind; left out, or null: it is not that of these bytes, which were compressed. */
+  readonly checksum?: number;
+  readonly checksumKind?: ChecksumKind | null;
   release(): void;
 }
 

@@ -21,6 +21,8 @@ export const LINK_FEATURES = [
   'refusals',
   /** The primary says which epochs a request of its host waits for: of others the mirror takes several in one sync. */
   'awaits',
+  /** PAYLOAD_CHECKSUM is by XXH64, in both directions. */
+  'xxh64',
 ] as const;
 
 export type LinkFeature = (typeof LINK_FEATURES)[number];

@@ -5,7 +5,8 @@
  * - A payload is one owner's from `take` to `release`; giving it back twice is a programmer error.
  * - Memory is at most a quarter more than the payload, and a sixteenth: so what a sender may have unacknowledged fits
  *   below LINK_RECEIVED_BYTES_LOW, and a link that is not read is always read again.
- * - At most LINK_IDLE_BYTES_MAX are kept for reuse.
+ * - At most LINK_IDLE_BYTES_MAX are kept for reuse; while much is lent, more, but not more of both than LINK_RECEIVED_BYTES_LOW:
+ *   memory that is left to the garbage collector and taken anew costs more than all else that is done with a payload.
  */
 import assert from 'node:assert';
 import {
@@ -14,6 +15,7 @@ import {
   LINK_RECEIVED_BYTES_HIGH,
   LINK_RECEIVED_BYTES_LOW,
 } from '../../io/limits.ts';
+import type { ChecksumKind } from '../payload-checksum.ts';
 import type { LinkMemory, MemoryMember } from './link-memory.ts';
 import type { ReceivedPayload } from './link-types.ts';
 
@@ -53,6 +55,8 @@ export class PooledPayload implements ReceivedPayload {
   readonly sizeClass: number;
   /** Bytes of the payload, from the start of the buffer. */
   length = 0;
+  checksum = 0;
+  checksumKind: ChecksumKind | null = null;
   private lent = false;
   private readonly pool: PayloadPool;
 
@@ -66,6 +70,7 @@ export class PooledPayload implements ReceivedPayload {
     assert(!this.lent, 'a payload has one owner');
     this.lent = true;
     this.length = length;
+    this.checksumKind = null;
   }
 
   release(): void {
@@ -138,6 +143,7 @@ export class PayloadPool implements MemoryMember {
     const { length } = payload.buffer;
     this.lentTotal -= length;
     this.keep(payload, length);
+    if (this.lentTotal === 0) this.trim(LINK_IDLE_BYTES_MAX);
     this.memory?.gave(this, length);
     if (this.waiting && this.lentTotal <= LINK_RECEIVED_BYTES_LOW) {
       this.waiting = false;
@@ -148,9 +154,13 @@ export class PayloadPool implements MemoryMember {
 
   /** What came last is likely to come again: it takes the place of what is kept most. */
   private keep(payload: PooledPayload, length: number): void {
-    while (this.idleTotal + length > LINK_IDLE_BYTES_MAX) this.dropOne();
+    this.trim(Math.max(LINK_IDLE_BYTES_MAX, LINK_RECEIVED_BYTES_LOW - this.lentTotal) - length);
     this.idle[payload.sizeClass]?.push(payload);
     this.idleTotal += length;
+  }
+
+  private trim(most: number): void {
+    while (this.idleTotal > most) this.dropOne();
   }
 
   private dropOne(): void {

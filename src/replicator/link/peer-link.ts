@@ -33,6 +33,7 @@ import { type ControlMessage, decodeControl, encodeControl } from './messages.ts
 import type { LinkMemory } from './link-memory.ts';
 import { Outbox, type OutboxOwner } from './outbox.ts';
 import { type OutgoingFrame, OutgoingPool } from './outgoing-frame.ts';
+import { ChecksumKind } from '../payload-checksum.ts';
 import { PayloadPool, type PooledPayload } from './payload-pool.ts';
 
 const NO_PAYLOAD: readonly Buffer[] = [];
@@ -49,6 +50,8 @@ export interface PeerLinkOptions {
   readonly compressor?: Compressor | null;
   /** Of all links of the node. Absent: this one is bounded by itself alone. */
   readonly memory?: LinkMemory | null;
+  /** Of payloads, both ways; CRC32 if not given. */
+  readonly checksums?: ChecksumKind;
 }
 
 type State = 'open' | 'leaving' | 'closed';
@@ -61,6 +64,7 @@ export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner, Expand
   private readonly clock: Clock;
   private readonly side: LinkSide;
   private readonly token: string;
+  private readonly checksums: ChecksumKind;
   private readonly lanes: Lane[] = [];
   private readonly frames = new OutgoingPool();
   private readonly payloads: PayloadPool;
@@ -81,6 +85,7 @@ export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner, Expand
 
   constructor(options: PeerLinkOptions) {
     const { clock, side, token, peer, compressor = null, memory = null } = options;
+    this.checksums = options.checksums ?? ChecksumKind.CRC32;
     this.clock = clock;
     this.side = side;
     this.token = token;
@@ -125,9 +130,9 @@ export class PeerLink implements Link, LaneOwner, BeatOwner, OutboxOwner, Expand
   addLane(index: number, connection: Connection, early: Buffer): void {
     assert(index >= 0 && index < LINK_LANES_MAX, 'a link has so many lanes');
     assert(!this.lanes.some((lane) => lane.index === index), 'a lane is added once');
-    const { side, token, payloads, frames } = this;
+    const { side, token, payloads, frames, checksums } = this;
     const compressed = this.expander !== null;
-    const options = { index, token, side, payloads, frames, early, compressed };
+    const options = { index, token, side, payloads, frames, early, compressed, checksums };
     const lane = new Lane(this, connection, options);
     this.lanes.push(lane);
     if (this.state !== 'open') return lane.leave(true);

@@ -4,8 +4,10 @@
  */
 import { readFileSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
+import { xxh64 } from '@node-rs/xxhash';
 import { describe, expect, test } from 'vitest';
 import { FrameKind } from '../../../src/replicator/link/link-types.ts';
+import { ChecksumKind, checksumOf } from '../../../src/replicator/payload-checksum.ts';
 import {
   EpochHeader,
   FrameRow,
@@ -78,7 +80,8 @@ describe('the document', () => {
 
   test('the bytes of a record are those of the document', () => {
     const seed = crc32(Buffer.from(`${use.volumeId}${hex(7, 8)}`, 'hex'), use.salt);
-    const table = `${hex(2, 2)}0000${hex(12, 4)}${hex(crc32(payload.buffer), 4)}00000000`;
+    const checksum = Number(xxh64(payload.buffer) & 0xffff_ffffn);
+    const table = `${hex(2, 2)}0001${hex(12, 4)}${hex(checksum, 4)}00000000`;
     const head =
       `42464a5200000000${hex(2, 8)}${hex(epoch.epoch, 8)}${hex(epoch.time, 8)}${hex(5000, 8)}` +
       `${hex(1, 4)}${hex(32, 4)}${hex(crc32(Buffer.from(table, 'hex')), 4)}${'00'.repeat(8)}`;
@@ -98,9 +101,32 @@ describe('headers', () => {
     encodeHead(target, 0, epoch, { seed: seedOf(use), synced: 5000 });
     const found = decodeEpochHeader(target, 0, seedOf(use))!;
     expect(found).toMatchObject({ generation: 2, epoch: epoch.epoch, synced: 5000, frames: 1 });
+    const row = { kind: FrameKind.RANGES, length: 12 };
+    const checksum = checksumOf(ChecksumKind.XXH64, payload.buffer);
     expect(decodeTable(target.subarray(64), found)).toEqual([
-      { kind: FrameKind.RANGES, length: 12, checksum: crc32(payload.buffer) },
+      { ...row, checksumKind: ChecksumKind.XXH64, checksum },
     ]);
+  });
+
+  test('have the checksum with which a payload came over its link', () => {
+    const target = Buffer.alloc(80);
+    const came = { ...payload, checksum: 77, checksumKind: ChecksumKind.CRC32 };
+    const frames = [{ kind: FrameKind.RANGES, payload: came }];
+    encodeHead(target, 0, { ...epoch, frames }, { seed: seedOf(use), synced: 5000 });
+    const found = decodeEpochHeader(target, 0, seedOf(use))!;
+    const row = { kind: FrameKind.RANGES, length: 12 };
+    expect(decodeTable(target.subarray(64), found)).toEqual([
+      { ...row, checksumKind: ChecksumKind.CRC32, checksum: 77 },
+    ]);
+  });
+
+  test('with a checksum of a kind that there is not are not believed', () => {
+    const target = Buffer.alloc(80);
+    encodeHead(target, 0, epoch, { seed: seedOf(use), synced: 5000 });
+    const found = decodeEpochHeader(target, 0, seedOf(use))!;
+    const table = Buffer.from(target.subarray(64));
+    table.writeUInt16BE(2, FrameRow.CHECKSUM_KIND);
+    expect(decodeTable(table, { ...found, tableChecksum: crc32(table) })).toBeNull();
   });
 
   test('of another use, another volume, or with any bit changed are not believed', () => {

@@ -11,6 +11,7 @@ import { laneSeed } from '../../../src/replicator/link/frame.ts';
 import { FrameReader } from '../../../src/replicator/link/frame-reader.ts';
 import type { FrameHeader } from '../../../src/replicator/link/link-types.ts';
 import { PayloadPool } from '../../../src/replicator/link/payload-pool.ts';
+import { ChecksumKind, checksumOf } from '../../../src/replicator/payload-checksum.ts';
 import { dataFrame, range, TOKEN, wireFrame, type WireFrame } from './support/wire.ts';
 
 interface Seen {
@@ -34,7 +35,7 @@ class Bench {
   readonly reader: FrameReader;
   private landing: Buffer | null = null;
 
-  constructor() {
+  constructor(checksums: ChecksumKind = ChecksumKind.CRC32) {
     const sink = {
       frame: (
         frame: { toHeader(): FrameHeader },
@@ -52,7 +53,7 @@ class Bench {
       },
     };
     const seed = laneSeed(TOKEN, 0, 'primary');
-    this.reader = new FrameReader(sink, { pool: this.pool, sender: 'primary', seed });
+    this.reader = new FrameReader(sink, { pool: this.pool, sender: 'primary', seed, checksums });
   }
 
   feed(bytes: Buffer): void {
@@ -178,6 +179,20 @@ describe('what is refused', () => {
       for (const sequence of sequences) bench.feed(wireFrame({ kind: 4, sequence }));
       expect(bench.fault, String(sequences)).toContain('was due');
       expect(bench.seen.length).toBe(sequences.length - 1);
+    }
+  });
+
+  test('a payload whose checksum is of the other kind', () => {
+    const payload = range(0n, 4096n);
+    const both = [ChecksumKind.CRC32, ChecksumKind.XXH64];
+    for (const sent of both) {
+      const bytes = wireFrame({ kind: 2, payload, payloadChecksum: checksumOf(sent, payload) });
+      for (const agreed of both) {
+        const bench = new Bench(agreed);
+        bench.feed(bytes);
+        expect(bench.fault === null, `${sent} ${agreed}`).toBe(sent === agreed);
+        expect(bench.seen.length).toBe(sent === agreed ? 1 : 0);
+      }
     }
   });
 

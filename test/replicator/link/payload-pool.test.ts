@@ -72,6 +72,20 @@ describe('the pool', () => {
     expect(pool.lentBytes).toBe(0);
   });
 
+  test('keeps what a stream uses again and again, as long as it does', () => {
+    const pool = new PayloadPool(() => {});
+    const lent = Array.from({ length: 60 }, () => pool.take(2 ** 20));
+    const known = new Set(lent.map(({ buffer }) => buffer));
+    for (let count = 0; count < 1000; count += 1) {
+      for (const payload of lent.splice(0, 40)) payload.release();
+      while (lent.length < 60) lent.push(pool.take(2 ** 20));
+      expect(pool.lentBytes + pool.idleBytes).toBeLessThanOrEqual(LINK_RECEIVED_BYTES_LOW);
+    }
+    expect(lent.every(({ buffer }) => known.has(buffer))).toBe(true);
+    for (const payload of lent) payload.release();
+    expect(pool.idleBytes).toBeLessThanOrEqual(LINK_IDLE_BYTES_MAX);
+  });
+
   test('keeps little for reuse, and of what was used last', () => {
     const pool = new PayloadPool(() => {});
     const use = (bytes: number, count: number): void => {
@@ -79,7 +93,7 @@ describe('the pool', () => {
       for (const payload of lent) payload.release();
     };
     use(4124, 8000);
-    use(2 ** 20, 40);
+    use(2 ** 20, 16);
     expect(pool.idleBytes).toBeLessThanOrEqual(LINK_IDLE_BYTES_MAX);
     expect(pool.idleBytes).toBeGreaterThan(LINK_IDLE_BYTES_MAX - 1.1 * 2 ** 20);
     // Small ones had filled it: large ones took their place.
