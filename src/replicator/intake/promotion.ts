@@ -11,15 +11,63 @@ import type { TimedPosition } from '../../volume/log/metadata-state.ts';
 import type { MetadataRecord } from '../../volume/log/records.ts';
 import { beginAbove } from '../../volume/snapshots/late-snapshot.ts';
 import type { Volume } from '../../volume/volume.ts';
-import { dropForks } from '../fork.ts';
-import type { EpochIntake } from './epoch-intake.ts';
+import { isBefore } from '../../volume/log/metadata-copy.ts';
+import { Status } from '../../io/device.ts';
+import { dropForks, keepFork } from '../fork.ts';
+import { shippedAgain, shippedIds } from './shipped.ts';
+import type { DeltaIntake } from './delta-intake.ts';
+import { refusal, type EpochIntake } from './epoch-intake.ts';
 import { noteWhole } from './kept-journal.ts';
+import { openGeneration, shippedAgain, shippedIds } from './open-generation.ts';
+import type { Twins } from './twins.ts';
+
+/** A mirror whose link is over. */
+export interface PromotionParts {
+  readonly volume: Volume;
+  readonly intake: EpochIntake;
+  readonly delta: DeltaIntake;
+  readonly twins: Twins;
+  /** Of the generation that is opened: random. */
+  readonly id: string;
+}
+
+/** At what is applied and in the journal, without a wait for its sync. Answers what it holds. Throws as `promoteKeeping`. */
+export async function promoteNow(parts: PromotionParts): Promise<TimedPosition> {
+  const { volume, intake, delta, twins, id } = parts;
+  const status = await intake.drain();
+  if (status !== Status.OK) throw intake.trouble ?? refusal(volume.name, status);
+  await delta.abandon();
+  await twins.discardAll();
+  const { position } = volume.metadata.state;
+  // A run that was given up, or took effect late: what is held is what the log says.
+  const isBehind = position !== null && isBefore(intake.applied ?? position, position);
+  if (isBehind) intake.rebase(position);
+  return await promoteAbove(volume, intake, id);
+}
+
+/**
+ * What it holds is durable first, and a snapshot of that name. Answers what that is.
+ * @throws BlockferryError METADATA_WRITE_FAILED: it is a mirror as before; VOLUME_FAILED
+ */
+export async function promoteKeeping(parts: PromotionParts, name: string): Promise<TimedPosition> {
+  const { volume, intake, delta, twins, id } = parts;
+  const status = await intake.finish();
+  if (status !== Status.OK) throw intake.trouble ?? refusal(volume.name, status);
+  await delta.abandon();
+  await twins.discardAll();
+  const { position, generation } = volume.metadata.state;
+  assert(position, 'a mirror that holds something');
+  await keepFork(volume, generation + 1);
+  await volume.snapshots.create(name);
+  await openGeneration(volume, id, []);
+  return position;
+}
 
 /**
  * Opens a generation of that id behind what is applied, which is the answer. The link is over, and no run is open.
  * @throws BlockferryError METADATA_WRITE_FAILED: it is a mirror as before; VOLUME_FAILED
  */
-export async function promoteAbove(
+async function promoteAbove(
   volume: Volume,
   intake: EpochIntake,
   id: string,
@@ -28,6 +76,7 @@ export async function promoteAbove(
   await dropForks(volume);
   const { generations, generation, position, source } = metadata.state;
   const held = intake.applied;
+  const shipped = shippedIds(volume);
   assert(held !== null && position !== null && source !== null, 'a mirror that holds something');
   const records = (layer: number): MetadataRecord[] => {
     const recorded = metadata.state.position;
@@ -50,13 +99,16 @@ export async function promoteAbove(
       },
     ];
   };
+  const shipped = shippedIds(volume);
   const undo = (): MetadataRecord[] => {
     intake.takeBack();
     return [
       { kind: 'journal-released' },
       { kind: 'history-set', generations },
       { kind: 'source-bound', ...source },
+      ...shippedAgain(volume, shipped),
       { kind: 'position', ...position },
+      ...shippedAgain(volume, shipped),
     ];
   };
   await volume.exclusive(() => beginAbove(snapshots, { records, undo }));

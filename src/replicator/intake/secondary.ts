@@ -22,11 +22,7 @@ import {
 } from '../../io/limits.ts';
 import type { TlsPeer } from '../../io/network.ts';
 import type { Random } from '../../io/random.ts';
-import { parseNbdUri } from '../../nbd/uri.ts';
 import { SubjectList } from '../../nbd/subject-list.ts';
-import { isBefore } from '../../volume/log/metadata-copy.ts';
-import type { TimedPosition } from '../../volume/log/metadata-state.ts';
-import type { MetadataRecord } from '../../volume/log/records.ts';
 import type { Volume } from '../../volume/volume.ts';
 import type { Examiner } from '../../workers/examiner.ts';
 import type { EventKind } from '../event-kinds.ts';
@@ -34,9 +30,7 @@ import type { HostedVolume } from '../hosted-volume.ts';
 import type { Link } from '../link/link-types.ts';
 import { hasFeature } from '../link/link-version.ts';
 import { LINK_VERSION } from '../link/messages.ts';
-import type { HandoverMirror, Hello, OtherMirror, Welcome } from '../link/messages.ts';
-import { keepFork } from '../fork.ts';
-import { promoteAbove } from './promotion.ts';
+import type { Hello, Welcome } from '../link/messages.ts';
 import { randomId } from '../random-id.ts';
 import { tellBlocks } from '../rejoin.ts';
 import type { EventSink, MirrorStatus, Position, SourceState, SourceStatus } from '../status.ts';
@@ -47,11 +41,13 @@ import { ReadGate } from './read-gate.ts';
 import { IntakeSession } from './session.ts';
 import type { HandOver, SessionHost } from './session.ts';
 import { PrimarySnapshots } from './primary-snapshots.ts';
-import { whyNoHandover } from './source-policy.ts';
+import { promoteKeeping, promoteNow } from './promotion.ts';
+import { Takeover } from './takeover.ts';
 import { Twins } from './twins.ts';
 
 /** `stranger`: must not learn that there is such a volume; `reason` is for the log. `refused`: the rightful node hears `text`. */
 export type Verdict =
+import { shippedAgain, shippedIds } from './shipped.ts';
   | { readonly kind: 'welcome'; readonly welcome: Welcome }
   | { readonly kind: 'stranger'; readonly reason: string }
   | { readonly kind: 'refused'; readonly text: string };
@@ -84,8 +80,6 @@ export interface Promotion extends Position {
 }
 
 const TOKEN_BYTES = 16;
-/** For the answer of a primary that gave up at its deadline. */
-const HANDOVER_GRACE_MS = 2000;
 
 export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
   readonly role = 'secondary';
@@ -99,13 +93,13 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
   readonly snapshots: PrimarySnapshots;
 
   private readonly random: Random;
-  private readonly events: EventSink;
-  private readonly node: string;
+  readonly events: EventSink;
+  readonly node: string;
   readonly sourceNode: string;
   private readonly subjects: SubjectList;
   private readonly gate: ReadGate;
   private readonly contextList: readonly StatusContext[];
-  private session: IntakeSession | null = null;
+  session: IntakeSession | null = null;
   /** Somebody was welcomed at this time of the clock, whose link has not come yet. */
   private expectedAt: number | null = null;
   private starting: Promise<void> | null = null;
@@ -114,12 +108,11 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
   private broken: BlockferryError | null = null;
   private lastError: string | null = null;
   private maintaining: Promise<void> | null = null;
-  private closing = false;
+  closing = false;
   /** From now on no link may begin. */
-  private promoting = false;
+  promoting = false;
   private onSessionOver: (() => void) | null = null;
-  /** Whoever asked for a handover. */
-  private wanted: ((outcome: string | null) => void) | null = null;
+  private readonly takeover: Takeover;
   /** The volume takes writes: this object is to be closed. */
   onTakenOver: (() => void) | null = null;
   /** Why this node sends nothing to such a mirror; null: it may. */
@@ -149,6 +142,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     });
     this.delta = new DeltaIntake({ volume, clock, gate: this.gate, twins: this.snapshots });
     this.twins = new Twins(volume);
+    this.takeover = new Takeover(this);
     this.intake = new EpochIntake({
       volume,
       disk,
@@ -375,7 +369,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     this.tell('source-waiting', error.line);
     if (!this.delta.settled) this.maintain();
     this.onSessionOver?.();
-    this.wanted?.(error.line);
+    this.takeover.denied(error.line);
   }
 
   progressed(): void {
@@ -459,7 +453,10 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     }
     this.promoting = true;
     try {
-      const held = keptAs === null ? await this.openAbove() : await this.openAsKept(keptAs);
+      await this.endLink();
+      const { volume, intake, delta, twins, random } = this;
+      const parts = { volume, intake, delta, twins, id: randomId(random) };
+      const held = await (keptAs === null ? promoteNow(parts) : promoteKeeping(parts, keptAs));
       const { generation } = this.volume.metadata.state;
       const { epoch, time } = held;
       return { generation, epoch, time, dropped: Math.max(0, heard - epoch) };
@@ -516,16 +513,6 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     throw new BlockferryError('PRIMARY_ALIVE', message);
   }
 
-  /** All that it holds is durable, and its journal is empty. */
-  private async endForPromotion(): Promise<void> {
-    const { intake, delta } = this;
-    await this.endLink();
-    const status = await intake.finish();
-    if (status !== Status.OK) throw intake.trouble ?? refusal(this.volume.name, status);
-    await delta.abandon();
-    await this.twins.discardAll();
-  }
-
   private async endLink(): Promise<void> {
     const { session } = this;
     if (session !== null) {
@@ -534,61 +521,6 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
       await over;
     }
     await this.maintaining;
-  }
-
-  /** At what is applied and in the journal, without a wait for its sync. Answers what it holds. */
-  private async openAbove(): Promise<TimedPosition> {
-    const { intake, delta, volume } = this;
-    await this.endLink();
-    const status = await intake.drain();
-    if (status !== Status.OK) throw intake.trouble ?? refusal(volume.name, status);
-    await delta.abandon();
-    await this.twins.discardAll();
-    const { position } = volume.metadata.state;
-    // A run that was given up, or took effect late: what is held is what the log says.
-    if (position !== null && isBefore(intake.applied ?? position, position))
-      intake.rebase(position);
-    return await promoteAbove(volume, intake, randomId(this.random));
-  }
-
-  /** What it holds is durable, and a snapshot of that name. */
-  private async openAsKept(name: string): Promise<TimedPosition> {
-    const { volume } = this;
-    await this.endForPromotion();
-    const { position, generation } = volume.metadata.state;
-    assert(position, 'it was looked at before');
-    await keepFork(volume, generation + 1);
-    await volume.snapshots.create(name);
-    await this.openGeneration(randomId(this.random), []);
-    return position;
-  }
-
-  /**
-   * `more`: recorded in the same commit. What the log has no space for is taken back: it goes with the next commit, and both are
-   * durable or none is. Throws METADATA_WRITE_FAILED, and when the log failed, of which it is not known what is durable.
-   */
-  private async openGeneration(id: string, more: readonly MetadataRecord[]): Promise<Position> {
-    const { metadata } = this.volume;
-    const { generations, position, source, generation } = metadata.state;
-    assert(position !== null && source !== null, 'it was looked at before');
-    const firstEpoch = position.epoch + 1;
-    const shipped = shippedIds(this.volume);
-    metadata.append({ kind: 'source-cleared' });
-    metadata.append({ kind: 'generation-opened', number: generation + 1, id, firstEpoch });
-    for (const record of more) metadata.append(record);
-    const status = await this.volume.commit();
-    if (status === Status.OK) return { generation: generation + 1, epoch: position.epoch };
-    if (!this.volume.failed) {
-      for (const record of more) {
-        if (record.kind !== 'mirror-added') continue;
-        metadata.append({ kind: 'mirror-removed', mirror: record.mirror });
-      }
-      metadata.append({ kind: 'history-set', generations });
-      metadata.append({ kind: 'source-bound', ...source });
-      metadata.append({ kind: 'position', ...position });
-      for (const record of shippedAgain(this.volume, shipped)) metadata.append(record);
-    }
-    throw refusal(this.volume.name, status);
   }
 
   private untilSessionOver(): Promise<void> {
@@ -603,106 +535,16 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
    * Asks the primary to give its writes to this mirror, or to split. Resolves with null when this mirror takes them (its object is
    * being closed then), else with the reason why not.
    */
-  async want(wish: {
-    split: boolean;
-    withinMs: number;
-    back: string | null;
-  }): Promise<string | null> {
-    const { session } = this;
-    if (session === null || !session.streaming) return 'it does not follow its primary now';
-    if (!hasFeature(session.hello, 'handover')) return 'its primary is of an older version';
-    if (this.wanted !== null) return 'it is asked for already';
-    session.link.sendControl({ kind: 'handover-wanted', ...wish });
-    const timer = this.clock.after(wish.withinMs + HANDOVER_GRACE_MS, () =>
-      this.wanted?.('the primary did not answer in time'),
-    );
-    const outcome = await new Promise<string | null>((resolve) => {
-      this.wanted = resolve;
-    });
-    this.wanted = null;
-    timer.cancel();
-    return outcome;
+  want(wish: { split: boolean; withinMs: number; back: string | null }): Promise<string | null> {
+    return this.takeover.want(wish);
   }
 
   handoverDenied(why: string): void {
-    this.wanted?.(why);
+    this.takeover.denied(why);
   }
 
-  async handOver(session: IntakeSession, message: HandOver): Promise<void> {
-    const why = await this.takeOver(session, message);
-    const { link } = session;
-    if (why !== null) {
-      this.wanted?.(why);
-      link.sendControl({ kind: 'handover-refused', message: why });
-      if (session.deaf) link.end(`${this.volume.name} follows it anew`);
-      return;
-    }
-    link.sendControl({ kind: 'handed-over' });
-    link.end(`${this.volume.name} takes writes`);
-    this.wanted?.(null);
-    this.onTakenOver?.();
-  }
-
-  /** Null: the generation is open, durably. Else why not: nothing of it is, nor will be. */
-  private async takeOver(session: IntakeSession, message: HandOver): Promise<string | null> {
-    const { intake, delta, volume } = this;
-    const { epoch, id, split, back } = message;
-    if (this.promoting || this.closing) return 'it is being promoted, or its node stops';
-    if (!session.streaming || delta.open !== null || intake.received !== epoch) {
-      return `it holds epoch ${intake.received}, not ${epoch}`;
-    }
-    const refused = this.wanted === null ? whyNoHandover(volume) : null;
-    if (refused !== null) return refused;
-    const unfit = back === null ? null : (this.whyNoMirror?.(back.uri) ?? null);
-    if (unfit !== null) return unfit;
-    this.promoting = true;
-    try {
-      const status = await intake.finish();
-      if (status !== Status.OK) throw intake.trouble ?? refusal(volume.name, status);
-      await this.twins.discardAll();
-      const { generation, position } = volume.metadata.state;
-      if (position?.epoch !== epoch) throw refusal(volume.name, Status.EIO);
-      if (back === null || split) await keepFork(volume, generation + 1);
-      // Without the link the primary would hear of it only when it asks: it is asked anew then.
-      if (!split && (this.session !== session || !session.link.open)) {
-        this.promoting = false;
-        return 'the link was lost';
-      }
-      if (intake.received !== epoch) {
-        this.promoting = false;
-        return `epoch ${intake.received} came meanwhile`;
-      }
-      // Not an epoch more: what came would be of a generation that is over.
-      session.hearNoMore();
-      await this.openGeneration(id, this.recordsOf(message, position));
-      return null;
-    } catch (thrown) {
-      if (volume.failed) throw thrown;
-      this.promoting = false;
-      return errorText(thrown);
-    }
-  }
-
-  /** The old primary, which holds the very position, and its other mirrors, as mirrors of this volume. */
-  private recordsOf({ back, others = [], split }: HandOver, position: Position): MetadataRecord[] {
-    if (split) return [];
-    const { nextMirrorId } = this.volume.metadata.state;
-    const fit = others.filter((other) => this.isTakenAlong(other));
-    return [
-      ...(back === null ? [] : recordsOfMirror(nextMirrorId, back, this.sourceNode, position)),
-      ...fit.flatMap((other, index) =>
-        recordsOfMirror(nextMirrorId + 1 + index, other, other.node, other.whole ? position : null),
-      ),
-    ];
-  }
-
-  private isTakenAlong({ uri, node }: OtherMirror): boolean {
-    const why = node === this.node ? 'it is this node' : (this.whyNoMirror?.(uri) ?? null);
-    if (why === null) return true;
-    const { name } = this.volume;
-    const message = `the mirror of ${name} on node ${node} is not taken along: ${why}; add it by its address as seen from here: blockferry mirror add ${name} URI`;
-    this.events.emit({ kind: 'mirror-left-behind', volume: name, mirror: uri, message });
-    return false;
+  handOver(session: IntakeSession, message: HandOver): Promise<void> {
+    return this.takeover.take(session, message);
   }
 
   // ---- closing
@@ -780,39 +622,6 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     const [allocation] = this.delta.shown?.contexts() ?? [this.volume.allocation];
     allocation?.describe(offset, end, into);
   }
-}
-
-/** Snapshots that came from the primary. */
-function shippedIds({ metadata }: Volume): string[] {
-  const all = [...metadata.state.snapshots.values()];
-  return all.filter(({ mark }) => mark?.shipped === true).map(({ id }) => id);
-}
-
-/** They are its own by `source-cleared`, which is taken back: the log says it of each that is still there by recording it anew. */
-function* shippedAgain({ metadata }: Volume, ids: readonly string[]): Generator<MetadataRecord> {
-  for (const id of ids) {
-    const snapshot = metadata.state.snapshots.get(id);
-    if (snapshot?.mark === undefined) continue;
-    yield { kind: 'snapshot-removed', id };
-    yield { kind: 'snapshot-created', ...snapshot, mark: { ...snapshot.mark, shipped: true } };
-  }
-}
-
-/** `held`: what it holds, and lacks nothing behind it; null: everything is compared. */
-function recordsOfMirror(
-  mirror: number,
-  { uri, mode, stallPolicy, lanes, limit }: HandoverMirror,
-  node: string,
-  held: Position | null,
-): MetadataRecord[] {
-  return [
-    { kind: 'mirror-added', mirror, uri: parseNbdUri(uri).text, mode, stallPolicy },
-    { kind: 'mirror-options', mirror, lanes, limit },
-    { kind: 'mirror-peer', mirror, node, volumeId: null },
-    held === null
-      ? { kind: 'mirror-bits-all', mirror, set: 'suspect' }
-      : { kind: 'mirror-acknowledged', mirror, generation: held.generation, epoch: held.epoch },
-  ];
 }
 
 /** Of a link that nobody wants. */
