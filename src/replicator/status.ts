@@ -117,7 +117,7 @@ export interface SourceStatus {
   readonly consistent_at: string | null;
   /** Between that time and the last that was heard of the primary, or now while there is no link. */
   readonly lag_seconds: number | null;
-  /** Epochs that arrived, are durable, are readable here. */
+  /** Epochs that arrived, are durable, are readable here; while a restart takes up the journal, as far as it came. */
   readonly received_epoch: number;
   readonly durable_epoch: number;
   readonly applied_epoch: number;

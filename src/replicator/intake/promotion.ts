@@ -14,7 +14,6 @@ import type { Volume } from '../../volume/volume.ts';
 import { isBefore } from '../../volume/log/metadata-copy.ts';
 import { Status } from '../../io/device.ts';
 import { dropForks, keepFork } from '../fork.ts';
-import { shippedAgain, shippedIds } from './shipped.ts';
 import type { DeltaIntake } from './delta-intake.ts';
 import { refusal, type EpochIntake } from './epoch-intake.ts';
 import { noteWhole } from './kept-journal.ts';
@@ -76,7 +75,6 @@ async function promoteAbove(
   await dropForks(volume);
   const { generations, generation, position, source } = metadata.state;
   const held = intake.applied;
-  const shipped = shippedIds(volume);
   assert(held !== null && position !== null && source !== null, 'a mirror that holds something');
   const records = (layer: number): MetadataRecord[] => {
     const recorded = metadata.state.position;
@@ -108,7 +106,6 @@ async function promoteAbove(
       { kind: 'source-bound', ...source },
       ...shippedAgain(volume, shipped),
       { kind: 'position', ...position },
-      ...shippedAgain(volume, shipped),
     ];
   };
   await volume.exclusive(() => beginAbove(snapshots, { records, undo }));

@@ -47,7 +47,6 @@ import { Twins } from './twins.ts';
 
 /** `stranger`: must not learn that there is such a volume; `reason` is for the log. `refused`: the rightful node hears `text`. */
 export type Verdict =
-import { shippedAgain, shippedIds } from './shipped.ts';
   | { readonly kind: 'welcome'; readonly welcome: Welcome }
   | { readonly kind: 'stranger'; readonly reason: string }
   | { readonly kind: 'refused'; readonly text: string };

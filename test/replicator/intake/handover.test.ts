@@ -114,10 +114,14 @@ test.each(SEEDS.slice(0, 10))(
     // The commit that opens the generation.
     const full = (): Promise<number> =>
       metadata.state.source === null ? Promise.resolve(ENOSPC) : commit();
+    const twin = { id: 'ab'.repeat(16), name: 'monday', createdAt: 1 };
+    const mark = { generation: 1, epoch, shipped: true };
+    await world.done(volume.snapshots.keepTwin(twin, null, mark, []), 'a snapshot');
     Object.assign(volume, { commit: full });
     const promote = () => world.mirror!.promote({ force: true, keptAs: null });
     expect(await world.done(codeOf(promote()), 'a promotion')).toBe('METADATA_WRITE_FAILED');
     expect(metadata.state).toMatchObject({ source: { node: 'one' }, generation: 1 });
+    expect(metadata.state.snapshots.get(twin.id)).toMatchObject({ mark });
     Object.assign(volume, { commit });
     expect(await world.done(promote(), 'a promotion')).toMatchObject({ generation: 2, epoch });
     expect(metadata.state).toMatchObject({ source: null, generation: 2 });
