@@ -95,9 +95,9 @@ export function writeReport(results: readonly RoundResult[], short: boolean): vo
 Written by \`npm run drill -- all --seed ${first?.seed ?? 0}${short ? ' --short' : ''}\`, which holds every drill once in each of its modes with real processes on one
 machine (${machine}). [How to hold them and read the results](operating/drills.md).
 
-- **RPO**: answered writes that the surviving copy lacks, and the time that they span. In sync mode it must be 0.
-- **RTO**: from the death of the primary until the mirror takes writes, what notices it included.
-- **resent / changed**: bytes that travelled to bring both sides together, and bytes of blocks that had changed.
+- **RPO**: answered writes that the surviving copy lacks, and the time that they span. In sync mode it must be 0, and in a switchover in either.
+- **RTO**: from the death of the primary, or the command of the switchover, until the other node takes writes, what notices it included.
+- **resent / changed**: bytes that travelled to bring both sides together, and bytes of blocks that had changed (of writes, in \`link-outage\` where no delta run was needed).
 - **client**: \`kernel\` where a Linux kernel had the volume attached, with a file system and load on it.
 - **longest wait**: of a client that writes 4 KiB at a time, for one answer; of a kernel, for the sync of one line in a file; in brackets while nothing
   was wrong. It is that of a machine that runs both nodes, the load and the judges.
