@@ -4,8 +4,9 @@
  * Invariants:
  * - A slab is written only by appending, or in place inside an epoch that is still open.
  * - A slab goes back to the pool when nobody holds it: not the writer, no epoch, no send in flight.
- * - At most `limitBytes` of idle slabs are kept for reuse. `take` always succeeds: the queue has its own bound
- *   and its policy acts first.
+ * - `take` always succeeds: the queue has its own bound and its policy acts first.
+ * - At most `idleBytes` of idle slabs are kept for reuse, and while many are in use as much more as there were slabs before
+ *   (`busyBytes` at most): memory that a busy queue leaves to the garbage collector is there twice until that has run.
  */
 import assert from 'node:assert';
 import { STAGING_SLAB_BYTES } from '../io/limits.ts';
@@ -40,22 +41,36 @@ export class Slab {
 
 export class SlabPool {
   private readonly idle: Slab[] = [];
-  private readonly limitBytes: number;
+  private readonly idleSlabs: number;
+  private readonly busySlabs: number;
+  private lent = 0;
 
-  constructor(limitBytes: number) {
-    this.limitBytes = limitBytes;
+  /** `busyBytes`: of slabs that are idle or in use; `idleBytes` if not given. */
+  constructor(idleBytes: number, busyBytes: number = idleBytes) {
+    this.idleSlabs = Math.floor(idleBytes / STAGING_SLAB_BYTES);
+    this.busySlabs = Math.floor(busyBytes / STAGING_SLAB_BYTES);
+  }
+
+  /** Memory of slabs that nobody holds. */
+  get idleBytes(): number {
+    return this.idle.length * STAGING_SLAB_BYTES;
   }
 
   /** A slab with nothing in it, held once by the caller. */
   take(): Slab {
     const slab = this.idle.pop() ?? new Slab(this);
     assert(slab.used === 0, 'an idle slab is empty');
+    this.lent += 1;
     slab.hold();
     return slab;
   }
 
   giveBack(slab: Slab): void {
     slab.used = 0;
-    if ((this.idle.length + 1) * STAGING_SLAB_BYTES <= this.limitBytes) this.idle.push(slab);
+    this.lent -= 1;
+    this.idle.push(slab);
+    const isBusy = this.lent > this.idleSlabs;
+    const most = isBusy ? Math.max(this.idleSlabs, this.busySlabs - this.lent) : this.idleSlabs;
+    if (this.idle.length > most) this.idle.length = most;
   }
 }

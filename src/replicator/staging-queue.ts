@@ -86,7 +86,8 @@ export class StagingQueue {
   }) {
     this.clock = options.clock;
     this.limitBytes = options.limitBytes ?? STAGING_BYTES_MAX;
-    this.pool = new SlabPool(Math.min(this.limitBytes, STAGING_POOL_BYTES_MAX));
+    const idleBytes = Math.min(this.limitBytes, STAGING_POOL_BYTES_MAX);
+    this.pool = new SlabPool(idleBytes, this.limitBytes);
     this.writer = new SlabWriter(this.pool);
     this.open = new Epoch(options.firstEpoch, this.writer);
   }

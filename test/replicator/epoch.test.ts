@@ -172,6 +172,23 @@ describe('an epoch', () => {
     letGo();
   });
 
+  it('uses the slabs of a busy queue again, and keeps few of an idle one', () => {
+    const pool = new SlabPool(STAGING_SLAB_BYTES * 2, STAGING_SLAB_BYTES * 40);
+    const held = Array.from({ length: 30 }, () => pool.take());
+    const known = new Set(held);
+    for (let count = 0; count < 100; count += 1) {
+      for (const slab of held.splice(0, 20)) slab.release();
+      expect(pool.idleBytes).toBe(STAGING_SLAB_BYTES * 20);
+      while (held.length < 30) held.push(pool.take());
+    }
+    expect(held.every((slab) => known.has(slab))).toBe(true);
+    while (held.length < 45) held.push(pool.take());
+    for (const slab of held.splice(0, 20)) slab.release();
+    expect(pool.idleBytes).toBe(STAGING_SLAB_BYTES * 15);
+    for (const slab of held) slab.release();
+    expect(pool.idleBytes).toBe(STAGING_SLAB_BYTES * 2);
+  });
+
   it('reaches offsets past 2^32 blocks', () => {
     const epoch = newEpoch();
     const offset = 2 ** 45 + 3 * BLOCK_BYTES;
