@@ -8,6 +8,8 @@ import { historyOf } from './history.ts';
 import { MUTATIONS, type Mutation } from './mutations.ts';
 import { failureOf } from './run.ts';
 
+/** On a machine that is slow and busy. */
+const MUTATION_MS_MAX = 300_000;
 const HISTORIES_MAX = 400;
 
 /** The number of histories until one fails, and how; null when none does. */
@@ -29,7 +31,7 @@ async function noticed({
 
 describe('code that is broken on purpose is noticed', () => {
   for (const mutation of MUTATIONS) {
-    test(mutation.name, async () => {
+    test(mutation.name, { timeout: MUTATION_MS_MAX }, async () => {
       const found = await noticed(mutation);
       expect(found, `${HISTORIES_MAX} histories say nothing`).not.toBeNull();
       // It is the mutation that was noticed: without it the same history is sound.

@@ -9,6 +9,7 @@ import type { MirrorNode } from './mirror-node.ts';
 import { BLOCK, differences, originsOf, type Oracle } from './oracle.ts';
 import type { PrimaryNode } from './primary-node.ts';
 import { openedOn, type Found } from './probe.ts';
+import type { SnapshotBook } from './snapshots.ts';
 
 /** What a mirror says that it shows. */
 export interface Shown {
@@ -24,12 +25,14 @@ const PROBE_STREAM = 900_000_000;
 export class Checks {
   private readonly seed: number;
   private readonly oracle: Oracle;
+  private readonly snapshots: SnapshotBook;
   private readonly primary: PrimaryNode;
   private probes = 0;
 
-  constructor(seed: number, oracle: Oracle, primary: PrimaryNode) {
+  constructor(seed: number, oracle: Oracle, snapshots: SnapshotBook, primary: PrimaryNode) {
     this.seed = seed;
     this.oracle = oracle;
+    this.snapshots = snapshots;
     this.primary = primary;
   }
 
@@ -50,10 +53,16 @@ export class Checks {
         throw new Wrong(`${node.name} after a ${how}: ${thrown.message}`);
       throw thrown;
     }
-    this.mustBeBoundary(node, found, `after a ${how}`);
+    const when = `after a ${how}`;
+    this.mustBeBoundary(node, found, when);
+    this.snapshots.mustFit(node, found.position, found.snapshots, when);
   }
 
-  mustBeBoundary(node: MirrorNode, { position, bytes }: Found, when: string): void {
+  mustBeBoundary(
+    node: MirrorNode,
+    { position, bytes }: Pick<Found, 'position' | 'bytes'>,
+    when: string,
+  ): void {
     const { claimed, promised, name } = node;
     const shown = shownPosition(position);
     const held = position?.epoch ?? 0;

@@ -56,6 +56,9 @@ export type Step = StepBase &
     | { kind: 'probe'; mirror: number; how: 'kill' | 'cut' }
     | { kind: 'read'; mirror: number }
     | { kind: 'cover' }
+    | { kind: 'snapshot'; how: 'take' | 'delete' | 'refresh'; name: string }
+    /** All snapshots of the primary and of a mirror are read. */
+    | { kind: 'read-snapshots'; mirror: number }
     | { kind: 'backup'; mirror: number }
     | { kind: 'set-back'; mirror: number }
   );
@@ -144,9 +147,29 @@ export function historyOf(seed: number): History {
     ringBytes: aside.pick([null, null, 64 * 1024, MIB]),
     filled: filledBy(dice, blocks),
     settled: dice.chance(60),
-    steps: Array.from({ length: count }, (_, index) => steps.next(index + 1)),
+    steps: withSnapshots(
+      Array.from({ length: count }, (_, index) => steps.next(index + 1)),
+      new Dice(seed, 4),
+    ),
     finale: aside.chance(60) ? 'heal' : finaleOf(aside),
   };
+}
+
+/** Half of the histories have snapshots, here and there between the other steps. */
+function withSnapshots(steps: readonly Step[], dice: Dice): Step[] {
+  const percent = dice.pick([0, 0, 8, 25]);
+  return steps.flatMap((step) => {
+    if (!dice.chance(percent)) return [step];
+    const ms = dice.pick([0, 0, dice.between(1, 60)]);
+    const name = dice.pick(['s1', 's2', 's3']);
+    const plain = dice.weighted<() => Plain>([
+      [5, () => ({ kind: 'snapshot', how: 'take', name })],
+      [3, () => ({ kind: 'snapshot', how: 'delete', name })],
+      [1, () => ({ kind: 'snapshot', how: 'refresh', name })],
+      [2, () => ({ kind: 'read-snapshots', mirror: dice.below(2) })],
+    ])();
+    return [step, { salt: 100_000 + step.salt, ms, ...plain }];
+  });
 }
 
 function finaleOf(dice: Dice): Finale {

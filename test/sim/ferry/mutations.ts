@@ -10,10 +10,12 @@ import { Journal } from '../../../src/replicator/intake/journal.ts';
 import { ReadGate } from '../../../src/replicator/intake/read-gate.ts';
 import { Epoch } from '../../../src/replicator/epoch.ts';
 import type { FrameHeader } from '../../../src/replicator/link/link-types.ts';
+import type { StreamCommand } from '../../../src/replicator/link/messages.ts';
 import { MirrorBlocks } from '../../../src/replicator/mirror-blocks.ts';
 import { Mirror } from '../../../src/replicator/mirror.ts';
 import { PeerSender } from '../../../src/replicator/peer-sender.ts';
 import { ReplicatedVolume } from '../../../src/replicator/replicated-volume.ts';
+import { SnapshotRounds } from '../../../src/replicator/snapshot-rounds.ts';
 import { StagingQueue } from '../../../src/replicator/staging-queue.ts';
 import { BlockSet } from '../../../src/volume/maps/block-set.ts';
 import { Metadata } from '../../../src/volume/log/metadata.ts';
@@ -255,6 +257,25 @@ export const FERRY_MUTATIONS: readonly FerryMutation[] = [
           return Promise.resolve();
         };
       }),
+  },
+  {
+    name: 'the command for a snapshot is one epoch late',
+    patch: () =>
+      replace(StagingQueue.prototype, 'closeWithCommand', () => {
+        return function closeWithCommand(this: StagingQueue, command: StreamCommand) {
+          const number = this.seal();
+          (this as unknown as { open: { command: StreamCommand } }).open.command = command;
+          return number;
+        };
+      }),
+  },
+  {
+    name: 'delta runs bring no snapshots',
+    patch: () => replace(SnapshotRounds.prototype, 'next', () => () => null),
+  },
+  {
+    name: 'a snapshot that was deleted stays on the mirror',
+    patch: () => replace(Snapshots.prototype, 'removeTwin', () => () => Promise.resolve()),
   },
   {
     name: 'every block is found equal',

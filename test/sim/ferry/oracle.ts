@@ -18,6 +18,8 @@ export interface Boundary {
   /** The number of the last change in it. */
   readonly change: number;
   readonly content: Content;
+  /** A mirror may hear of the number, so that it is never used again. */
+  readonly isReserved: boolean;
 }
 
 interface Pending {
@@ -129,14 +131,18 @@ export class Oracle {
 
   /**
    * An epoch ended; `beforeLast`: the last change was applied, and is the first of the next one. Null: the number was used for
-   * another.
+   * another, and was not to be used again.
    */
-  closed(epoch: number, generation: number, beforeLast: boolean): Boundary | null {
-    if (this.boundaries.has(epoch)) return null;
+  closed(
+    epoch: number,
+    generation: number,
+    { beforeLast, isReserved }: { beforeLast: boolean; isReserved: boolean },
+  ): Boundary | null {
+    if (this.boundaries.get(epoch)?.isReserved === true) return null;
     const content = this.now.slice();
     if (beforeLast) for (const [block, bytes] of this.before) content[block] = bytes;
     const change = beforeLast && this.isCounted ? this.change - 1 : this.change;
-    const boundary = { generation, epoch, change, content };
+    const boundary = { generation, epoch, change, content, isReserved };
     this.boundaries.set(epoch, boundary);
     return boundary;
   }
@@ -149,7 +155,7 @@ export class Oracle {
   of(position: LinkPosition | null): Boundary | null {
     if (position !== null) return this.at(position.epoch);
     const content = this.now.map(() => ZEROES);
-    return { generation: 0, epoch: 0, change: 0, content };
+    return { generation: 0, epoch: 0, change: 0, content, isReserved: true };
   }
 
   /** Boundaries from one epoch to another. */

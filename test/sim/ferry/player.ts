@@ -20,6 +20,7 @@ import { Operations, refusal } from './operations.ts';
 import { BLOCK, Oracle, differences } from './oracle.ts';
 import { PrimaryNode } from './primary-node.ts';
 import { readOf, writeOf } from './requests.ts';
+import { SnapshotBook } from './snapshots.ts';
 import { World } from './world.ts';
 
 export type WrapDisk = (disk: SimDisk, node: string) => Disk;
@@ -51,6 +52,7 @@ export class Player {
   private readonly world: World;
   private readonly lines: Lines;
   private readonly oracle: Oracle;
+  private readonly snapshots: SnapshotBook;
   private readonly primary: PrimaryNode;
   private readonly mirrors: readonly MirrorNode[];
   private readonly nodes: readonly Node[];
@@ -81,13 +83,14 @@ export class Player {
       note: (line) => this.note(line),
       wrapDisk,
     };
-    this.primary = new PrimaryNode(surroundings, this.oracle, history);
+    this.snapshots = new SnapshotBook(this.oracle, this.operations);
+    this.primary = new PrimaryNode(surroundings, this.oracle, this.snapshots, history);
     this.mirrors = history.mirrors.map(
       (_, index) => new MirrorNode(`m${index + 1}`, index + 1, surroundings),
     );
     this.nodes = [this.primary, ...this.mirrors];
     for (const node of this.nodes) node.onEnd = (process) => this.operations.ended(process);
-    this.checks = new Checks(seed, this.oracle, this.primary);
+    this.checks = new Checks(seed, this.oracle, this.snapshots, this.primary);
   }
 
   /** Throws Wrong when something is. */
@@ -250,6 +253,7 @@ export class Player {
       `the primary lost blocks ${wrong.join(' ')} in a ${node.lastEnding}`,
     );
     this.primary.replicate(parts);
+    this.snapshots.ofPrimary(this.primary);
     for (const mirror of this.mirrors) this.checks.cover(mirror);
   }
 
@@ -307,6 +311,12 @@ export class Player {
       case 'cover':
         if (this.primary.running) for (const mirror of this.mirrors) this.checks.cover(mirror);
         return;
+      case 'snapshot':
+        this.snapshots.step(this.primary, step);
+        return;
+      case 'read-snapshots':
+        this.readSnapshots(this.mirror(step.mirror));
+        return;
       case 'backup':
         this.mirror(step.mirror).keepBackup(this.host);
         return;
@@ -323,6 +333,14 @@ export class Player {
 
   private mirror(index: number): MirrorNode {
     return this.mirrors[index % this.mirrors.length]!;
+  }
+
+  private readSnapshots(mirror: MirrorNode): void {
+    const { primary, snapshots } = this;
+    if (primary.device !== null && !primary.closing) snapshots.ofPrimary(primary);
+    if (mirror.secondary !== null && !mirror.closing) {
+      snapshots.read(mirror, mirror.secondary.volume);
+    }
   }
 
   private setBack(mirror: MirrorNode): void {
@@ -361,6 +379,8 @@ export class Player {
       over = true;
     };
     node.note('is asked to stop');
+    await this.commandsOf(node);
+    if (!node.running) return;
     this.operations.operate(node, `the stop of ${node.name}`, node.close(), {
       done: ended,
       refused: (error) => {
@@ -380,6 +400,18 @@ export class Player {
     this.restartAt.set(node, this.world.time + downMs);
     node.end('kill');
     await this.ended(node);
+  }
+
+  /** New commands are refused before a node stops, and those under way awaited. */
+  private async commandsOf(node: PrimaryNode | MirrorNode): Promise<void> {
+    node.closing = true;
+    if (!(node instanceof PrimaryNode)) return;
+    await this.until(
+      `the commands of ${node.name}`,
+      CLOSE_MS_MAX,
+      () => !this.snapshots.busy(node),
+      () => this.operations.names.join(', '),
+    );
   }
 
   private line(mirror: MirrorNode, how: Extract<Step, { kind: 'line' }>['how']): void {
@@ -646,7 +678,8 @@ export class Player {
     if (state !== 'streaming') return false;
     if (stagedBytes + blocks.dirtyBytes + blocks.suspectBytes > 0) return false;
     const { epoch } = device.position();
-    return mirror.settledEpoch >= epoch && node.secondary.intake.applied?.epoch === epoch;
+    if (mirror.settledEpoch < epoch || node.secondary.intake.applied?.epoch !== epoch) return false;
+    return this.snapshots.difference(this.primary, node) === null;
   }
 
   private whyNot(): string {
@@ -654,7 +687,11 @@ export class Player {
     const states = this.mirrors.map((node) => {
       const mirror = this.primary.mirrorOf(node.name);
       const source = node.secondary?.sourceStatus();
-      return `${node.name} is ${mirror?.state ?? 'no mirror'} (${mirror?.lastError ?? ''}; ${JSON.stringify(mirror?.status() ?? null)}; ${JSON.stringify(source ?? null)})`;
+      const wrong =
+        this.primary.running && node.secondary !== null
+          ? this.snapshots.difference(this.primary, node)
+          : null;
+      return `${wrong ?? ''} ${node.name} is ${mirror?.state ?? 'no mirror'} (${mirror?.lastError ?? ''}; ${JSON.stringify(mirror?.status() ?? null)}; ${JSON.stringify(source ?? null)})`;
     });
     return `${states.join('; ')}; waiting: ${stuck}`;
   }
@@ -666,6 +703,7 @@ export class Player {
       wrong.length === 0,
       `the primary has other blocks than its host wrote: ${wrong.join(' ')}`,
     );
+    this.snapshots.ofPrimary(this.primary);
     for (const node of this.mirrors) {
       const secondary = node.secondary!;
       const request = readOf({ offset: 0, length: here.length });

@@ -20,6 +20,7 @@ import { PRIMARY } from './mirror-node.ts';
 import { Node, type Begun, type Surroundings } from './node.ts';
 import { BLOCK, type Oracle } from './oracle.ts';
 import { simExaminer } from './requests.ts';
+import type { SnapshotBook } from './snapshots.ts';
 
 export const PRIMARY_VOLUME = 'v';
 
@@ -28,11 +29,13 @@ export type Staging = Pick<History, 'stagingBytes' | 'graceMs' | 'ringBytes'>;
 export class PrimaryNode extends Node {
   device: ReplicatedVolume | null = null;
   readonly oracle: Oracle;
+  private readonly book: SnapshotBook;
   private readonly staging: Staging;
 
-  constructor(surroundings: Surroundings, oracle: Oracle, staging: Staging) {
+  constructor(surroundings: Surroundings, oracle: Oracle, book: SnapshotBook, staging: Staging) {
     super(PRIMARY, 0, surroundings);
     this.oracle = oracle;
+    this.book = book;
     this.staging = staging;
   }
 
@@ -80,6 +83,7 @@ export class PrimaryNode extends Node {
     this.tapQueue(device.queue, volume);
     this.device = device;
     device.start();
+    this.tapSnapshots(volume);
   }
 
   async close(): Promise<void> {
@@ -107,12 +111,32 @@ export class PrimaryNode extends Node {
     tapped.rotate = (reason) => {
       const { openNumber } = queue;
       if (process?.over === false) {
-        const { generation } = volume.metadata.state;
-        // A change that does not fit into an epoch ends it while it is being staged.
-        const made = this.oracle.closed(openNumber, generation, reason === 'conflict');
+        const { generation, reservedEpoch } = volume.metadata.state;
+        const made = this.oracle.closed(openNumber, generation, {
+          // A change that does not fit into an epoch ends it while it is being staged.
+          beforeLast: reason === 'conflict',
+          isReserved: openNumber <= reservedEpoch,
+        });
         wrongUnless(made !== null, `epoch ${openNumber} is used twice`);
       }
       rotate(reason);
+    };
+  }
+
+  private tapSnapshots({ snapshots }: Volume): void {
+    const { book, process } = this;
+    const { witness } = snapshots;
+    if (witness === null) return;
+    snapshots.witness = {
+      taken: (twin, replaces) => {
+        const position = witness.taken(twin, replaces);
+        if (process?.over === false) book.took(twin.id, twin.name, replaces, position.epoch);
+        return position;
+      },
+      removed: (id) => {
+        if (process?.over === false) book.leave(id);
+        witness.removed(id);
+      },
     };
   }
 

@@ -3,7 +3,7 @@ import type { Dice } from '../../../scripts/fuzz/dice.ts';
 import { SecondaryVolume } from '../../../src/replicator/intake/secondary.ts';
 import type { LinkPosition } from '../../../src/replicator/link/messages.ts';
 import { VolumeStore } from '../../../src/volume/store.ts';
-import { answered } from '../../volume/support/request.ts';
+import { answered, type TestRequest } from '../../volume/support/request.ts';
 import { filler } from '../arena.ts';
 import { Wrong, wrongUnless } from '../failure.ts';
 import type { Platter } from '../platter.ts';
@@ -11,13 +11,19 @@ import { SimDisk, type DiskTraits } from '../sim-disk.ts';
 import { said } from '../scheduler.ts';
 import { VOLUME } from './mirror-node.ts';
 import { readOf, simExaminer } from './requests.ts';
+import type { FoundSnapshot } from './snapshots.ts';
 import { Process, World } from './world.ts';
+
+interface Readable {
+  read(request: TestRequest): number;
+}
 
 const STEPS_MAX = 20_000;
 
 export interface Found {
   readonly position: LinkPosition | null;
   readonly bytes: Buffer;
+  readonly snapshots: readonly FoundSnapshot[];
 }
 
 /** Opens what is on `platter` as the node of a mirror does, and says what it serves. */
@@ -50,22 +56,35 @@ export async function openedOn(
     journalFileBytes,
   });
   secondary.start();
-  const request = readOf({ offset: 0, length: volume.sizeBytes });
-  const answer: { status: number | null } = { status: null };
-  const read = async (): Promise<void> => {
-    answer.status = await answered(request, (asked) => secondary.read(asked));
-  };
-  void read();
-  await said();
-  for (let count = 0; answer.status === null; count += 1) {
-    wrongUnless(count < STEPS_MAX && world.step(), 'a copy of it never answers a read');
+  const until = async (ready: () => boolean, what: string): Promise<void> => {
     await said();
+    for (let count = 0; !ready(); count += 1) {
+      wrongUnless(count < STEPS_MAX && world.step(), `a copy of it never ${what}`);
+      await said();
+    }
+  };
+  const readAll = async (device: Readable): Promise<Buffer> => {
+    const request = readOf({ offset: 0, length: volume.sizeBytes });
+    const answer: { status: number | null } = { status: null };
+    void answered(request, (asked) => device.read(asked)).then(
+      (status) => (answer.status = status),
+    );
+    await until(() => answer.status !== null, 'answers a read');
+    wrongUnless(answer.status === 0, `a copy of it cannot be read: ${errors.join(' ')}`);
+    return request.bytes;
+  };
+  const bytes = await readAll(secondary);
+  const { intake } = secondary;
+  await until(() => intake.applied?.epoch === intake.durable?.epoch, 'applies its journal');
+  const snapshots: FoundSnapshot[] = [];
+  for (const { id, name } of volume.snapshots.list()) {
+    snapshots.push({ id, name, bytes: await readAll(volume.snapshots.device(name)!) });
   }
-  wrongUnless(answer.status === 0, `a copy of it cannot be read: ${errors.join(' ')}`);
-  const held = secondary.intake.durable;
+  const held = intake.durable;
   process.abandon();
   return {
     position: held === null ? null : { generation: held.generation, epoch: held.epoch },
-    bytes: request.bytes,
+    bytes,
+    snapshots,
   };
 }
