@@ -170,6 +170,13 @@ export class Failover {
 
   private async failback(): Promise<void> {
     const { oldNode, old } = this;
+    // Somebody may have started it anew because its volume failed.
+    this.parts.start(oldNode);
+    await this.until(
+      'another start of the old primary',
+      () => oldNode.device !== null,
+      () => '',
+    );
     const device = oldNode.device!;
     await this.drained(device);
     this.demoted = true;
