@@ -37,7 +37,10 @@ export class SendLimit implements WireLimit {
   }
 
   correct(plainBytes: number, wireBytes: number): void {
-    this.takeNow(wireBytes - plainBytes * this.share);
+    const now = this.clock.now();
+    const bytes = wireBytes - plainBytes * this.share;
+    this.own.take(bytes, now);
+    this.shared?.correct(bytes, now);
   }
 
   /**
@@ -45,14 +48,10 @@ export class SendLimit implements WireLimit {
    * paid: 0 is go.
    */
   take(bytes: number): number {
-    this.takeNow(bytes * this.share);
-    return this.waitMs;
-  }
-
-  private takeNow(bytes: number): void {
     const now = this.clock.now();
-    this.own.take(bytes, now);
-    this.shared?.take(bytes, now);
+    this.own.take(bytes * this.share, now);
+    this.shared?.take(bytes * this.share, now);
+    return this.waitMs;
   }
 
   /** Whether something that is to be sent would have to wait. */

@@ -7,7 +7,7 @@
  *   has its part beside one of large pieces, and whoever paused does not catch up on what it left unused.
  * - Nobody stands back for one that is less than SHARE_LEAD_MS of the rate behind: else those who send small pieces would go by
  *   turns, a timer for each piece, and the rate would be that of the timers.
- * - To ask whether one would be refused takes no place in the line.
+ * - To ask whether one would be refused takes no place in the line, and to hear later how much was sent costs none.
  * - Who was refused and does not ask again within SHARE_ASK_MS_MAX waits no more: it holds up nobody.
  * - Without a limit nobody waits, and nothing is counted.
  */
@@ -57,14 +57,21 @@ export class SharedLimit {
     return Math.max(debtMs, NEXT_MS);
   }
 
-  /** Counts what the sharer sends; a negative number is given back. */
+  /** Counts what the sharer sends. */
   take(sharer: Sharer, bytes: number, now: number): void {
     if (bytes === 0 || this.bucket.bytesPerSecond === null) return;
     this.bucket.take(bytes, now);
     const start = Math.max(this.virtual, sharer.finish);
     sharer.finish = start + bytes;
     this.waiting.delete(sharer);
-    if (bytes > 0) this.virtual = Math.max(this.virtual, this.earliest(start));
+    this.virtual = Math.max(this.virtual, this.earliest(start));
+  }
+
+  /** What was sent was so many bytes more; a negative number is given back. */
+  correct(sharer: Sharer, bytes: number, now: number): void {
+    if (this.bucket.bytesPerSecond === null) return;
+    this.bucket.take(bytes, now);
+    sharer.finish += bytes;
   }
 
   /** Where the first of those who wait begins, and not after `start`. */
@@ -104,5 +111,9 @@ export class Sharer {
 
   take(bytes: number, now: number): void {
     this.limit.take(this, bytes, now);
+  }
+
+  correct(bytes: number, now: number): void {
+    this.limit.correct(this, bytes, now);
   }
 }

@@ -68,11 +68,19 @@ class Greedy {
   readonly limit: SendLimit;
   private readonly clock: TimerClock;
   private readonly piece: number;
+  /** So much later it turns out that a piece became a hundredth shorter; null: it is known at once. */
+  private readonly knownAfterMs: number | null;
 
-  constructor(clock: TimerClock, limit: SendLimit, piece: number) {
+  constructor(
+    clock: TimerClock,
+    limit: SendLimit,
+    piece: number,
+    knownAfterMs: number | null = null,
+  ) {
     this.clock = clock;
     this.limit = limit;
     this.piece = piece;
+    this.knownAfterMs = knownAfterMs;
     this.lastAt = clock.now();
     this.send();
   }
@@ -90,9 +98,16 @@ class Greedy {
       }
       this.limit.take(this.piece);
       this.sent += this.piece;
+      this.learnLater();
       this.largestPause = Math.max(this.largestPause, this.clock.now() - this.lastAt);
       this.lastAt = this.clock.now();
     }
+  }
+
+  private learnLater(): void {
+    const { piece, knownAfterMs } = this;
+    if (knownAfterMs === null) return;
+    this.clock.after(knownAfterMs, () => this.limit.correct(piece, 0.99 * piece));
   }
 }
 
@@ -276,6 +291,18 @@ describe('senders', () => {
     expect(asking.waitMs).toBeGreaterThan(0);
     clock.block(SECOND / 4);
     expect(sending.heldBack).toBe(true);
+  });
+
+  test.each([2, 8, 30])('keep their part when what they sent is known %d ms later', (ms) => {
+    const clock = new TimerClock();
+    const node = new SharedLimit(10 * MIB, 0);
+    const compressed = new Greedy(clock, of(clock, node), 12_288, ms);
+    const plain = new Greedy(clock, of(clock, node), MIB);
+    clock.advance(100 * SECOND);
+    expect(compressed.sent / plain.sent).toBeGreaterThan(0.95);
+    expect(compressed.sent / plain.sent).toBeLessThan(1.05);
+    expect((0.99 * compressed.sent + plain.sent) / MIB).toBeGreaterThan(980);
+    expect((0.99 * compressed.sent + plain.sent) / MIB).toBeLessThan(1015);
   });
 
   test('at random keep every limit, and no one starves', () => {
