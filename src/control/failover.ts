@@ -386,9 +386,10 @@ export class FailoverCommands {
         throw new BlockferryError('PRIMARY_ALIVE', message);
       }
       await secondary.leaveSource();
-      const kept = force ? timedName('diverged', this.clock.wall()) : null;
-      await this.commands.rehost(secondary, () => followAnother(volume, node, kept));
-      const what = kept === null ? '' : `; what it held is ${exportName(name, kept)}`;
+      const keptAs = force ? timedName('diverged', this.clock.wall()) : null;
+      const change = (): Promise<boolean> => followAnother(volume, node, keptAs);
+      const isKept = await this.commands.rehost(secondary, change);
+      const what = isKept ? `; what it held is ${exportName(name, keptAs ?? '')}` : '';
       const message = `volume ${name} is a mirror that waits for node ${node}, and no more for ${before}${what}`;
       this.room.tell('volume-rebound', name, message);
       return this.commands.show(name);

@@ -157,6 +157,8 @@ describe('when another mirror was promoted, a mirror', () => {
   test('that has more than that one gives it up by force alone, and keeps it', async (context) => {
     const { alpha, beta, gamma, dir } = await stage(context);
     await post(alpha, 'mirrors/pause', { uri: beta.uri('v') });
+    await write(alpha, 5, 5);
+    await post(alpha, 'snapshots', { name: 'late' });
     await write(alpha, 5, 6);
     await waitUntil('it on gamma', async () => (await contentOf(gamma, dir))[5 * PIECE] === 6);
     await alpha.node.stop();
@@ -175,5 +177,8 @@ describe('when another mirror was promoted, a mirror', () => {
     const { snapshots } = await gamma.client.call<{ snapshots: { name: string }[] }>('GET', path);
     const kept = snapshots.map(({ name }) => name).find((name) => name.startsWith('diverged-'));
     expect((await contentOf(gamma, dir, `v@${kept ?? ''}`))[5 * PIECE]).toBe(6);
+    // What its old primary had it keep, and the new one never had, stays its own.
+    expect(snapshots.map(({ name }) => name)).toContain('late');
+    expect((await contentOf(gamma, dir, 'v@late'))[5 * PIECE]).toBe(5);
   });
 });

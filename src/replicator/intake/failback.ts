@@ -18,6 +18,7 @@ import { forkOf } from '../fork.ts';
 import { bytesOf } from '../rejoin.ts';
 import { refusal } from './epoch-intake.ts';
 import { releaseJournal } from './kept-journal.ts';
+import { shippedAgain, shippedIds } from './open-generation.ts';
 
 /** What a volume that takes writes has in common with the node that goes on. */
 export interface CommonGround {
@@ -93,28 +94,32 @@ export async function followNewPrimary(volume: Volume, node: string, time: numbe
 
 /**
  * A secondary follows another node from now on, with what it holds: that it goes on from there is decided when that node is met. Nothing
- * is on its way to it. `keptAs`: a name for what it holds, which it gives up: then it has no history, and everything is compared.
+ * is on its way to it. `keptAs`: a name for what it holds, which it gives up: then it has no history, everything is compared, and the
+ * snapshots that came from its old primary are its own, for the new one may never have had them. Returns whether there was something to keep.
  * @throws BlockferryError SNAPSHOT_EXISTS, SNAPSHOT_LIMIT, VOLUME_FAILED, METADATA_WRITE_FAILED
  */
 export async function followAnother(
   volume: Volume,
   node: string,
   keptAs: string | null,
-): Promise<void> {
+): Promise<boolean> {
   const { metadata, snapshots } = volume;
   const { source, generations, position } = metadata.state;
   assert(source !== null && metadata.state.run === null, 'a secondary, and all of it is whole');
+  const shipped = keptAs === null ? [] : shippedIds(volume);
   if (keptAs !== null) {
     if (position !== null) await snapshots.create(keptAs);
     metadata.append({ kind: 'history-set', generations: [] });
+    for (const id of shipped) metadata.append({ kind: 'snapshot-kept', id });
   }
   metadata.append({ kind: 'source-bound', node, volumeId: null });
   const status = await volume.commit();
-  if (status === Status.OK) return;
+  if (status === Status.OK) return keptAs !== null && position !== null;
   metadata.append({ kind: 'source-bound', ...source });
   if (keptAs !== null) {
     metadata.append({ kind: 'history-set', generations });
     if (position !== null) metadata.append({ kind: 'position', ...position });
+    for (const record of shippedAgain(volume, shipped)) metadata.append(record);
   }
   throw refusal(volume.name, status);
 }
