@@ -80,7 +80,7 @@ export class Handover {
     fence.pause();
     try {
       const epoch = await this.shipped(wish.mirror, deadline);
-      if (!wish.split) await this.shippedToOthers(wish.mirror, epoch);
+      if (!wish.split) await this.shippedToOthers(wish.mirror, epoch, deadline);
       await (wish.split ? this.part(wish, epoch, deadline) : this.ask(wish, epoch, deadline));
     } finally {
       this.asking = null;
@@ -106,16 +106,18 @@ export class Handover {
     return epoch;
   }
 
-  /** Those that follow too are given a moment, so that they need not be compared. */
-  private async shippedToOthers(mirror: Mirror, epoch: number): Promise<void> {
+  /** Those that follow too are given a moment, so that they need not be compared; the one that is asked keeps time for its answer. */
+  private async shippedToOthers(mirror: Mirror, epoch: number, deadline: number): Promise<void> {
     const { mirrors, host } = this.parts;
     const { clock } = host.surroundings;
     const others = mirrors.filter((each) => each !== mirror && each.peer !== null);
     for (const each of others) each.wake();
     const whole = (): boolean =>
       others.every((each) => each.peer === null || each.has(epoch, 'durable'));
+    const now = clock.now();
+    const waitMs = Math.min(HANDOVER_OTHERS_MS, (deadline - now) / 2);
     // What came meanwhile is seen as before: the queue is closed at this epoch.
-    await this.until(clock.now() + HANDOVER_OTHERS_MS, '', whole).catch(() => {});
+    await this.until(now + waitMs, '', whole).catch(() => {});
   }
 
   private async until(deadline: number, why: string, ready: () => boolean): Promise<void> {

@@ -84,6 +84,29 @@ test('the answers of another mirror count for nothing', async () => {
   expect(taken).toBe(true);
 });
 
+test('another mirror that lags takes no time from the one that is asked', async () => {
+  const rig = await Rig.create(testScope());
+  const { volume, device } = rig;
+  const host = { volume, queue: device.queue, surroundings: device.surroundings };
+  const lags = { id: 8, peer: {}, wake: () => {}, has: () => false } as unknown as Mirror;
+  const sendControl = ({ kind }: { kind: string }): void => {
+    if (kind === 'hand-over') setTimeout(() => handover.heard(7, { kind: 'handed-over' }), 20);
+  };
+  const peer = { link: { sendControl }, welcome: {} };
+  const uri = { text: NOWHERE };
+  const asked = { id: 7, uri, peer, wake: () => {}, has: () => true } as unknown as Mirror;
+  const handover: Handover = new Handover({
+    host: host satisfies Pick<MirrorHost, 'volume' | 'queue' | 'surroundings'>,
+    fence: new Fence(volume.metadata, systemClock),
+    mirrors: [asked, lags],
+    isQuiet: () => true,
+  });
+  const mirror = { mirror: 7, uri: NOWHERE, mode: 'async', stallPolicy: 'degrade' } as const;
+  volume.metadata.append({ kind: 'mirror-added', ...mirror });
+  await handover.run({ mirror: asked, back: null, withinMs: 900, split: false });
+  expect(volume.metadata.state.handover).toMatchObject({ mirror: 7 });
+});
+
 test('a refusal that came late lets no write pass while the next handover waits', async () => {
   const { volume, device } = await inDoubt();
   const fence = new Fence(volume.metadata, systemClock);
