@@ -167,8 +167,14 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
   /** Takes up the mirrors that the metadata log names. Called once, before the first request. */
   start(): void {
     if (this.kept === null) this.begin();
-    else this.kept.start(() => this.begin());
+    else this.kept.start(this.taken);
   }
+
+  /** What is told of a journal that was kept. */
+  private readonly taken = {
+    ready: (): void => this.begin(),
+    lost: (): void => this.hold?.refuse(Status.EIO),
+  };
 
   private begin(): void {
     this.way.start(this.volume.metadata.state.mirrors.size > 0);
@@ -279,11 +285,15 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
 
   /** @throws BlockferryError URI_INVALID, MIRROR_*, METADATA_WRITE_FAILED: nothing was changed. */
   async addMirror(mirror: NewMirror): Promise<void> {
-    if (this.hold !== null) {
-      const message = `${this.volume.name} is applying what its journal held when it was promoted; try again`;
-      throw new BlockferryError('BUSY', message);
-    }
+    this.refuseWhileHeld();
     return await this.mirrorSet.add(mirror);
+  }
+
+  /** Its mirrors are not taken up before. */
+  private refuseWhileHeld(): void {
+    if (this.hold === null) return;
+    const message = `${this.volume.name} is applying what its journal held when it was promoted; try again`;
+    throw new BlockferryError('BUSY', message);
   }
 
   removeMirror(uri: string): Promise<void> {
@@ -323,8 +333,9 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
   }
 
   /** Grows or shrinks the volume; what the mirrors have past the old end is brought in line. */
-  resize(sizeBytes: number): Promise<void> {
-    return this.mirrorSet.resize(sizeBytes, () => this.gate.resize());
+  async resize(sizeBytes: number): Promise<void> {
+    this.refuseWhileHeld();
+    await this.mirrorSet.resize(sizeBytes, () => this.gate.resize());
   }
 
   mirrorStatuses(): MirrorStatus[] {
@@ -353,7 +364,8 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     await this.mirrorSet.close();
     this.tickTimer?.cancel();
     await this.stagingDisk?.close();
-    await this.gate.retireAll();
+    // Mirrors that were not taken up cannot be told what they lack: the log goes on saying it.
+    if (this.hold === null) await this.gate.retireAll();
   }
 
   // --- BlockDevice ---

@@ -14,9 +14,12 @@ interface Held {
 
 export class StartHold {
   private held: Held[] = [];
+  /** What is answered to whatever comes; null: it waits. */
+  private refusal: number | null = null;
 
   /** Keeps the request until it may be applied, then applies and completes it. */
   hold(request: DeviceRequest, apply: (request: DeviceRequest) => number): number {
+    if (this.refusal !== null) return this.refusal;
     if (request.ending) return Status.ESHUTDOWN;
     request.retain();
     this.held.push({ request, apply });
@@ -37,8 +40,9 @@ export class StartHold {
     }
   }
 
-  /** Nothing that waits is ever applied. */
+  /** Nothing that waits, or comes, is ever applied. */
   refuse(status: number): void {
+    this.refusal = status;
     for (const { request } of this.held.splice(0)) request.complete(status);
   }
 }

@@ -47,6 +47,14 @@ export async function releaseJournal(volume: Volume): Promise<void> {
   }, true);
 }
 
+/** One of the two is called, in the turn of the start or a later one; none when it is stopped before. */
+export interface KeptUser {
+  /** The volume may be used. */
+  ready(): void;
+  /** Nobody will ever see its content: it failed. */
+  lost(): void;
+}
+
 export class KeptJournal {
   private readonly volume: Volume;
   private readonly disk: Disk;
@@ -66,11 +74,10 @@ export class KeptJournal {
     return this.volume.metadata.state.kept !== null && !whole.has(this.volume);
   }
 
-  /** `ready` is called, in this turn or a later one, when the volume may be used; never when it cannot. */
-  start(ready: () => void): void {
+  start(user: KeptUser): void {
     const { torn } = this;
-    this.working = torn ? this.takeUp(ready) : this.release();
-    if (!torn) ready();
+    this.working = torn ? this.takeUp(user) : this.release();
+    if (!torn) user.ready();
   }
 
   /** Resolves when nothing is under way. What is not done is done by the next process. */
@@ -84,9 +91,11 @@ export class KeptJournal {
     await this.persist(() => releaseJournal(this.volume));
   }
 
-  private async takeUp(ready: () => void): Promise<void> {
+  private async takeUp(user: KeptUser): Promise<void> {
     const done = await this.persist(() => this.volume.exclusive(() => this.replay(), true));
-    if (done && !this.stopped) ready();
+    if (this.stopped) return;
+    if (done) user.ready();
+    else user.lost();
   }
 
   /** Tries again what a full disk refuses. False: it is given up. */

@@ -105,6 +105,7 @@ class Promoted {
     this.host();
   }
 
+  /** A volume that takes writes, in whatever state it is. */
   host(): void {
     const { world } = this;
     this.device = new ReplicatedVolume({
@@ -166,9 +167,10 @@ class Promoted {
     })();
   }
 
-  /** The next process; false: its volume is a mirror as before. */
-  reopen(): boolean {
+  /** The next process; false: its volume is a mirror as before. `how`: the one before it ends now, and so. */
+  reopen(how: Ending | null = null): boolean {
     this.device = null;
+    if (how !== null) this.world.disk.endNow(how);
     this.world.begin();
     if (this.world.mirror !== null) return false;
     this.host();
@@ -250,6 +252,17 @@ async function play(
   return came;
 }
 
+/** A mirror that was promoted a moment ago, and its journal is part of it in part only. */
+async function promotedAndNotUsed(): Promise<Promoted> {
+  const promoted = new Promoted(5);
+  const { world } = promoted;
+  await promoted.prepare(false);
+  const mirror = world.mirror!;
+  await world.done(mirror.promote({ force: true, keptAs: null }), 'the promotion');
+  await world.done(mirror.close(), 'the end of the mirror');
+  return promoted;
+}
+
 const CASES = [
   { seed: 1, how: 'kill', snapshot: false },
   { seed: 2, how: 'cut', snapshot: false },
@@ -291,5 +304,42 @@ describe('a promotion with a journal that is not part of the volume yet', () => 
     for (const end of syncs) end();
     expect(await world.done(checkpoint, 'the late sync')).toBe(0);
     expect(volume.metadata.state).toMatchObject({ source: null, position: null });
+  });
+
+  test('is put aside by an end before it is taken up, with what its mirrors lack', async () => {
+    const promoted = await promotedAndNotUsed();
+    const { world } = promoted;
+    const { metadata } = world.store!.find('m')!;
+    const { nextMirrorId: mirror } = metadata.state;
+    const uri = 'nbd://127.0.0.1:10999/m';
+    metadata.append({ kind: 'mirror-added', mirror, uri, mode: 'async', stallPolicy: 'degrade' });
+    metadata.append({ kind: 'regions-hot', regions: [0] });
+    await world.done(new Promise((resolve) => metadata.commit(resolve)), 'the mirror');
+    expect(promoted.reopen('kill')).toBe(true);
+    const { device } = promoted;
+    await expect(device!.resize(BLOCK)).rejects.toThrow(/journal/);
+    await world.done(device!.close(), 'the end');
+    const { state } = world.store!.find('m')!.metadata;
+    expect([...state.hot]).toEqual([0]);
+  });
+
+  test('answers whatever comes with an error when it is damaged', async () => {
+    const promoted = await promotedAndNotUsed();
+    const { world } = promoted;
+    const { directory, metadata } = world.store!.find('m')!;
+    const { kept } = metadata.state;
+    expect(kept!.last).toBeGreaterThan(kept!.after);
+    for (const name of ['journal-a', 'journal-b']) {
+      if (!world.disk.exists(`${directory}/${name}`)) continue;
+      const file = world.disk.open(`${directory}/${name}`, { create: false });
+      expect(file.writeNow(Buffer.alloc(64, 7), 0, 64, 4096)).toBe(64);
+      file.closeNow();
+    }
+    expect(promoted.reopen('kill')).toBe(true);
+    const read = (): Promise<number> =>
+      answered(requestOf({ offset: 0, length: BLOCK }), (asked) => promoted.device!.read(asked));
+    expect(await world.done(read(), 'what waited')).not.toBe(0);
+    expect(world.store!.find('m')!.failed).toBe(true);
+    expect(await world.done(read(), 'what comes')).not.toBe(0);
   });
 });
