@@ -76,9 +76,10 @@ async function promoteAbove(
   const { generations, generation, position, source } = metadata.state;
   const held = intake.applied;
   assert(held !== null && position !== null && source !== null, 'a mirror that holds something');
+  // What a sync under way records until then counts: behind that the journal may forget.
+  let recorded = position;
   const records = (layer: number): MetadataRecord[] => {
-    const recorded = metadata.state.position;
-    assert(recorded !== null, 'a position stays');
+    recorded = metadata.state.position ?? position;
     intake.letGo();
     return [
       { kind: 'source-cleared' },
@@ -105,7 +106,7 @@ async function promoteAbove(
       { kind: 'history-set', generations },
       { kind: 'source-bound', ...source },
       ...shippedAgain(volume, shipped),
-      { kind: 'position', ...position },
+      { kind: 'position', ...recorded },
     ];
   };
   await volume.exclusive(() => beginAbove(snapshots, { records, undo }));

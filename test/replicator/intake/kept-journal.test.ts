@@ -11,6 +11,7 @@ import type { Network } from '../../../src/io/network.ts';
 import { inlineExaminer } from '../../../src/workers/examiner.ts';
 import { answered, requestOf } from '../../volume/support/request.ts';
 import { SECTOR } from '../../sim/sectors.ts';
+import { ENOSPC } from '../../sim/sim-disk.ts';
 import { BLOCK, blockOf } from './support/copy-model.ts';
 import { MirrorWorld } from './support/mirror-world.ts';
 
@@ -304,6 +305,36 @@ describe('a promotion with a journal that is not part of the volume yet', () => 
     for (const end of syncs) end();
     expect(await world.done(checkpoint, 'the late sync')).toBe(0);
     expect(volume.metadata.state).toMatchObject({ source: null, position: null });
+  });
+
+  test('that finds no space is taken back to what was recorded meanwhile', async () => {
+    const promoted = new Promoted(5);
+    const { world } = promoted;
+    await promoted.prepare(false);
+    const mirror = world.mirror!;
+    const { intake, volume } = mirror;
+    await world.until(
+      'all',
+      () => intake.received > 1 && intake.applied?.epoch === intake.received,
+    );
+    const last = intake.received;
+    const { layers } = volume;
+    const prepare = layers.prepare.bind(layers);
+    const commit = volume.commit.bind(volume);
+    const whileRecorded = async (): ReturnType<typeof prepare> => {
+      expect(volume.metadata.state.position!.epoch).toBeLessThan(last);
+      expect(await intake.checkpoint()).toBe(0);
+      Object.assign(volume, { commit: () => Promise.resolve(ENOSPC) });
+      return await prepare();
+    };
+    Object.assign(layers, { prepare: whileRecorded });
+    const promotion = world.done(mirror.promote({ force: true, keptAs: null }), 'the promotion');
+    await expect(promotion).rejects.toMatchObject({ code: 'METADATA_WRITE_FAILED' });
+    Object.assign(layers, { prepare });
+    Object.assign(volume, { commit });
+    // Behind it the journal may forget: a position before it would ask for what is there no more.
+    expect(volume.metadata.state.position!.epoch).toBe(last);
+    expect(volume.metadata.state).toMatchObject({ source: { node: 'one' }, kept: null });
   });
 
   test('is put aside by an end before it is taken up, with what its mirrors lack', async () => {
