@@ -149,8 +149,9 @@ export class IntakeSession implements LinkHandler {
   progressed(): void {
     const durable = this.host.intake.durable?.epoch ?? 0;
     this.assembly.acknowledged(durable);
-    const { acked, awaited } = this;
-    if (!this.paced || (acked.epoch < awaited && awaited <= durable)) this.tellPositions();
+    // The awaited epoch is the last of them: other requests may wait for earlier ones.
+    const isAwaited = this.acked.epoch < Math.min(durable, this.awaited);
+    if (!this.paced || isAwaited) this.tellPositions();
     else this.tellPositionsLater();
   }
 

@@ -3,6 +3,7 @@
  * its link played by the test, one message at a time.
  */
 import { beforeEach, describe, expect, test } from 'vitest';
+import { INTAKE_ACK_MS_MAX } from '../../../src/io/limits.ts';
 import type { TlsPeer } from '../../../src/io/network.ts';
 import type { Verdict } from '../../../src/replicator/intake/secondary.ts';
 import { FrameKind } from '../../../src/replicator/link/link-types.ts';
@@ -66,6 +67,22 @@ describe('a mirror that is told what is waited for', () => {
     await world.until('it can be read', () => world.mirror!.intake.applied?.epoch === one);
     await world.until('it is told', () => world.link!.answers.at(-1)?.header.aux === one);
     expect(acks() - before).toBeLessThanOrEqual(2);
+  });
+
+  test('says at once that a part of it is durable: somebody may wait for that part alone', async () => {
+    world.awaits = true;
+    await streaming();
+    world.model.write();
+    const one = world.model.last;
+    world.link!.frame({ kind: FrameKind.AWAITS, epoch: one });
+    // Another request of the host waits already, for an epoch that has not come.
+    world.link!.frame({ kind: FrameKind.AWAITS, epoch: one + 1 });
+    world.sendEpoch(one);
+    const { intake } = world.mirror!;
+    await world.until('it is durable', () => intake.durable?.epoch === one);
+    const before = world.scheduler.now();
+    await world.until('it is told', () => world.link!.answers.at(-1)?.header.epoch === one);
+    expect(world.scheduler.now() - before).toBeLessThan(INTAKE_ACK_MS_MAX);
   });
 });
 
