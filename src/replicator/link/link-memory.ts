@@ -7,6 +7,7 @@
  * - Of those that are not read, one at a time has its turn, for LINK_TURN_MS: it is read as if it were alone, so that what it
  *   holds in part becomes whole and can be let go of. So no link waits for itself, or for another, for ever.
  * - Nothing is done and no timer runs while there is room.
+ * - What links keep for reuse counts where it is asked whether one may keep much (`isRoomy`), and holds up none.
  */
 import type { Clock, Timer } from '../../io/clock.ts';
 import {
@@ -26,6 +27,8 @@ export interface MemoryMember {
 export class LinkMemory {
   private readonly clock: Clock;
   private total = 0;
+  /** Kept for reuse, over all links. */
+  private idle = 0;
   private full = false;
   /** Not read, in the order of their turns. */
   private readonly held = new Set<MemoryMember>();
@@ -39,6 +42,20 @@ export class LinkMemory {
   /** Bytes in the hands of owners, over all links. */
   get bytes(): number {
     return this.total;
+  }
+
+  get idleBytes(): number {
+    return this.idle;
+  }
+
+  /** Whether so much more may be kept for reuse, beyond the little that each link may keep. */
+  isRoomy(bytes: number): boolean {
+    return this.total + this.idle + bytes <= LINK_NODE_BYTES_HIGH;
+  }
+
+  /** A link keeps so much more for reuse, or less. */
+  keeps(more: number): void {
+    this.idle += more;
   }
 
   took(bytes: number): void {

@@ -5,8 +5,9 @@
  * - A payload is one owner's from `take` to `release`; giving it back twice is a programmer error.
  * - Memory is at most a quarter more than the payload, and a sixteenth: so what a sender may have unacknowledged fits
  *   below LINK_RECEIVED_BYTES_LOW, and a link that is not read is always read again.
- * - At most LINK_IDLE_BYTES_MAX are kept for reuse; while much is lent, more, but not more of both than LINK_RECEIVED_BYTES_LOW:
- *   memory that is left to the garbage collector and taken anew costs more than all else that is done with a payload.
+ * - At most LINK_IDLE_BYTES_MAX are kept for reuse; while much is lent, more, but not more of both than LINK_RECEIVED_BYTES_LOW,
+ *   and only while there is room in the memory of the node: what is left to the garbage collector and taken anew costs more than all
+ *   else that is done with a payload.
  */
 import assert from 'node:assert';
 import {
@@ -88,6 +89,7 @@ export class PayloadPool implements MemoryMember {
   private idleTotal = 0;
   private lentTotal = 0;
   private waiting = false;
+  private left = false;
   private readonly memory: LinkMemory | null;
 
   /** `onRoom`: after it was full, there may be room. `memory`: of all links of the node; null: there is no bound but its own. */
@@ -121,8 +123,10 @@ export class PayloadPool implements MemoryMember {
     this.onRoom();
   }
 
-  /** The link is over: nothing more is taken. */
+  /** The link is over: nothing more is taken, and nothing kept. */
   leave(): void {
+    this.left = true;
+    this.trim(0);
     this.memory?.forget(this);
   }
 
@@ -131,7 +135,7 @@ export class PayloadPool implements MemoryMember {
     assert(length > 0 && length <= LINK_FRAME_BYTES_MAX, 'a payload is bounded');
     const sizeClass = classFor(length);
     const found = this.idle[sizeClass]?.pop();
-    if (found !== undefined) this.idleTotal -= found.buffer.length;
+    if (found !== undefined) this.keeps(-found.buffer.length);
     const payload = found ?? new PooledPayload(this, sizeClass, SIZES[sizeClass] ?? 0);
     payload.lend(length);
     this.lentTotal += payload.buffer.length;
@@ -154,9 +158,17 @@ export class PayloadPool implements MemoryMember {
 
   /** What came last is likely to come again: it takes the place of what is kept most. */
   private keep(payload: PooledPayload, length: number): void {
-    this.trim(Math.max(LINK_IDLE_BYTES_MAX, LINK_RECEIVED_BYTES_LOW - this.lentTotal) - length);
+    if (this.left) return;
+    const isRoomy = this.memory?.isRoomy(length) !== false;
+    const whileBusy = isRoomy ? LINK_RECEIVED_BYTES_LOW - this.lentTotal : 0;
+    this.trim(Math.max(LINK_IDLE_BYTES_MAX, whileBusy) - length);
     this.idle[payload.sizeClass]?.push(payload);
-    this.idleTotal += length;
+    this.keeps(length);
+  }
+
+  private keeps(more: number): void {
+    this.idleTotal += more;
+    this.memory?.keeps(more);
   }
 
   private trim(most: number): void {
@@ -174,6 +186,6 @@ export class PayloadPool implements MemoryMember {
     }
     const dropped = this.idle[largest]?.pop();
     assert(dropped !== undefined, 'what is kept is somewhere');
-    this.idleTotal -= dropped.buffer.length;
+    this.keeps(-dropped.buffer.length);
   }
 }

@@ -4,7 +4,12 @@
  * then links in memory whose receivers let go of nothing before they have a whole epoch each.
  */
 import { describe, expect, test } from 'vitest';
-import { LINK_NODE_BYTES_HIGH, LINK_NODE_BYTES_LOW, LINK_TURN_MS } from '../../../src/io/limits.ts';
+import {
+  LINK_IDLE_BYTES_MAX,
+  LINK_NODE_BYTES_HIGH,
+  LINK_NODE_BYTES_LOW,
+  LINK_TURN_MS,
+} from '../../../src/io/limits.ts';
 import { LinkMemory } from '../../../src/replicator/link/link-memory.ts';
 import { PayloadPool, type PooledPayload } from '../../../src/replicator/link/payload-pool.ts';
 import { VirtualClock } from '../../support/virtual-clock.ts';
@@ -94,6 +99,24 @@ describe('the memory of a node', () => {
     await clock.run(10 * LINK_TURN_MS);
     expect(clock.pendingTimers).toBe(0);
   });
+});
+
+test('what busy links keep for reuse counts too: beyond a little, none is kept where the node has no room', () => {
+  const memory = new LinkMemory(new VirtualClock());
+  const members = Array.from({ length: 8 }, () => new Member(memory));
+  const all = (): number => members.reduce((sum, { pool }) => sum + pool.idleBytes, memory.bytes);
+  // One after the other has much, and then a little all the time.
+  for (const member of members) member.take(90 * MIB).keep(4 * MIB);
+  const little = members.length * LINK_IDLE_BYTES_MAX;
+  expect(all()).toBeLessThanOrEqual(LINK_NODE_BYTES_HIGH + little);
+  expect(members[0]!.pool.idleBytes).toBeGreaterThan(80 * MIB);
+  expect(members.at(-1)!.pool.idleBytes).toBeGreaterThan(LINK_IDLE_BYTES_MAX - 2 * MIB);
+  expect(memory.idleBytes).toBe(all() - memory.bytes);
+  // Of links that are over nothing is kept, also of what comes back later.
+  for (const { pool } of members) pool.leave();
+  for (const member of members) member.keep(0);
+  expect(all()).toBe(0);
+  expect(memory.idleBytes).toBe(0);
 });
 
 test('links that need more together than there is are all done in the end', async () => {
