@@ -50,7 +50,7 @@ export class PeerLinks {
           kind: 'accept',
           welcome: verdict.welcome,
           accepted: (link, of) => target.attach(link, of),
-          abandoned: () => target.unexpected(),
+          abandoned: () => target.unexpected(hello),
         };
     }
   }

@@ -232,7 +232,7 @@ function stale(primary: PrimarySide, { common }: Fork, next: Generation): Decisi
     kind: 'stale',
     common: { generation, epoch: Math.min(epoch, end) },
     primarySince: own ? { generation, epoch: end + 1 } : null,
-    reason: `the mirror was promoted after epoch ${end} and has generation ${next.number}${ours}`,
+    reason: `the mirror, or the node that it follows, was promoted after epoch ${end} and has generation ${next.number}${ours}`,
   };
 }
 

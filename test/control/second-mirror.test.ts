@@ -60,6 +60,14 @@ async function messageOf(promise: Promise<unknown>): Promise<string> {
   throw new Error('it was not refused');
 }
 
+/** A node that was stopped, at the same address. */
+function startAgain(scope: Scope, node: LocalNode, dir: string): Promise<LocalNode> {
+  const [, socket = ''] = node.uri('v').split('socket=');
+  const { name, data } = node.config;
+  const flags = { name, data, nbd: [`unix:${socket}`], control: `unix:${dir}/control` };
+  return startLocalNode(scope, { flags });
+}
+
 async function stage(context: TestContext): Promise<Stage> {
   requireTools(context, 'nbdcopy', 'qemu-io');
   const scope = testScope();
@@ -110,10 +118,7 @@ describe('behind a switchover, the other mirror', () => {
     await write(alpha, 1, 2);
     const moved = await post<SwitchoverStatus>(beta, 'switchover', { back: alpha.uri('v') });
     expect(moved.next).toMatchObject([{ node: 'gamma' }]);
-    const [, socket = ''] = gamma.uri('v').split('socket=');
-    const { data } = gamma.config;
-    const flags = { name: 'gamma', data, nbd: [`unix:${socket}`], control: `unix:${dir}/control` };
-    const back = await startLocalNode(scope, { flags });
+    const back = await startAgain(scope, gamma, dir);
     await post(back, 'set', { mirror_of: 'beta' });
     await inStep(beta);
     const found = (await showOf(beta)).mirrors.find(({ node }) => node === 'gamma');
@@ -152,6 +157,23 @@ describe('when another mirror was promoted, a mirror', () => {
     await post(beta, 'mirrors', { uri: gamma.uri('v') });
     await inStep(beta, 1);
     expect((await contentOf(gamma, dir)).equals(await contentOf(beta, dir))).toBe(true);
+  });
+
+  test('that follows tells the old primary, which may not reach that one', async (context) => {
+    const { scope, alpha, beta, gamma, dir } = await stage(context);
+    await alpha.node.stop();
+    await waitUntil('the loss', async () => (await showOf(gamma)).source?.state === 'waiting');
+    await post(beta, 'promote', { force: true });
+    await post(gamma, 'set', { mirror_of: 'beta' });
+    await post(beta, 'mirrors', { uri: gamma.uri('v') });
+    await write(beta, 3, 4);
+    await inStep(beta, 1);
+    // Nobody reaches beta any more.
+    await beta.node.stop();
+    const back = await startAgain(scope, alpha, dir);
+    await waitUntil('alpha to hear of it', async () => (await showOf(back)).fenced !== null);
+    expect((await showOf(gamma)).source).toMatchObject({ node: 'beta' });
+    expect((await contentOf(gamma, dir))[3 * PIECE]).toBe(4);
   });
 
   test('that has more than that one gives it up by force alone, and keeps it', async (context) => {

@@ -8,11 +8,9 @@
 import type { Volume } from '../../volume/volume.ts';
 import type { Handover } from '../handover.ts';
 import type { Link } from '../link/link-types.ts';
-import { LINK_VERSION } from '../link/messages.ts';
 import type { Hello } from '../link/messages.ts';
-import { Discarded, type Verdict } from './secondary.ts';
-
-const NO_TOKEN = '0'.repeat(32);
+import { endHistoryLink, historyWelcome, isOfDescent } from './history-welcome.ts';
+import type { Verdict } from './secondary.ts';
 
 export class Descendant {
   private readonly volume: Volume;
@@ -27,35 +25,19 @@ export class Descendant {
   }
 
   judge(hello: Hello): Verdict {
-    const { generations } = this.volume.metadata.state;
-    const known = new Set(hello.generations.map(({ id }) => id));
-    if (!generations.some(({ id }) => known.has(id))) {
+    if (!isOfDescent(this.volume, hello.generations)) {
       return { kind: 'stranger', reason: 'it is no secondary, and of another descent' };
     }
     // The mirror that takes over may be faster than its answer.
     if (this.handover.learned(hello.generations)) {
       return { kind: 'refused', text: 'it is about to become the mirror; try again' };
     }
-    return {
-      kind: 'welcome',
-      welcome: {
-        version: LINK_VERSION,
-        node: this.node,
-        token: NO_TOKEN,
-        lanes: 1,
-        sizeBytes: this.volume.sizeBytes,
-        generations,
-        position: null,
-        run: null,
-      },
-    };
+    return { kind: 'welcome', welcome: historyWelcome(this.volume, this.node) };
   }
 
   unexpected(): void {}
 
   attach(link: Link): void {
-    link.start(new Discarded());
-    // What was said in the welcome must arrive.
-    link.end(`${this.volume.name} is no mirror any more`);
+    endHistoryLink(link, `${this.volume.name} is no mirror any more`);
   }
 }

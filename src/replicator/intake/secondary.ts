@@ -38,6 +38,7 @@ import { DeltaIntake } from './delta-intake.ts';
 import { EpochIntake, refusal } from './epoch-intake.ts';
 import type { IntakeHooks } from './epoch-intake.ts';
 import { ReadGate } from './read-gate.ts';
+import { Discarded, endHistoryLink, historyWelcome, isOfDescent } from './history-welcome.ts';
 import { IntakeSession } from './session.ts';
 import type { HandOver, SessionHost } from './session.ts';
 import { PrimarySnapshots } from './primary-snapshots.ts';
@@ -210,8 +211,8 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
 
   /** Whether a new link of this primary may begin. `tls`: what it showed of itself, null when it came in clear. */
   judge(hello: Hello, tls: TlsPeer | null): Verdict {
-    const other = this.whyNotOther(hello);
-    if (other !== null) return { kind: 'refused', text: other };
+    const other = this.judgeOther(hello);
+    if (other !== null) return other;
     const reason = this.strangeness(hello, tls);
     if (reason !== null) return { kind: 'stranger', reason };
     const text = this.objection(hello);
@@ -228,17 +229,20 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
   }
 
   /**
-   * Another node goes on with what this volume was a copy of, and shows that by a generation, whose id nobody guesses: its operator
-   * hears what to do here. Null: it is no such node.
+   * Another node that this volume was a copy of, and shows that by a generation, whose id nobody guesses. If it does not know of the
+   * latest one here, somebody went on from it: it hears that, before it takes a write. Else its operator hears what to do here.
+   * Null: it is no such node.
    */
-  private whyNotOther({ node, generations }: Hello): string | null {
+  private judgeOther({ node, generations }: Hello): Verdict | null {
     const { sourceNode, volume } = this;
-    if (node === sourceNode) return null;
-    const known = new Set(generations.map(({ id }) => id));
-    if (!volume.metadata.state.generations.some(({ id }) => known.has(id))) return null;
+    if (node === sourceNode || !isOfDescent(volume, generations)) return null;
+    const latest = volume.metadata.state.generations.at(-1);
+    if (!generations.some(({ id }) => id === latest?.id)) {
+      return { kind: 'welcome', welcome: historyWelcome(volume, this.node) };
+    }
     const text = `${volume.name} follows node ${sourceNode}; to have it follow ${node}, there: blockferry volume set ${volume.name} --mirror-of ${node}`;
     if (this.session === null) this.lastError = text;
-    return text;
+    return { kind: 'refused', text };
   }
 
   private objection(hello: Hello): string | null {
@@ -298,13 +302,17 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     };
   }
 
-  /** Nothing comes of the last welcome: another may be made. */
-  unexpected(): void {
-    this.expectedAt = null;
+  /** Nothing comes of the last welcome of whoever said `hello`: another may be made. */
+  unexpected({ node }: Pick<Hello, 'node'>): void {
+    if (node === this.sourceNode) this.expectedAt = null;
   }
 
   /** The link that the last welcome was for, of whoever said `hello`. */
   attach(link: Link, hello: Hello): void {
+    const { sourceNode } = this;
+    if (hello.node !== sourceNode) {
+      return endHistoryLink(link, `${this.volume.name} follows node ${sourceNode}`);
+    }
     this.expectedAt = null;
     if (this.session !== null || this.closing || this.promoting || !this.started) {
       link.start(new Discarded());
@@ -621,17 +629,6 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     const [allocation] = this.delta.shown?.contexts() ?? [this.volume.allocation];
     allocation?.describe(offset, end, into);
   }
-}
-
-/** Of a link that nobody wants. */
-export class Discarded {
-  frame(_header: unknown, payload: { release(): void } | null): void {
-    payload?.release();
-  }
-  control(): void {}
-  heartbeat(): void {}
-  drained(): void {}
-  closed(): void {}
 }
 
 function asError(thrown: unknown): BlockferryError {

@@ -21,7 +21,7 @@ beforeEach(async () => {
   world.model.write();
   world.model.write();
   await world.until('the start', () => world.mirror!.judge(world.hello(), null).kind === 'welcome');
-  world.mirror!.unexpected();
+  world.mirror!.unexpected(world.hello());
 });
 
 /** Connected, with the last epoch of the model, and epochs follow. */
@@ -44,7 +44,7 @@ const X509 = (identity: string) => ({ kind: 'x509', identity }) as const;
 
 function verdict(change: Partial<Hello>, tls: TlsPeer | null = null): Verdict {
   const given = world.mirror!.judge({ ...world.hello(), ...change }, tls);
-  world.mirror!.unexpected();
+  world.mirror!.unexpected(world.hello());
   return given;
 }
 

@@ -106,7 +106,7 @@ export class PeerMirror {
           kind: 'accept',
           welcome,
           accepted: (link, of) => secondary.attach(link, of),
-          abandoned: () => secondary.unexpected(),
+          abandoned: () => secondary.unexpected(hello),
         };
       },
     });
