@@ -5,7 +5,8 @@
  * Invariants:
  * - `journaled` is told of an epoch after a sync that began when its record was written, in the order of the epochs.
  * - Records are written while a sync is under way; one sync makes all of them durable that were written before it.
- * - A sync that nobody waits for begins when JOURNAL_SYNC_BYTES were written, or JOURNAL_SYNC_MS after the first of them.
+ * - A sync that nobody waits for begins when JOURNAL_SYNC_BYTES were written, or JOURNAL_SYNC_MS after the first of them; for
+ *   JOURNAL_PROMPT_MS after somebody waited, at once: who flushes will flush again, and finds it done.
  * - A file is used again when all its epochs are part of the volume for good (`settled`). Until then what comes waits.
  * - The other file is begun when all of this one is durable: a record of the later use says that the earlier one is whole.
  * - A full disk costs the epochs that are not written yet, and nothing else. A failed sync, or a write that failed for
@@ -14,7 +15,12 @@
 import assert from 'node:assert';
 import type { Clock, Timer } from '../../io/clock.ts';
 import type { Disk } from '../../io/disk.ts';
-import { JOURNAL_FILE_BYTES, JOURNAL_SYNC_BYTES, JOURNAL_SYNC_MS } from '../../io/limits.ts';
+import {
+  JOURNAL_FILE_BYTES,
+  JOURNAL_PROMPT_MS,
+  JOURNAL_SYNC_BYTES,
+  JOURNAL_SYNC_MS,
+} from '../../io/limits.ts';
 import type { Random } from '../../io/random.ts';
 import { JOURNAL_NAMES } from '../../volume/names.ts';
 import type { CompleteEpoch } from './epoch-assembly.ts';
@@ -64,6 +70,7 @@ export class Journal {
   private syncTimer: Timer | null = null;
   /** Somebody waits until all up to this epoch is durable. */
   private hurried = Number.POSITIVE_INFINITY;
+  private promptUntil = Number.NEGATIVE_INFINITY;
   private writing = false;
   private syncing = false;
   private beginning = false;
@@ -134,6 +141,7 @@ export class Journal {
   /** Somebody waits until all up to this epoch is durable. */
   hurry(epoch: number): void {
     this.hurried = Math.max(this.hurried, epoch);
+    this.promptUntil = this.options.clock.now() + JOURNAL_PROMPT_MS;
     this.syncIfDue();
   }
 
@@ -284,8 +292,9 @@ export class Journal {
     const [first] = this.unsynced;
     if (first === undefined || this.syncing || this.current === null) return;
     const { clock } = this.options;
-    const waited = clock.now() - this.unsyncedSince;
-    const awaited = first.epoch <= this.hurried || this.closed;
+    const now = clock.now();
+    const waited = now - this.unsyncedSince;
+    const awaited = first.epoch <= this.hurried || now < this.promptUntil || this.closed;
     if (awaited || waited >= JOURNAL_SYNC_MS || this.unsyncedBytes >= JOURNAL_SYNC_BYTES) {
       this.sync(this.current);
       return;

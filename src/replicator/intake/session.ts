@@ -200,6 +200,8 @@ export class IntakeSession implements LinkHandler {
         payload?.release();
         this.awaited = Math.max(this.awaited, header.epoch);
         this.host.intake.hurry(header.epoch);
+        // It may be durable by now, and nobody was told.
+        this.progressed();
         return;
       case FrameKind.ACK:
       case FrameKind.CONTROL:

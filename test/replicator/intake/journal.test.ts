@@ -6,7 +6,7 @@
 import { describe, expect, test } from 'vitest';
 import { Dice } from '../../../scripts/fuzz/dice.ts';
 import type { Clock } from '../../../src/io/clock.ts';
-import { JOURNAL_SYNC_MS } from '../../../src/io/limits.ts';
+import { JOURNAL_PROMPT_MS, JOURNAL_SYNC_MS } from '../../../src/io/limits.ts';
 import { systemRandom } from '../../../src/io/random.ts';
 import type { CompleteEpoch } from '../../../src/replicator/intake/epoch-assembly.ts';
 import { RECORDS_START } from '../../../src/replicator/intake/journal-codec.ts';
@@ -333,18 +333,23 @@ describe('a journal that is told what is waited for', () => {
     ['before it came', true],
     ['after it came', false],
   ])('syncs at once what is asked for %s, and not what follows', async (_, early) => {
-    const { bench, settle } = await paced();
+    const { bench, clock, settle } = await paced();
     if (early) bench.journal.hurry(3);
     for (const epoch of [2, 3]) bench.journal.append(epochOf(epoch, [100]));
     if (!early) bench.journal.hurry(3);
     await settle();
     expect(bench.durable).toEqual([1, 2, 3]);
+    // Who waited once is likely to wait again soon.
     bench.journal.append(epochOf(4, [100]));
     await settle();
-    expect(bench.durable).toEqual([1, 2, 3]);
-    bench.journal.pace(false);
+    expect(bench.durable).toEqual([1, 2, 3, 4]);
+    await clock.run(JOURNAL_PROMPT_MS);
+    bench.journal.append(epochOf(5, [100]));
     await settle();
     expect(bench.durable).toEqual([1, 2, 3, 4]);
+    bench.journal.pace(false);
+    await settle();
+    expect(bench.durable).toEqual([1, 2, 3, 4, 5]);
   });
 
   test('does not let much gather, and has all durable when it is closed', async () => {
