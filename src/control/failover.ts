@@ -321,6 +321,7 @@ export class FailoverCommands {
         throw new BlockferryError('VOLUME_NOT_FENCED', message);
       }
       const snapshot = timedName('diverged', this.clock.wall());
+      const next = stepsHome(device.volume, node);
       const change = (): ReturnType<typeof becomeSecondary> =>
         becomeSecondary(device.volume, node, snapshot);
       const { position, bytes } = await this.commands.rehost(device, change, true);
@@ -331,6 +332,7 @@ export class FailoverCommands {
           : `at most ${bytes} bytes differ here from position ${position.generation}:${position.epoch}`;
       const message = `volume ${name} is a mirror that waits for node ${node}; what it held is ${kept}; ${differs}`;
       this.room.tell('volume-demoted', name, message);
+      this.tellSteps(name, next);
       const status: VolumeStatus = this.commands.show(name);
       return {
         ...status,
@@ -395,6 +397,12 @@ export class FailoverCommands {
       return this.commands.show(name);
     });
   }
+}
+
+/** What the mirrors besides `node` need of a volume that follows that node: nobody took them along. */
+function stepsHome({ name, metadata }: Volume, node: string): NextStep[] {
+  const others = [...metadata.state.mirrors.values()].filter(({ peer }) => peer?.node !== node);
+  return stepsBehind(name, others, node, { isTold: false });
 }
 
 function refuseAt({ name, sizeBytes, snapshots }: Volume, at: string): void {

@@ -266,7 +266,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
       throw new BlockferryError('MIRROR_STATE', message);
     }
     if (!wish.wanted && mirror.peer.refuses.includes('handover')) {
-      const message = `node ${node} lets only its own operator decide that (handover is refused); there: blockferry ${wish.split ? 'split' : 'switchover'} VOLUME`;
+      const message = `node ${node} lets only its own operator decide that (handover is refused); there: blockferry ${wish.split ? 'split' : 'switchover'} ${mirror.uri.exportName}`;
       throw new BlockferryError('HANDOVER_FAILED', message);
     }
     await this.handover.run({ ...wish, mirror });

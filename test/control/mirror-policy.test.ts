@@ -59,7 +59,7 @@ test(
 
     const { generation } = await alpha.volume('v');
     for (const verb of ['switchover', 'split']) {
-      expect(await refused(alpha, [verb, 'v'])).toContain(`there: blockferry ${verb} VOLUME`);
+      expect(await refused(alpha, [verb, 'v'])).toContain(`there: blockferry ${verb} v`);
     }
     expect(await alpha.volume('v')).toMatchObject({ role: 'primary', generation });
     await alpha.waitInSync('v');

@@ -176,6 +176,17 @@ describe('when another mirror was promoted, a mirror', () => {
     expect((await contentOf(gamma, dir))[3 * PIECE]).toBe(4);
   });
 
+  test('does not stay behind in silence when its primary follows that one', async (context) => {
+    const { alpha, beta, gamma } = await stage(context);
+    await post(beta, 'promote', { force: true });
+    await waitUntil('alpha to hear of it', async () => (await showOf(alpha)).fenced !== null);
+    await post(alpha, 'failback', { node: 'beta' });
+    const told = alpha.lines.filter((line) => line.includes('"mirror-left-behind"')).join('');
+    expect(told).toContain('on gamma: blockferry volume set v --mirror-of beta');
+    expect(told).toContain(`on beta: blockferry mirror add v ${gamma.uri('v')}`);
+    expect(told).not.toContain(beta.uri('v'));
+  });
+
   test('that has more than that one gives it up by force alone, and keeps it', async (context) => {
     const { alpha, beta, gamma, dir } = await stage(context);
     await post(alpha, 'mirrors/pause', { uri: beta.uri('v') });
