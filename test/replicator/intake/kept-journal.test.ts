@@ -18,17 +18,18 @@ import { MirrorWorld } from './support/mirror-world.ts';
 type Ending = 'kill' | 'cut';
 
 const BLOCKS = 24;
+const SECTORS = (BLOCKS * BLOCK) / SECTOR;
 const EPOCHS = 12;
 const OWN_WRITES = 14;
 const STRIDE = 9;
 const TODAY = Math.floor(Date.now() / 86_400_000);
 
-/** What a host wrote to the promoted volume: of each block its values in their order, and which of them a flush covered. */
+/** What a host wrote to the promoted volume: of each sector its values in their order, and which of them a flush covered. */
 class OwnWrites {
-  readonly values: number[][] = Array.from({ length: BLOCKS }, () => []);
-  /** Of each block, how many of its values were written when the last flush that was answered began; and were answered. */
-  flushed: number[] = Array.from({ length: BLOCKS }, () => 0);
-  readonly answered: number[] = Array.from({ length: BLOCKS }, () => 0);
+  readonly values: number[][] = Array.from({ length: SECTORS }, () => []);
+  /** Of each sector, how many of its values were written when the last flush that was answered began; and were answered. */
+  flushed: number[] = Array.from({ length: SECTORS }, () => 0);
+  readonly answered: number[] = Array.from({ length: SECTORS }, () => 0);
 
   /**
    * Blocks that hold what they must not after that ending. What was not flushed may be there in part: sectors are what a disk
@@ -38,9 +39,10 @@ class OwnWrites {
     const wrong = new Set<number>();
     for (let start = 0; start < content.length; start += SECTOR) {
       const block = Math.floor(start / BLOCK);
+      const sector = start / SECTOR;
       const found = content.subarray(start, start + SECTOR);
-      const least = (how === 'kill' ? this.answered : this.flushed)[block]!;
-      const tags = this.values[block]!.slice(Math.max(0, least - 1));
+      const least = (how === 'kill' ? this.answered : this.flushed)[sector]!;
+      const tags = this.values[sector]!.slice(Math.max(0, least - 1));
       const inBlock = start % BLOCK;
       const isKnown =
         tags.some((tag) => found.equals(blockOf(tag).subarray(inBlock, inBlock + SECTOR))) ||
@@ -135,16 +137,19 @@ class Promoted {
   private change(): void {
     const { own, dice, device, world } = this;
     const { disk } = world;
-    const first = dice.below(BLOCKS);
-    const count = Math.min(BLOCKS - first, dice.between(1, 3));
+    // Half of them are whole blocks; of the others what they leave of a block is copied up.
+    const unit = dice.chance(50) ? BLOCK / SECTOR : 1;
+    const first = dice.below(SECTORS / unit) * unit;
+    const count = Math.min(SECTORS - first, dice.between(1, 3) * unit);
     this.tag += 1;
     const tag = dice.chance(75) ? (this.tag + 5000) * 65_536 + 3 : 0;
-    const bytes = Buffer.concat(Array.from({ length: count }, () => blockOf(tag)));
-    const request = requestOf({ offset: first * BLOCK, length: bytes.length }, bytes);
+    const whole = Buffer.concat(Array.from({ length: BLOCKS }, () => blockOf(tag)));
+    const bytes = whole.subarray(first * SECTOR, (first + count) * SECTOR);
+    const request = requestOf({ offset: first * SECTOR, length: bytes.length }, bytes);
     const places: number[] = [];
-    for (let block = first; block < first + count; block += 1) {
-      own.values[block]!.push(tag);
-      places.push(own.values[block]!.length);
+    for (let sector = first; sector < first + count; sector += 1) {
+      own.values[sector]!.push(tag);
+      places.push(own.values[sector]!.length);
     }
     const call = tag === 0 ? 'zero' : 'write';
     void (async () => {
@@ -164,7 +169,7 @@ class Promoted {
     void (async () => {
       const status = await answered(request, (asked) => device!.flush(asked));
       if (status !== 0 || disk.ended !== null) return;
-      own.flushed = own.flushed.map((before, block) => Math.max(before, covered[block]!));
+      own.flushed = own.flushed.map((before, sector) => Math.max(before, covered[sector]!));
     })();
   }
 
