@@ -56,6 +56,11 @@ export class KernelVolume {
     return this.log.lastEvent;
   }
 
+  /** Bytes that delta runs sent to its mirror so far. */
+  async deltaBytes(): Promise<number> {
+    return (await this.stage.alpha.mirror(NAME)).delta_bytes_sent;
+  }
+
   /** Bytes of the blocks that it changed since, each once. */
   changedSince(mark: number): number {
     this.log.commit();
@@ -70,7 +75,8 @@ export class KernelVolume {
 
   async waitStream(): Promise<void> {
     await this.wait('to stream', async () => {
-      return (await this.stage.alpha.mirror(NAME)).state === 'streaming';
+      const { state, staged_bytes: staged } = await this.stage.alpha.mirror(NAME);
+      return state === 'streaming' && staged < MIB;
     });
   }
 

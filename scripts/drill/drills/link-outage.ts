@@ -101,6 +101,7 @@ async function oneOutage(stage: Stage, { writer, kernel }: Users, outage: Outage
   const mark = stage.mark();
   const before = link.bytesToTarget;
   const kernelMark = kernel?.mark() ?? 0;
+  const kernelSentBefore = (await kernel?.deltaBytes()) ?? 0;
   await outage.begin(stage);
   await writer.progress(round.pick(10, 50), round.signal);
   await kernel?.host.progress(KERNEL_LINES);
@@ -116,10 +117,12 @@ async function oneOutage(stage: Stage, { writer, kernel }: Users, outage: Outage
   const back = await stage.waitMirror('the stream to go on', caughtUp, 60_000);
   const backMs = Date.now() - restoredAt;
   await kernel?.waitStream();
+  // Each volume has a mirror of its own: one may go on with what it kept while the other needs a delta run.
   const once = back.delta_bytes_sent > sentBefore;
-  const changedBytes = once
-    ? stage.changedSince(mark) + (kernel?.changedSince(kernelMark) ?? 0)
-    : stage.writtenSince(mark) + (kernel?.writtenSince(kernelMark) ?? 0);
+  const ofWriters = once ? stage.changedSince(mark) : stage.writtenSince(mark);
+  const kernelOnce = ((await kernel?.deltaBytes()) ?? 0) > kernelSentBefore;
+  const ofKernel = kernelOnce ? kernel?.changedSince(kernelMark) : kernel?.writtenSince(kernelMark);
+  const changedBytes = ofWriters + (ofKernel ?? 0);
   const resentBytes = link.bytesToTarget - before;
   round.note(
     `${outage.name}: alpha reported ${state}, the host waited ${Math.round(stallMs)} ms at most; ` +
