@@ -303,6 +303,8 @@ export class EpochIntake implements JournalOwner {
 
   journaled(epoch: CompleteEpoch): void {
     this.durable = positionOf(epoch);
+    // One behind it may have been refused while it waited for its sync.
+    this.received = Math.max(this.received, epoch.epoch);
     this.toApply.push(epoch);
     this.hooks.progressed();
     this.applySoon();

@@ -10,6 +10,7 @@ import { FrameKind } from '../../../src/replicator/link/link-types.ts';
 import { encodeCommand, type Hello } from '../../../src/replicator/link/messages.ts';
 import { COMPARE_TWIN, COMPARE_ZERO } from '../../../src/replicator/run-frames.ts';
 import { digestBlocks } from '../../../src/workers/kernels.ts';
+import { ENOSPC } from '../../sim/sim-disk.ts';
 import { blockOf, entriesOf, tagsOf } from './support/copy-model.ts';
 import { GENERATIONS, MirrorWorld } from './support/mirror-world.ts';
 
@@ -84,6 +85,25 @@ describe('a mirror that is told what is waited for', () => {
     await world.until('it is told', () => world.link!.answers.at(-1)?.header.epoch === one);
     expect(world.scheduler.now() - before).toBeLessThan(INTAKE_ACK_MS_MAX);
   });
+});
+
+test('an epoch that found no room in the journal does not take back those before it, which become durable', async () => {
+  world.awaits = true;
+  await streaming();
+  world.model.write();
+  const one = world.model.last;
+  world.sendEpoch(one);
+  const { intake } = world.mirror!;
+  await world.until('it is written', () => intake.journalBytes > 0);
+  expect(intake.durable!.epoch).toBeLessThan(one);
+  intake.refused([], ENOSPC);
+  await world.until('the end', () => world.mirror!.sourceStatus().state === 'waiting');
+  await world.until('it is durable', () => intake.durable!.epoch === one);
+  // The stream goes on behind what the mirror says that it holds.
+  expect((await world.connect())!.position!.epoch).toBe(one);
+  world.link!.control({ kind: 'stream-begin', generation: 1, after: one });
+  await world.heard('the stream', () => world.mirror!.sourceStatus().state === 'streaming');
+  expect(world.link!.endedBy).toBeNull();
 });
 
 describe('a mirror welcomes', () => {
