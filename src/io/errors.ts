@@ -115,7 +115,7 @@ export const ERROR_CATALOGUE = {
   MIRROR_NEWER: entry(
     'operator',
     409,
-    'stop writing here: the mirror was promoted and is the newer copy',
+    'stop writing here: the mirror, or the node it follows, was promoted and is the newer copy',
   ),
   MIRROR_NOT_FOUND: entry('operator', 404, 'list the mirrors with: blockferry status VOLUME'),
   MIRROR_READ_ONLY: entry('peer', 409, 'export it writable, or name another export'),
