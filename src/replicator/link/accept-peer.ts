@@ -125,9 +125,13 @@ export class PeerAcceptor {
         ? refuse('policy', reason, hello.volume, reason)
         : refuse('unknown', STRANGER, hello.volume, `node ${hello.node}: ${reason}`);
     }
-    // Its primary gave that one up.
-    for (const each of this.waiting)
-      if (each.hello.volume === hello.volume) this.giveUp(each, 'its primary begins another');
+    // Its primary gave that one up. Another node may be here to hear who goes on: that is no reason.
+    for (const each of this.waiting) {
+      const { volume, node } = each.hello;
+      if (volume === hello.volume && node === hello.node) {
+        this.giveUp(each, 'its primary begins another');
+      }
+    }
     if (this.waiting.size >= LINKS_HALF_OPEN_MAX) {
       verdict.abandoned();
       return refuse('policy', 'too many links begin at one time', hello.volume, 'too many links');

@@ -331,6 +331,22 @@ it('a primary that begins anew ends what it began before', async () => {
   expect(node.abandoned).toBeGreaterThan(0);
 });
 
+it('another node that is heard for the same volume ends nothing of it', async () => {
+  const scope = testScope();
+  const node = await HandshakeNode.start(scope);
+  const first = await rawClient(scope, node);
+  first.ask(encodeHello({ ...HELLO, lanes: 2 }));
+  const { token } = decodeWelcome((await first.reply()).payload);
+  const other = await rawClient(scope, node);
+  other.ask(encodeHello({ ...HELLO, node: 'west', lanes: 2 }));
+  expect((await other.reply()).type).toBe(PRIVATE);
+  expect(node.acceptor.halfOpen).toBe(2);
+  const second = await rawClient(scope, node);
+  second.ask(encodeHello({ ...HELLO, lanes: 2, lane: { token, index: 1 } }));
+  expect((await second.reply()).type).toBe(PRIVATE);
+  await standing(node);
+});
+
 it('links that wait for lanes are bounded', async () => {
   const scope = testScope();
   const node = await HandshakeNode.start(scope);
