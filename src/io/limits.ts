@@ -433,7 +433,7 @@ export const METADATA_PENDING_BYTES_MAX: number = 64 * MIB;
 
 /** Volume: syncs of the data file on their way at one time. Flushes that come then wait for the next, together. */
 export const SYNCS_IN_FLIGHT_MAX = 4;
-/** Volume: allocation records that one flush makes durable. The others go with the next ones. */
+/** Volume: allocation records of a base layer that one flush makes durable. The others go with the next ones: the file has them too. */
 export const FLUSH_RECORDS_MAX = 1024;
 /** Volume: a write into the page cache that takes longer is slow (plus a millisecond for each MiB). */
 export const WRITE_SLOW_MS = 2;

@@ -5,8 +5,9 @@
  * - A flush is answered 0 only after a sync that began after every write answered before the flush (I4), and
  *   after every sync that began before that one succeeded: an error that one of them met may be about its writes.
  * - Allocation records are appended after the data they make reachable was synced, and the flush is answered
- *   after they are durable too. Of a very large change FLUSH_RECORDS_MAX records go with one flush and the others
- *   with the next ones: a map that lags behind is completed from the file (recovery.ts).
+ *   after they are durable too. Of a very large change to the base layer FLUSH_RECORDS_MAX records go with one flush and
+ *   the others with the next ones: a map that lags behind is completed from the file (recovery.ts). Of a layer above another one
+ *   the recorded map alone counts after a power cut: all of its records go with the flush.
  * - What a flush records was taken when it began: zeroes that were recorded since then, or ahead
  *   of the map, are recorded behind it again.
  * - A flush covers every layer that may have been written since the last one: the top, and one that was the top until a
@@ -110,7 +111,8 @@ export class Flusher {
     const records: MapRecord[] = [];
     const touched: Layer[] = [];
     for (const layer of this.layers()) {
-      for (const record of layer.takeChanges(FLUSH_RECORDS_MAX)) records.push(record);
+      const most = layer.parent === null ? FLUSH_RECORDS_MAX : Number.POSITIVE_INFINITY;
+      for (const record of layer.takeChanges(most)) records.push(record);
       if (!layer.touched) continue;
       layer.touched = false;
       touched.push(layer);

@@ -6,7 +6,7 @@ import { describe, expect, test } from 'vitest';
 import { FLUSH_RECORDS_MAX, REGION_BYTES, SYNCS_IN_FLIGHT_MAX } from '../../src/io/limits.ts';
 import { BlankDisk } from './support/blank-disk.ts';
 import { logPath, newVolume, reopen, turn } from './support/store.ts';
-import { flush, write } from './support/request.ts';
+import { flush, read, write } from './support/request.ts';
 
 const SIZE = 16 * 2 ** 20;
 
@@ -18,6 +18,10 @@ async function filled() {
   const dataSyncs = () => fixture.disk.syncs.get(fixture.volume.layer.file.path) ?? 0;
   const logSyncs = () => fixture.disk.syncs.get(logPath(fixture.volume)) ?? 0;
   return { ...fixture, dataSyncs, logSyncs };
+}
+
+function contentOf(region: number): Buffer {
+  return Buffer.alloc(4096, 1 + (region % 250));
 }
 
 describe('a flush', () => {
@@ -92,6 +96,23 @@ describe('a flush', () => {
     const { data } = reopen(disk.kill()).volume.metadata.state.layers.get(1)!.map;
     expect(data.count).toBe(all);
     expect(data.has((regions - 1) * 1024 + 10)).toBe(true);
+  });
+
+  test('above a snapshot records all of a huge change: after a power cut nothing else tells of it', async () => {
+    const regions = FLUSH_RECORDS_MAX + 100;
+    const { disk, volume } = await newVolume(regions * REGION_BYTES);
+    await volume.snapshots.create('before');
+    for (let region = 0; region < regions; region += 1) {
+      await write(volume, region * REGION_BYTES, contentOf(region));
+    }
+    expect(await flush(volume)).toBe(0);
+    const { volume: after } = reopen(disk.crash(() => false));
+    const lost: number[] = [];
+    for (let region = 0; region < regions; region += 1) {
+      const found = await read(after, region * REGION_BYTES, 4096);
+      if (!found.equals(contentOf(region))) lost.push(region);
+    }
+    expect(lost).toEqual([]);
   });
 
   test('records allocations after the data and before the answer', async () => {
