@@ -112,6 +112,10 @@ export class Takeover {
     }
     const refused = this.wanted === null ? whyNoHandover(volume) : null;
     if (refused !== null) return refused;
+    // Else a part of the commit would be refused, and the rest of it not.
+    if (volume.metadata.state.generations.some((opened) => opened.id === id)) {
+      return `generation ${id} was opened before`;
+    }
     const unfit = back === null ? null : (this.host.whyNoMirror?.(back.uri) ?? null);
     if (unfit !== null) return unfit;
     host.promoting = true;

@@ -21,9 +21,9 @@ async function streaming(seed: number): Promise<MirrorWorld> {
   return world;
 }
 
-function ask(world: MirrorWorld): void {
+function ask(world: MirrorWorld, id: string = ID): void {
   const { last: epoch } = world.model;
-  world.link!.control({ kind: 'hand-over', id: ID, epoch, split: false, back: null });
+  world.link!.control({ kind: 'hand-over', id, epoch, split: false, back: null });
   while (world.link!.queued > 0 && world.link!.deliver());
 }
 
@@ -85,6 +85,25 @@ test('a policy keeps the primary from giving its writes away, and the stream goe
   world.sendEpoch(world.model.last);
   while (world.link!.queued > 0 && world.link!.deliver());
   await world.until('it', () => world.mirror!.intake.applied?.epoch === world.model.last);
+});
+
+test('a question that names a generation that was opened before changes nothing', async () => {
+  const world = await streaming(1);
+  const { volume } = world.mirror!;
+  const [opened] = volume.metadata.state.generations;
+  ask(world, opened!.id);
+  await world.until('the answer', () => answerOf(world) !== null);
+  expect(answerOf(world)).toBe('handover-refused');
+  world.model.write();
+  world.sendEpoch(world.model.last);
+  while (world.link!.queued > 0 && world.link!.deliver());
+  await world.until('it', () => world.mirror!.intake.applied?.epoch === world.model.last);
+  expect(await world.done(world.mirror!.intake.checkpoint(), 'the position')).toBe(0);
+  expect(volume.metadata.state).toMatchObject({
+    generation: 1,
+    source: { node: expect.anything() },
+    position: { epoch: world.model.last },
+  });
 });
 
 test.each(SEEDS)('a promotion and a takeover exclude each other (seed %i)', async (seed) => {
