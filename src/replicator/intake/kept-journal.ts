@@ -136,6 +136,8 @@ export class KeptJournal {
       throw new BlockferryError('METADATA_WRITE_FAILED', `the disk of ${volume.name} is full`);
     }
     noteWhole(volume);
+    // What an open volume tidies up among its layers was refused until now.
+    volume.released();
   }
 
   /** Resolves after INTAKE_RETRY_MS, or at the stop. */

@@ -359,6 +359,19 @@ describe('a promotion with a journal that is not part of the volume yet', () => 
     expect([...state.hot]).toEqual([0]);
   });
 
+  test('leaves no more layers than any crash does when it is taken up', async () => {
+    const promoted = await promotedAndNotUsed();
+    const { world } = promoted;
+    world.disk.endNow('kill');
+    world.begin();
+    // What a volume tidies up when it is opened comes too early.
+    for (let turn = 0; turn < 10; turn += 1) await world.step();
+    promoted.host();
+    const { metadata } = world.store!.find('m')!;
+    await world.until('it is taken up', () => metadata.state.kept === null);
+    await world.until('the merge', () => metadata.state.layers.size <= 2);
+  });
+
   test('answers whatever comes with an error when it is damaged', async () => {
     const promoted = await promotedAndNotUsed();
     const { world } = promoted;
