@@ -11,6 +11,7 @@ import { ChecksumKind, checksumOf } from '../../../src/replicator/payload-checks
 import {
   EpochHeader,
   FrameRow,
+  JOURNAL_FORMAT,
   JournalHeader,
   RECORDS_START,
   decodeEpochHeader,
@@ -106,6 +107,22 @@ describe('headers', () => {
     expect(decodeTable(target.subarray(64), found)).toEqual([
       { ...row, checksumKind: ChecksumKind.XXH64, checksum },
     ]);
+  });
+
+  test('of the format before, all of whose checksums are CRC32, are read; those of a later one are not', () => {
+    const header = encodeJournalHeader(use);
+    const withFormat = (format: number): Buffer => {
+      header.writeUInt16BE(format, JournalHeader.FORMAT);
+      const checksum = crc32(header.subarray(0, JournalHeader.CHECKSUM));
+      header.writeUInt32BE(checksum, JournalHeader.CHECKSUM);
+      return header;
+    };
+    expect(decodeJournalHeader(withFormat(1), use.volumeId)).toEqual({ kind: 'use', use });
+    const later = JOURNAL_FORMAT + 1;
+    const found = decodeJournalHeader(withFormat(later), use.volumeId);
+    expect(found).toEqual({ kind: 'newer', format: later });
+    // There its kind was a reserved zero.
+    expect(ChecksumKind.CRC32).toBe(0);
   });
 
   test('have the checksum with which a payload came over its link', () => {

@@ -194,6 +194,25 @@ it('both sides name their features; a node that knows of none is asked without',
   expect(first.asked.map(({ hello }) => hello)).toEqual([{ ...HELLO, lanes: 2 }]);
 });
 
+it.each([
+  ['both know of XXH64', ['xxh64'], false],
+  ['the primary does not', ['snapshots'], false],
+  ['the mirror knows of no features', ['xxh64'], true],
+])('what is said is proven, both ways, when %s', async (_, features, old) => {
+  const scope = testScope();
+  const node = await HandshakeNode.start(scope);
+  node.old = old;
+  const { link } = await connectLink(scope, node.uri(), { features, lanes: 2 });
+  await standing(node);
+  const [here, far] = [new Heard(), new Heard()];
+  link.start(here);
+  node.links[0]!.link.start(far);
+  link.sendControl(ABORT);
+  node.links[0]!.link.sendControl(COMMITTED);
+  await waitUntil('the messages', () => here.controls.length + far.controls.length === 2);
+  expect([here.error, far.error]).toEqual([null, null]);
+});
+
 it('a node without the option is a plain mirror, unless it must be a peer', async () => {
   const scope = testScope();
   const plain = await answering(scope, (socket) => socket.write(optionReply(0x80000001)));
