@@ -6,7 +6,7 @@ import { describe, expect, test } from 'vitest';
 import { FLUSH_RECORDS_MAX, REGION_BYTES, SYNCS_IN_FLIGHT_MAX } from '../../src/io/limits.ts';
 import { BlankDisk } from './support/blank-disk.ts';
 import { logPath, newVolume, reopen, turn } from './support/store.ts';
-import { flush, read, write } from './support/request.ts';
+import { flush, read, write, zero } from './support/request.ts';
 
 const SIZE = 16 * 2 ** 20;
 
@@ -113,6 +113,29 @@ describe('a flush', () => {
       if (!found.equals(contentOf(region))) lost.push(region);
     }
     expect(lost).toEqual([]);
+  });
+
+  test('zeroes above a snapshot that a kill kept from coming do not come with a power cut', async () => {
+    const { disk, volume } = await newVolume(SIZE);
+    await volume.snapshots.create('before');
+    const content = Buffer.alloc(4096, 7);
+    await write(volume, 8192, content);
+    expect(await flush(volume)).toBe(0);
+    disk.holding = true;
+    void zero(volume, { offset: 8192, length: 4096 });
+    const done: string[] = [];
+    while (disk.held[0]?.path !== volume.layer.file.path && done.length < 10) {
+      await turn();
+      const next = disk.held[0];
+      if (next === undefined || next.path === volume.layer.file.path) continue;
+      done.push(next.kind);
+      disk.letGo();
+    }
+    // The log tells of zeroes, and the file has none.
+    expect(done).toEqual(['write', 'sync']);
+    const killed = disk.kill();
+    expect(await read(reopen(killed).volume, 8192, 4096)).toEqual(content);
+    expect(await read(reopen(killed.crash(() => false)).volume, 8192, 4096)).toEqual(content);
   });
 
   test('records allocations after the data and before the answer', async () => {

@@ -276,12 +276,18 @@ export class LayerSet {
     const sameRun = state.boot !== '' && state.boot === this.disk.bootId;
     const above = this.top.parent !== null;
     const killed = above && sameRun && tellsBlocks(this.disk, this.directory, this.spare);
+    let overZeroes = false;
     for (const layer of this.unsealed()) {
-      if (layer.parent === null || killed) layer.recover(this.disk);
+      if (layer.parent !== null && !killed) continue;
+      const recorded = state.layers.get(layer.id)?.map;
+      assert(recorded, 'an open layer is in the log');
+      if (layer.recover(this.disk, recorded) && layer.parent !== null) overZeroes = true;
     }
     this.head.look(this.top);
     // A volume that opens as failed is read and never written.
-    if (!above || killed || isDistrusted(state, this.disk.bootId)) return;
+    if (isDistrusted(state, this.disk.bootId)) return;
+    if (overZeroes) this.recordNow();
+    if (!above || killed) return;
     // Its file may hold blocks that the map does not know: nothing is written there any more.
     for (const layer of this.unsealed()) {
       if (layer.parent === null) continue;
@@ -294,6 +300,21 @@ export class LayerSet {
       this.withSpare(() => this.createNow()),
       this.top,
     );
+  }
+
+  /**
+   * Zeroes are in the log before they are in the file. A kill between the two leaves what was there before, which is shown from now on;
+   * with the log as it is a power cut would take it away again. So nobody sees it before the log tells of it too, but for a full
+   * disk, or a log that is to be replaced.
+   */
+  private recordNow(): void {
+    for (const layer of this.unsealed()) {
+      if (layer.parent === null) continue;
+      layer.file.datasyncNow();
+      for (const record of layer.takeChanges(Number.POSITIVE_INFINITY))
+        this.metadata.append(record);
+    }
+    this.metadata.commitNow();
   }
 
   /** On a full disk this takes what is kept back: it is for what must not fail. */

@@ -156,17 +156,28 @@ export class Layer {
     return records;
   }
 
-  /** Takes up what a process that was killed wrote. */
-  recover(disk: Disk): void {
+  /**
+   * Takes up what a process that was killed wrote; `recorded`: the map as the log has it. True: something came up where the log
+   * tells of zeroes.
+   */
+  recover(disk: Disk, recorded: LayerMap): boolean {
     // It may still be in the page cache alone.
     this.touched = true;
     const { container, file, map, parent } = this;
     if (container !== null) {
       if (map.set(0, map.blockCount, BlockState.DATA)) this.unrecorded.add(0, map.blockCount);
-      return;
+      return false;
     }
     const rounding = parent === null ? 'touched' : 'covered';
-    recoverMap(disk, { file, map, rounding }, (first, count) => this.unrecorded.add(first, count));
+    let overZeroes = false;
+    recoverMap(disk, { file, map, rounding }, (first, count) => {
+      this.unrecorded.add(first, count);
+      const end = first + count;
+      for (let block = first; block < end && !overZeroes; block = recorded.runEnd(block, end)) {
+        overZeroes = recorded.stateOf(block) === BlockState.ZERO;
+      }
+    });
+    return overZeroes;
   }
 
   /** The blocks from `first` on are to be recorded again. */

@@ -198,6 +198,26 @@ export class Metadata {
   }
 
   /**
+   * The same at once, before anybody uses the volume. What a full disk refuses, and all that waits for a new log, is made durable
+   * with the next commit. Throws what the disk throws.
+   */
+  commitNow(): void {
+    assert(!this.committing && this.errno === 0, 'nothing is on its way');
+    const { pending, file, length } = this;
+    if (pending.length === 0 || this.mustReplace) return;
+    pending.seal(this.identity, { batch: length, firstSequence: this.nextSequence });
+    const { content } = pending;
+    if (file.writeNow(content, 0, content.length, length) < 0) {
+      file.truncateNow(length);
+      return;
+    }
+    file.datasyncNow();
+    this.length += content.length;
+    this.nextSequence += pending.records;
+    pending.clear();
+  }
+
+  /**
    * Makes it known to the next process that a sync failed in the run `boot` of the system: with a commit, or, when the log
    * itself failed, once and without a promise, in a new one. What that holds was appended: none of it is untrue.
    */

@@ -26,6 +26,8 @@ interface Pending {
   readonly first: number;
   readonly end: number;
 }
+/** No content of a block. */
+const NEVER = Buffer.alloc(0);
 
 export class Oracle {
   readonly blockCount: number;
@@ -108,11 +110,19 @@ export class Oracle {
 
   /** A change failed halfway: the blocks are as they are. */
   failed(offset: number, length: number, contentOf: (block: number) => Buffer | null): void {
-    this.begin();
+    const first = Math.floor(offset / BLOCK);
     const end = Math.ceil((offset + length) / BLOCK);
-    for (let block = Math.floor(offset / BLOCK); block < end; block += 1) {
-      this.touch(block);
-      this.now[block] = contentOf(block);
+    const found = Array.from({ length: end - first }, (_, index) => contentOf(first + index));
+    // Where nothing came of it no epoch is needed.
+    if (found.every((bytes, index) => bytes?.equals(this.now[first + index] ?? NEVER) === true)) {
+      this.before = new Map();
+      this.isCounted = false;
+      return;
+    }
+    this.begin();
+    for (const [index, bytes] of found.entries()) {
+      this.touch(first + index);
+      this.now[first + index] = bytes;
     }
   }
 

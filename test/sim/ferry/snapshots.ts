@@ -23,6 +23,8 @@ interface Taken {
   answered: boolean;
   /** Somebody asked for its end. */
   leaving: boolean;
+  /** Its host was told that it could not be kept, and it may be there after the next start: nobody promised it to a mirror. */
+  doubtful: boolean;
 }
 
 /** A snapshot as a node has it. */
@@ -53,7 +55,7 @@ export class SnapshotBook {
   took(id: string, name: string, replaces: string | null, epoch: number): void {
     const boundary = this.oracle.at(epoch);
     wrongUnless(boundary !== null, `snapshot ${name} is of epoch ${epoch}, which never ended`);
-    this.taken.set(id, { name, boundary, answered: false, leaving: false });
+    this.taken.set(id, { name, boundary, answered: false, leaving: false, doubtful: false });
     if (replaces !== null) this.leave(replaces);
   }
 
@@ -88,6 +90,7 @@ export class SnapshotBook {
     const refused = (thrown: unknown): void => {
       ended();
       if (thrown instanceof BlockferryError && NAME_CODES.includes(thrown.code)) return;
+      if (how !== 'delete') this.doubt(name);
       refusal(primary, what)(thrown);
     };
     if (how === 'delete') {
@@ -105,6 +108,12 @@ export class SnapshotBook {
       },
       refused,
     });
+  }
+
+  private doubt(name: string): void {
+    for (const taken of this.taken.values()) {
+      if (taken.name === name && !taken.answered) taken.doubtful = true;
+    }
   }
 
   // ---- what is there
@@ -180,16 +189,17 @@ export class SnapshotBook {
 
   /** Null: a mirror has what the primary has, and nothing else. */
   difference(primary: PrimaryNode, node: MirrorNode): string | null {
-    const here = namesOf(primary.volume);
-    const there = namesOf(node.secondary!.volume);
+    const here = this.namesOf(primary.volume);
+    const there = this.namesOf(node.secondary!.volume);
     return here === there ? null : `the primary has snapshots ${here}, and ${node.name} ${there}`;
   }
-}
 
-function namesOf({ snapshots }: Volume): string {
-  return snapshots
-    .list()
-    .map(({ id, name }) => `${name}=${id.slice(0, 8)}`)
-    .toSorted()
-    .join(' ');
+  private namesOf({ snapshots }: Volume): string {
+    return snapshots
+      .list()
+      .filter(({ id }) => this.taken.get(id)?.doubtful !== true)
+      .map(({ id, name }) => `${name}=${id.slice(0, 8)}`)
+      .toSorted()
+      .join(' ');
+  }
 }
