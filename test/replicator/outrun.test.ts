@@ -4,11 +4,13 @@
  */
 import { describe, expect, it } from 'vitest';
 import { testScope } from '../support/tools.ts';
-import { waitUntil } from '../support/wait.ts';
+import { sleep, waitUntil } from '../support/wait.ts';
 import { stamped } from './support/host.ts';
 import { MIB, Rig } from './support/rig.ts';
 
 const STAGING = 4 * MIB;
+/** Between two writes of a mebibyte. */
+const PACE_MS = 40;
 
 describe('a mirror that is outrun', () => {
   it('leaves the stream, and comes back by itself', async () => {
@@ -71,11 +73,11 @@ describe('a mirror that is outrun', () => {
     const rig = await Rig.create(testScope(), {});
     const mirror = await rig.mirrored();
     mirror.device.stall();
-    // Each flush ends an epoch, so the same blocks are staged again and again.
+    // Each flush ends an epoch, so the same blocks are staged again and again; not so fast that the rate is a cause as well.
     for (let round = 0; round < 70; round += 1) {
       await rig.write(0, stamped(MIB, round));
       void rig.flush();
-      await new Promise((resolve) => setImmediate(resolve));
+      await sleep(PACE_MS);
     }
     expect(rig.status()).toMatchObject({ state: 'streaming' });
     await rig.until('the redundancy to be seen', ({ state }) => state === 'delta');
