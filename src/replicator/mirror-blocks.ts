@@ -12,6 +12,7 @@ import { BLOCK_BYTES, BLOCKS_PER_REGION } from '../io/limits.ts';
 import { BlockSet, RegionState } from '../volume/maps/block-set.ts';
 import type { RegionTable } from '../volume/maps/hot-region.ts';
 import type { Metadata, MirrorRecord } from '../volume/log/metadata.ts';
+import { isBefore } from '../volume/log/metadata-copy.ts';
 import type { CopyPosition } from '../volume/log/metadata-state.ts';
 
 /** Numbers of parked regions; see RegionGate. */
@@ -101,10 +102,12 @@ export class MirrorBlocks {
 
   /**
    * The mirror holds this durably. It is recorded with the next record that lets go of something for that reason: a mirror
-   * that later says that it holds less went back in time.
+   * that later says that it holds less went back in time. One that did, and gets the snapshots that it lost first, holds less than
+   * once before for a while: until it has come as far again, that it was set back is not forgotten.
    */
   acknowledge(position: CopyPosition): void {
-    this.unrecorded = position;
+    const { acknowledged } = this;
+    if (acknowledged === null || !isBefore(position, acknowledged)) this.unrecorded = position;
   }
 
   /** What the mirror is known to hold durably, in the log or not yet; null: nothing. */

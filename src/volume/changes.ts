@@ -452,14 +452,33 @@ export class Changes {
     for (const operation of this.ahead) visit(this.recordOf(operation));
   }
 
+  /**
+   * Has `record` tell the log of what a flush covers, beneath zeroes that it has ahead of the map: a request that leaves all as it was
+   * takes back to that, and not to what was before the flush.
+   */
+  beneathAhead(record: () => void): void {
+    const probes = [...this.ahead].filter(
+      (each) => each.pieceEnd - each.pieceStart === BLOCK_BYTES,
+    );
+    for (const probe of probes) this.metadata.append(this.recordOf(probe, probe.recordedBefore));
+    record();
+    for (const probe of probes) {
+      probe.recordedBefore = this.recordedState(probe.pieceStart);
+      this.metadata.append(this.recordOf(probe));
+    }
+  }
+
   private recordZero(operation: Operation): void {
     this.append(this.recordOf(operation));
   }
 
-  private recordOf({ pieceStart, pieceEnd }: Operation): AllocatedRecord {
+  private recordOf(
+    { pieceStart, pieceEnd }: Operation,
+    state: BlockState = BlockState.ZERO,
+  ): AllocatedRecord {
     const first = pieceStart / BLOCK_BYTES;
     const count = pieceEnd / BLOCK_BYTES - first;
-    return { kind: 'allocated', layer: this.view.top.id, first, count, state: BlockState.ZERO };
+    return { kind: 'allocated', layer: this.view.top.id, first, count, state };
   }
 
   /** The log has to say again what it said of the one block of a piece, before the answer: nothing was to be changed. */

@@ -38,6 +38,8 @@ export interface FlushOwner {
   record(record: MapRecord): void;
   /** Tells of zeroes that the log has and the map has not yet. */
   eachAhead(visit: (record: AllocatedRecord) => void): void;
+  /** Appends what `record` does beneath those. */
+  beneathAhead(record: () => void): void;
   /** What was recorded of the layers is folded: live maps and recorded ones may be alike again. */
   recorded(): void;
   /** A flush was answered. */
@@ -158,7 +160,9 @@ export class Flusher {
       const { records, zeroes } = sync;
       count += 1;
       sync.recorded = true;
-      for (const record of records) this.owner.record(record);
+      this.owner.beneathAhead(() => {
+        for (const record of records) this.owner.record(record);
+      });
       for (const record of zeroes.records()) this.owner.record(record);
       mustCommit ||= records.length > 0;
     }

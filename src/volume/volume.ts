@@ -458,6 +458,10 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     this.changes.eachAhead(visit);
   }
 
+  beneathAhead(record: () => void): void {
+    this.changes.beneathAhead(record);
+  }
+
   recorded(): void {
     const { layers } = this.metadata.state;
     for (const { id, map } of this.layers.unsealed()) {

@@ -137,6 +137,20 @@ describe('the blocks that a mirror may lack', () => {
     expect(recordOf(log.state).dirty.count + recordOf(log.state).suspect.count).toBe(0);
   });
 
+  it('are recorded with what the mirror holds, and one that was set back holds less than once for a while', () => {
+    const { log, blocks } = fixture();
+    const told = () => recordOf(log.state).acknowledged;
+    blocks.acknowledge({ generation: 1, epoch: 5 });
+    blocks.recordAll();
+    expect(told()).toEqual({ generation: 1, epoch: 5 });
+    blocks.acknowledge({ generation: 1, epoch: 2 });
+    blocks.recordAll();
+    expect(told()).toEqual({ generation: 1, epoch: 5 });
+    blocks.acknowledge({ generation: 1, epoch: 9 });
+    blocks.recordAll();
+    expect(told()).toEqual({ generation: 1, epoch: 9 });
+  });
+
   it('are suspect in the log where a region is parked, whatever else is said', () => {
     const { log, parked, blocks } = fixture();
     const last = REGIONS - 1;

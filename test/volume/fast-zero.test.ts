@@ -8,7 +8,7 @@ import type { Volume } from '../../src/volume/volume.ts';
 import type { MemoryDisk } from './support/memory-disk.ts';
 import { answered, flush, read, requestOf, write, zero } from './support/request.ts';
 import type { Range } from './support/request.ts';
-import { newVolume, reopen } from './support/store.ts';
+import { newVolume, reopen, turn } from './support/store.ts';
 
 const ENOTSUP = 95;
 const SIZE = 8 * 2 ** 20;
@@ -104,6 +104,27 @@ describe('a zeroing that must be fast', () => {
 });
 
 describe('a zeroing that is refused above other layers', () => {
+  test('leaves in the log what a flush beside it made durable', async () => {
+    const { disk, volume } = await filled({ punch: false, provision: true });
+    await volume.snapshots.create('below');
+    const content = Buffer.alloc(16_384, 8);
+    await write(volume, 0, content);
+    disk.holding = true;
+    let flushed = -1;
+    let zeroed = -1;
+    void flush(volume).then((status) => (flushed = status));
+    void fastZero(volume, { offset: 4096, length: 4096 }).then((status) => (zeroed = status));
+    // The hole is tried when the flush was answered.
+    for (let count = 0; count < 100 && zeroed < 0; count += 1) {
+      const index = disk.held.findIndex(({ kind }) => kind !== 'punch' || flushed >= 0);
+      if (index >= 0) disk.held.splice(index, 1)[0]!.run();
+      await turn();
+    }
+    expect([flushed, zeroed]).toEqual([0, ENOTSUP]);
+    const { volume: next } = reopen(disk.crash(() => false));
+    expect(await read(next, 0, content.length)).toEqual(content);
+  });
+
   test('leaves in the log what was durable', async () => {
     const { disk, volume } = await filled({ punch: false, provision: true });
     await volume.snapshots.create('below');

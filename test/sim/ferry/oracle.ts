@@ -47,6 +47,8 @@ export class Oracle {
   /** The last change that is durable at the primary, and of each block the last one at all. */
   private durable = 0;
   private readonly lastOf: number[];
+  /** Of blocks that a failed change left as they were: the change before it. */
+  private readonly doubtAt = new Map<number, number>();
 
   constructor(blockCount: number) {
     this.blockCount = blockCount;
@@ -113,8 +115,9 @@ export class Oracle {
     const first = Math.floor(offset / BLOCK);
     const end = Math.ceil((offset + length) / BLOCK);
     const found = Array.from({ length: end - first }, (_, index) => contentOf(first + index));
-    // Where nothing came of it no epoch is needed.
+    // Where nothing came of it no epoch is needed; it may still come of it at a power cut.
     if (found.every((bytes, index) => bytes?.equals(this.now[first + index] ?? NEVER) === true)) {
+      for (let block = first; block < end; block += 1) this.doubtAt.set(block, this.change);
       this.before = new Map();
       this.isCounted = false;
       return;
@@ -196,7 +199,8 @@ export class Oracle {
       const mayDiffer =
         expected === null ||
         open.has(block) ||
-        (how === 'cut' && this.lastOf[block]! > this.durable);
+        (how === 'cut' && this.lastOf[block]! > this.durable) ||
+        (how === 'cut' && (this.doubtAt.get(block) ?? -1) >= this.durable);
       if (!mayDiffer) wrong.push(block);
       this.now[block] = copied(content, block);
       this.lastOf[block] = this.change;
