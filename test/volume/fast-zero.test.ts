@@ -115,7 +115,7 @@ describe('a zeroing that is refused above other layers', () => {
     void flush(volume).then((status) => (flushed = status));
     void fastZero(volume, { offset: 4096, length: 4096 }).then((status) => (zeroed = status));
     // The hole is tried when the flush was answered.
-    for (let count = 0; count < 100 && zeroed < 0; count += 1) {
+    for (let count = 0; count < 100; count += 1) {
       const index = disk.held.findIndex(({ kind }) => kind !== 'punch' || flushed >= 0);
       if (index >= 0) disk.held.splice(index, 1)[0]!.run();
       await turn();
