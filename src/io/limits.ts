@@ -391,12 +391,12 @@ export const JOURNAL_DIRECT_BYTES_MIN: number = 64 * KIB;
 export const JOURNAL_IDLE_MS = 2_000;
 /** Journal: a batch of at most so many bytes is written on the main thread, while that is quick. */
 export const JOURNAL_AT_ONCE_BYTES_MAX: number = 256 * KIB;
-/** Journal: written bytes, and how long after the first of them, that a sync begins which nobody waits for. */
+/** Journal: written bytes, or time since the last one began, at which a sync begins that nobody waits for. */
 export const JOURNAL_SYNC_BYTES: number = 4 * MIB;
 export const JOURNAL_SYNC_MS = 5;
 /** Journal: how long after somebody waited for a sync all is synced at once. */
 export const JOURNAL_PROMPT_MS = 50;
-/** Intake: how long it is not told what became durable or readable while nobody waits for it. */
+/** Intake: how long after the last word it is not told what became durable or readable while nobody waits for it. */
 export const INTAKE_ACK_MS_MAX = 5;
 /** Synchronous mirror: a write waits this long for a stalled mirror, then the mode degrades. */
 export const SYNC_DEADLINE_MS = 5_000;

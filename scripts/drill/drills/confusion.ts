@@ -5,7 +5,7 @@
 import { join } from 'node:path';
 import { fill } from '../block-load.ts';
 import type { Drill } from '../frame.ts';
-import { DrilledNode } from '../node.ts';
+import { DrilledNode, inStep } from '../node.ts';
 import { run } from '../process.ts';
 import { nbdUri } from '../sockets.ts';
 import { MIB, SIZE, Stage, VOLUME } from '../stage.ts';
@@ -29,7 +29,8 @@ export const oldBackup: Drill = {
     const load = stage.load();
     await writer.progress(round.pick(150, 1000), round.signal);
     await load.end();
-    const before = await stage.settle();
+    // The writer goes on: there is always something on its way.
+    const before = await stage.waitMirror('the stream to go on', inStep);
     await beta.kill();
     await run('rm', ['-rf', beta.dataDirectory]);
     await run('cp', ['-a', '--sparse=always', backup, beta.dataDirectory]);

@@ -5,7 +5,7 @@
  * Invariants:
  * - `journaled` is told of an epoch after a sync that began when its record was written, in the order of the epochs.
  * - Records are written while a sync is under way; one sync makes all of them durable that were written before it.
- * - A sync that nobody waits for begins when JOURNAL_SYNC_BYTES were written, or JOURNAL_SYNC_MS after the first of them; for
+ * - A sync that nobody waits for begins when JOURNAL_SYNC_BYTES were written, or JOURNAL_SYNC_MS after the last one began; for
  *   JOURNAL_PROMPT_MS after somebody waited, at once: who flushes will flush again, and finds it done.
  * - A file is used again when all its epochs are part of the volume for good (`settled`). Until then what comes waits.
  * - The other file is begun when all of this one is durable: a record of the later use says that the earlier one is whole.
@@ -64,9 +64,9 @@ export class Journal {
   /** Given to `append` and not written; written and not durable. */
   private queued: CompleteEpoch[] = [];
   private unsynced: CompleteEpoch[] = [];
-  /** Bytes of `unsynced`, and since when there are any. */
+  /** Bytes written since the last sync began, and when that was. */
   private unsyncedBytes = 0;
-  private unsyncedSince = 0;
+  private syncedAt = Number.NEGATIVE_INFINITY;
   private syncTimer: Timer | null = null;
   /** Somebody waits until all up to this epoch is durable. */
   private hurried = Number.POSITIVE_INFINITY;
@@ -268,7 +268,6 @@ export class Journal {
       this.queued = [...batch, ...this.queued];
       this.giveBack(0);
     } else if (errno === 0) {
-      if (this.unsynced.length === 0) this.unsyncedSince = this.options.clock.now();
       this.unsyncedBytes += end - file.written;
       file.written = end;
       for (const epoch of batch) {
@@ -293,7 +292,7 @@ export class Journal {
     if (first === undefined || this.syncing || this.current === null) return;
     const { clock } = this.options;
     const now = clock.now();
-    const waited = now - this.unsyncedSince;
+    const waited = now - this.syncedAt;
     const awaited = first.epoch <= this.hurried || now < this.promptUntil || this.closed;
     if (awaited || waited >= JOURNAL_SYNC_MS || this.unsyncedBytes >= JOURNAL_SYNC_BYTES) {
       this.sync(this.current);
@@ -308,6 +307,7 @@ export class Journal {
   private sync(file: JournalFile): void {
     if (this.syncing || this.unsynced.length === 0 || this.failure !== null) return;
     this.syncing = true;
+    this.syncedAt = this.options.clock.now();
     this.syncTimer?.cancel();
     this.syncTimer = null;
     this.unsyncedBytes = 0;
@@ -320,7 +320,6 @@ export class Journal {
       } else if (this.failure === null) {
         file.synced = end;
         const durable = this.unsynced.splice(0, covered);
-        this.unsyncedSince = this.options.clock.now();
         this.syncIfDue();
         for (const epoch of durable) this.owner.journaled(epoch);
         this.pump();

@@ -67,6 +67,7 @@ export class IntakeSession implements LinkHandler {
   private runNumber = -1;
   private acking = false;
   private acked = { epoch: -1, index: -1, aux: -1 };
+  private ackedAt = Number.NEGATIVE_INFINITY;
   private ackTimer: Timer | null = null;
   /** The primary says what its host waits for, and no one waits for anything else. */
   private readonly paced: boolean;
@@ -256,7 +257,10 @@ export class IntakeSession implements LinkHandler {
 
   /** Nobody waits for it: it goes with what is told next, or after a while. */
   private tellPositionsLater(): void {
-    this.ackTimer ??= this.host.clock.after(INTAKE_ACK_MS_MAX, () => {
+    const { clock } = this.host;
+    const waitMs = INTAKE_ACK_MS_MAX - (clock.now() - this.ackedAt);
+    if (waitMs <= 0) return this.tellPositions();
+    this.ackTimer ??= clock.after(Math.max(1, waitMs), () => {
       this.ackTimer = null;
       this.sendPositions();
     });
@@ -270,6 +274,7 @@ export class IntakeSession implements LinkHandler {
     const { epoch, index, aux } = positions;
     if (epoch === acked.epoch && index === acked.index && aux === acked.aux) return;
     this.acked = positions;
+    this.ackedAt = this.host.clock.now();
     this.ackTimer?.cancel();
     this.ackTimer = null;
     this.link.setHeartbeat(positions);

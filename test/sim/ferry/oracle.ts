@@ -115,7 +115,7 @@ export class Oracle {
     const first = Math.floor(offset / BLOCK);
     const end = Math.ceil((offset + length) / BLOCK);
     const found = Array.from({ length: end - first }, (_, index) => contentOf(first + index));
-    // Where nothing came of it no epoch is needed; it may still come of it at a power cut.
+    // Where nothing came of it no epoch is needed; it may still come of it when the process ends.
     if (found.every((bytes, index) => bytes?.equals(this.now[first + index] ?? NEVER) === true)) {
       for (let block = first; block < end; block += 1) this.doubtAt.set(block, this.change);
       this.before = new Map();
@@ -200,7 +200,7 @@ export class Oracle {
         expected === null ||
         open.has(block) ||
         (how === 'cut' && this.lastOf[block]! > this.durable) ||
-        (how === 'cut' && (this.doubtAt.get(block) ?? -1) >= this.durable);
+        (this.doubtAt.get(block) ?? -1) >= this.durable;
       if (!mayDiffer) wrong.push(block);
       this.now[block] = copied(content, block);
       this.lastOf[block] = this.change;
