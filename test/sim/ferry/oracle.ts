@@ -47,7 +47,7 @@ export class Oracle {
   /** The last change that is durable at the primary, and of each block the last one at all. */
   private durable = 0;
   private readonly lastOf: number[];
-  /** Of blocks that a failed change left as they were: the change before it. */
+  /** Of blocks of a failed change: the last change then. Another process may find them otherwise, until a flush. */
   private readonly doubtAt = new Map<number, number>();
 
   constructor(blockCount: number) {
@@ -125,6 +125,7 @@ export class Oracle {
     this.begin();
     for (const [index, bytes] of found.entries()) {
       this.touch(first + index);
+      this.doubtAt.set(first + index, this.change);
       this.now[first + index] = bytes;
     }
   }
