@@ -144,7 +144,7 @@ export const ERROR_CATALOGUE = {
   JOURNAL_UNUSABLE: entry(
     'environment',
     500,
-    'check the disk, or delete the volume and create it again as a mirror: its primary sends everything',
+    'check the disk. A mirror: create it again, its primary sends everything. A promoted volume: keep it',
   ),
   LINK_PROTOCOL: entry('peer', 502, 'check that both nodes have the same version of blockferry'),
   METADATA_CORRUPT: entry(
