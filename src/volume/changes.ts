@@ -457,6 +457,7 @@ export class Changes {
    * takes back to that, and not to what was before the flush.
    */
   beneathAhead(record: () => void): void {
+    if (this.ahead.size === 0) return record();
     const probes = [...this.ahead].filter(
       (each) => each.pieceEnd - each.pieceStart === BLOCK_BYTES,
     );

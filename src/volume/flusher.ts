@@ -61,8 +61,8 @@ interface Sync {
 export class Flusher {
   /** Syncs of the data file that began so far. */
   syncs = 0;
-  /** Records of an earlier flush are not durable yet: its commit found no space. */
-  private logBehind = false;
+  /** Records of an earlier flush, or of the start, are not durable yet: their commit found no space, or is still to come. */
+  private logBehind: boolean;
   /** Syncs not answered yet, in the order in which they began. */
   private readonly begun: Sync[] = [];
   /** Records of some of these are being made durable. */
@@ -75,6 +75,7 @@ export class Flusher {
   constructor(layers: () => readonly Layer[], owner: FlushOwner) {
     this.layers = layers;
     this.owner = owner;
+    this.logBehind = owner.metadata.isBehind;
   }
 
   /** A flush is on its way. */
@@ -160,9 +161,11 @@ export class Flusher {
       const { records, zeroes } = sync;
       count += 1;
       sync.recorded = true;
-      this.owner.beneathAhead(() => {
-        for (const record of records) this.owner.record(record);
-      });
+      if (records.length > 0) {
+        this.owner.beneathAhead(() => {
+          for (const record of records) this.owner.record(record);
+        });
+      }
       for (const record of zeroes.records()) this.owner.record(record);
       mustCommit ||= records.length > 0;
     }

@@ -138,6 +138,41 @@ describe('a flush', () => {
     expect(await read(reopen(killed.crash(() => false)).volume, 8192, 4096)).toEqual(content);
   });
 
+  test('after a kill on a full disk records what the start could not, before its answer', async () => {
+    const { disk, volume } = await newVolume(SIZE);
+    await volume.snapshots.create('before');
+    const content = Buffer.alloc(4096, 7);
+    await write(volume, 8192, content);
+    expect(await flush(volume)).toBe(0);
+    await write(volume, 65_536, content);
+    disk.holding = true;
+    void zero(volume, { offset: 8192, length: 4096 });
+    for (let count = 0; count < 20 && disk.held[0]?.path !== volume.layer.file.path; count += 1) {
+      await turn();
+      if (disk.held[0]?.path !== volume.layer.file.path) disk.letGo();
+    }
+    const killed = disk.kill();
+    // The start writes to the log once, at once, and finds no space.
+    const open = killed.open.bind(killed);
+    let refused = 0;
+    killed.open = (path, options) => {
+      const file = open(path, options);
+      if (path === logPath(volume)) {
+        file.writeNow = () => {
+          refused += 1;
+          return -28;
+        };
+      }
+      return file;
+    };
+    const { volume: next } = reopen(killed);
+    expect(refused).toBe(1);
+    expect(await flush(next)).toBe(0);
+    const { volume: last } = reopen(killed.crash(() => false));
+    expect(await read(last, 8192, 4096)).toEqual(content);
+    expect(await read(last, 65_536, 4096)).toEqual(content);
+  });
+
   test('records allocations after the data and before the answer', async () => {
     const { disk, volume } = await newVolume(SIZE);
     await write(volume, 0, Buffer.alloc(1, 1));

@@ -281,7 +281,7 @@ export class LayerSet {
       if (layer.parent !== null && !killed) continue;
       const recorded = state.layers.get(layer.id)?.map;
       assert(recorded, 'an open layer is in the log');
-      if (layer.recover(this.disk, recorded) && layer.parent !== null) overZeroes = true;
+      if (layer.recover(this.disk, recorded)) overZeroes = true;
     }
     this.head.look(this.top);
     // A volume that opens as failed is read and never written.

@@ -172,7 +172,8 @@ export class Layer {
     let overZeroes = false;
     recoverMap(disk, { file, map, rounding }, (first, count) => {
       this.unrecorded.add(first, count);
-      const end = first + count;
+      // A base layer's file is the volume, whatever the log calls it.
+      const end = parent === null ? first : first + count;
       for (let block = first; block < end && !overZeroes; block = recorded.runEnd(block, end)) {
         overZeroes = recorded.stateOf(block) === BlockState.ZERO;
       }

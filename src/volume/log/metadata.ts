@@ -162,6 +162,11 @@ export class Metadata {
     return this.length;
   }
 
+  /** Something was appended, or must be written anew, that no commit took yet. */
+  get isBehind(): boolean {
+    return this.pending.length > 0 || this.mustReplace;
+  }
+
   /** A commit is on its way. */
   get committing(): boolean {
     return this.busy || this.marking || this.waiting.length > 0;
