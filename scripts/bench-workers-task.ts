@@ -1,9 +1,9 @@
 /** The kernels that `bench-workers.ts` measures, as they run on either side of a thread boundary. */
 import { createHash } from 'node:crypto';
 
-import { BLOCK_BYTES } from '../src/io/limits.ts';
+import { BLOCK_BYTES, COMPARE_GROUP_BYTES } from '../src/io/limits.ts';
 import { asBuffer } from '../src/workers/examine-task.ts';
-import { differingBlocks, digestBlocks, zeroBlocks } from '../src/workers/kernels.ts';
+import { differingBlocks, digestUnits, zeroBlocks } from '../src/workers/kernels.ts';
 
 export const KERNELS = {
   'zero scan, data': (local: Buffer) => zeroBlocks(local, local.length),
@@ -11,7 +11,8 @@ export const KERNELS = {
   'compare, alike': (local: Buffer, remote: Buffer) => differingBlocks(local, remote, local.length),
   'compare, half differ': (local: Buffer, remote: Buffer) =>
     differingBlocks(local, remote, local.length),
-  'digest xxh64': (local: Buffer) => digestBlocks(local, local.length),
+  'digest xxh64, blocks': (local: Buffer) => digestUnits(local, local.length, BLOCK_BYTES),
+  'digest xxh64, groups': (local: Buffer) => digestUnits(local, local.length, COMPARE_GROUP_BYTES),
   'digest sha256': (local: Buffer) => sha256Blocks(local),
 } as const;
 

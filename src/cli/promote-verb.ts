@@ -22,7 +22,8 @@ export function addPromoteVerb(program: Command): void {
 Run it on the node of the mirror when the primary is gone. The volume has the latest state that the
 primary really had and that is here whole, and begins a generation of its own: the old primary,
 when it comes back, learns of it and sends nothing. Readers of the mirror are disconnected. With --at
-the latest state is kept as the snapshot before-promotion-TIME.
+the latest state is kept as the snapshot before-promotion-TIME. A volume that is held since the journal
+of its promotion is damaged goes on with what is there when it is promoted by --force once more.
 
   blockferry promote orders
   nbd-client -N orders beta.example /dev/nbd0`,

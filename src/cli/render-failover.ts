@@ -2,7 +2,12 @@
 import type { FailbackStatus, PromotionStatus } from '../control/status.ts';
 import { formatBytes, oneLine } from './format.ts';
 
-export function renderPromotion({ name, promotion }: PromotionStatus): string {
+export function renderPromotion({ name, promotion, given_up: lost }: PromotionStatus): string {
+  if (lost !== null) {
+    return `${oneLine(name)} takes writes again, without its damaged journal
+of epochs ${lost.first_epoch} to ${lost.last_epoch} of generation ${lost.generation} it has a part: check what is on it
+`;
+  }
   if (promotion === null) return `${oneLine(name)} takes writes again, on its own\n`;
   const { position, consistent_at, age_seconds, dropped_epochs, at, kept_as } = promotion;
   const lines = [

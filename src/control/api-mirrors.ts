@@ -3,7 +3,7 @@ import type { FastifyInstance } from 'fastify';
 import { z } from 'zod';
 import { BlockferryError } from '../io/errors.ts';
 import { LAG_LIMIT_MS_MAX, LAG_LIMIT_MS_MIN, LINK_LANES_MAX } from '../io/limits.ts';
-import type { MirrorPolicy } from '../replicator/mirror-set.ts';
+import type { MirrorPolicy } from '../replicator/mirror-policy.ts';
 import { durationMs, formatDuration, parseSchedule } from '../replicator/schedule.ts';
 import { bytesOf, check, type VolumeRoute } from './api-checks.ts';
 import type { MirrorCommands } from './mirrors.ts';

@@ -174,7 +174,7 @@ export class CommandRoom implements Exported {
   }
 }
 
-/** What changes the content of a volume is for the copy that goes on. Throws VOLUME_FENCED. */
+/** What changes the content of a volume, or keeps it as of an epoch, is for the copy that goes on. Throws VOLUME_FENCED. */
 export function refuseFenced({ fenced, volume }: ReplicatedVolume): void {
   if (fenced === null) return;
   throw new BlockferryError('VOLUME_FENCED', `volume ${volume.name} takes no writes: ${fenced}`);

@@ -15,9 +15,10 @@ import type { Address } from '../io/network.ts';
 import { parseNbdUri } from '../nbd/uri.ts';
 import { forkOf, releaseForks } from '../replicator/fork.ts';
 import type { HostedVolume } from '../replicator/hosted-volume.ts';
-import { releaseJournal } from '../replicator/intake/kept-journal.ts';
+import { giveUpJournal, releaseJournal } from '../replicator/intake/kept-journal.ts';
 import { becomeSecondary, followAnother, followNewPrimary } from '../replicator/intake/failback.ts';
-import { SecondaryVolume, type Promotion } from '../replicator/intake/secondary.ts';
+import type { Promotion } from '../replicator/intake/parting.ts';
+import { SecondaryVolume } from '../replicator/intake/secondary.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import { isHidden } from '../volume/names.ts';
 import type { Volume } from '../volume/volume.ts';
@@ -245,14 +246,19 @@ export class FailoverCommands {
   /**
    * Makes a mirror a volume that takes writes, at the latest whole state that it holds, or at one of its snapshots: then that
    * latest state is kept as `before-promotion-TIME`. Its readers are disconnected. By force also a volume that another node went on
-   * from: both go on, and what waits here is written.
-   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_PRIMARY, VOLUME_FENCED, SNAPSHOT_NOT_FOUND, SNAPSHOT_TOO_LARGE and what
-   *   `SecondaryVolume.promote` does
+   * from: both go on, and what waits here is written; and one that is held for a damaged journal, which is given up.
+   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_IS_PRIMARY, VOLUME_FENCED, SNAPSHOT_NOT_FOUND, SNAPSHOT_TOO_LARGE,
+   *   JOURNAL_UNUSABLE and what `SecondaryVolume.promote` does
    */
   promote(name: string, { force, at }: PromoteWish): Promise<PromotionStatus> {
     return this.room.command(name, async () => {
       const device = this.room.require(name);
-      if (device instanceof ReplicatedVolume) return await this.goOnAlone(device, force);
+      if (device instanceof ReplicatedVolume) {
+        const isDamaged = device.volume.unusable?.code === 'JOURNAL_UNUSABLE';
+        if (isDamaged && force) return await this.withoutJournal(device, at);
+        device.refuseWhileHeld();
+        return await this.goOnAlone(device, force);
+      }
       const secondary = this.room.secondary(name);
       assert(secondary !== null, 'a volume is one or the other');
       if (at !== null) refuseAt(secondary.volume, at);
@@ -263,7 +269,11 @@ export class FailoverCommands {
       const back = at === null ? '' : ` with the content of ${exportName(name, at)}`;
       const message = `volume ${name} takes writes${back}: generation ${generation} begins after epoch ${epoch}`;
       this.room.tell('volume-promoted', name, message);
-      return { ...this.commands.show(name), promotion: this.told(promotion, at, kept) };
+      return {
+        ...this.commands.show(name),
+        promotion: this.told(promotion, at, kept),
+        given_up: null,
+      };
     });
   }
 
@@ -303,7 +313,27 @@ export class FailoverCommands {
     const { generation, epoch } = await device.goOnAlone();
     const message = `volume ${name} takes writes although another node does: generation ${generation} begins after epoch ${epoch}`;
     this.room.tell('volume-promoted', name, message);
-    return { ...this.commands.show(name), promotion: null };
+    return { ...this.commands.show(name), promotion: null, given_up: null };
+  }
+
+  /** Goes on with what the layers of a volume have of a journal that is damaged. */
+  private async withoutJournal(
+    device: ReplicatedVolume,
+    at: string | null,
+  ): Promise<PromotionStatus> {
+    const { volume } = device;
+    const { name } = volume;
+    if (at !== null) {
+      const message = `volume ${name} was promoted before: without --at its damaged journal is given up; then blockferry snapshot restore ${exportName(name, at)} --force`;
+      throw new BlockferryError('REQUEST_INVALID', message);
+    }
+    const lost = await this.commands.rehost(device, () => giveUpJournal(volume));
+    assert(lost !== null, 'a journal is kept as long as it cannot be used');
+    const { generation, first, last } = lost;
+    const message = `volume ${name} takes writes again without its damaged journal: of epochs ${first} to ${last} of generation ${generation} it has a part; its mirrors are compared`;
+    this.room.tell('journal-given-up', name, message);
+    const given = { generation, first_epoch: first, last_epoch: last };
+    return { ...this.commands.show(name), promotion: null, given_up: given };
   }
 
   /**

@@ -3,6 +3,7 @@
  *
  * Invariants:
  * - What a command refuses, it refuses before it changes anything, and before it ends a client.
+ * - What is frozen is the end of an epoch of the line that goes on: of a fenced volume it would be of one that ended.
  * - Content and snapshots of a secondary are those of its primary: here they are only read, and deleted.
  * - Content that clients use is replaced or taken away only with `force`, after their sessions have ended.
  */
@@ -61,7 +62,7 @@ export class SnapshotCommands {
 
   /**
    * The present content of the volumes, all at one instant, under one name.
-   * @throws BlockferryError VOLUME_NOT_FOUND and what `VolumeSnapshots.create` throws; then there is none of them
+   * @throws BlockferryError VOLUME_NOT_FOUND, VOLUME_FENCED and what `VolumeSnapshots.create` throws; then there is none of them
    */
   create(volumes: readonly string[], name: string): Promise<SnapshotStatus[]> {
     const [first, ...others] = [...new Set(volumes)];
@@ -70,7 +71,7 @@ export class SnapshotCommands {
     return this.room.commandOnAll([first, ...others], async () => {
       const names = [first, ...others];
       for (const volume of names) {
-        this.room.requirePrimary(volume, 'take a snapshot');
+        refuseFenced(this.room.requirePrimary(volume, 'take a snapshot'));
         this.refuseTaken(volume, name);
       }
       const created =
@@ -141,7 +142,7 @@ export class SnapshotCommands {
   /** The snapshot takes the volume's present content. Throws SNAPSHOT_NOT_FOUND, SNAPSHOT_IN_USE and as `create`. */
   refresh(volume: string, name: string, options: Force): Promise<SnapshotStatus> {
     return this.room.command(volume, async () => {
-      this.room.requirePrimary(volume, 'refresh a snapshot');
+      refuseFenced(this.room.requirePrimary(volume, 'refresh a snapshot'));
       const { volume: core } = this.requireSnapshot(volume, name);
       core.refuseIfFailed();
       core.snapshots.refuseReplacing(name);

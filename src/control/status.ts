@@ -44,7 +44,7 @@ export interface VolumeStatus {
   readonly access: VolumeAccess;
   /** How its reads and writes went since the node started. */
   readonly io: IoCounts;
-  /** Why the volume refuses writes, or null. It says so until the system is restarted. */
+  /** Why the volume refuses writes, or null: until the system is restarted, or, held for a damaged journal, until an operator decides. */
   readonly failure: string | null;
   /** Why writes wait until an operator decides: a mirror of the volume was promoted. Null: they do not. */
   readonly fenced: string | null;
@@ -75,6 +75,12 @@ export interface PromotionStatus extends VolumeStatus {
     /** The snapshot whose content it has; null: that latest state. Then that state is the snapshot `kept_as`. */
     readonly at: string | null;
     readonly kept_as: string | null;
+  } | null;
+  /** Epochs of its old primary that it has in part, since the journal with them was damaged and is given up; null: none. */
+  readonly given_up: {
+    readonly generation: number;
+    readonly first_epoch: number;
+    readonly last_epoch: number;
   } | null;
 }
 

@@ -90,7 +90,9 @@ export class VolumeCommands {
       position,
       connections: this.room.connectionsOf(device),
       access: this.room.accessOf(name),
-      failure: volume.failed ? (volume.failure ?? 'the disk failed') : null,
+      failure: volume.failed
+        ? (volume.failure ?? 'the disk failed')
+        : (volume.unusable?.message ?? null),
       fenced: device instanceof ReplicatedVolume ? device.fenced : null,
       kept_for_return: forkOf(volume)?.position ?? null,
       snapshots: volume.snapshots.list().length,

@@ -144,7 +144,7 @@ export const ERROR_CATALOGUE = {
   JOURNAL_UNUSABLE: entry(
     'environment',
     500,
-    'check the disk. A mirror: create it again, its primary sends everything. A promoted volume: keep it',
+    'check the disk. A mirror: create it again, and it gets all. A promoted volume: blockferry promote VOLUME --force',
   ),
   LINK_PROTOCOL: entry('peer', 502, 'check that both nodes have the same version of blockferry'),
   METADATA_CORRUPT: entry(

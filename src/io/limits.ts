@@ -264,6 +264,11 @@ export const RUN_MARK_BYTES: number = 64 * MIB;
 export const RUN_MARK_MS = 1_000;
 /** Comparing: bytes of the volume that one question with digests is about, and that one about zeroes is. More ends the link. */
 export const COMPARE_QUESTION_BYTES_MAX: number = DELTA_BATCH_BYTES;
+/**
+ * Comparing: bytes that one digest is about at first. Only where such groups differ are their blocks asked for: digests of large pieces
+ * are many times as fast.
+ */
+export const COMPARE_GROUP_BYTES: number = 64 * KIB;
 export const COMPARE_ZERO_BYTES_MAX: number = ZERO_PART_BYTES;
 /** Comparing: questions without an answer. The primary asks no more; a mirror ends a link that has more. */
 export const COMPARE_QUESTIONS_MAX = 256;

@@ -6,6 +6,7 @@
  *   applied locally, before its reply (I1, I2, I5).
  * - FLUSH and FUA close the open epoch before a later write can enter it.
  * - Without mirrors requests go straight to the volume.
+ * - Behind `stop` nothing is applied: who has the volume then may change it, and mark nothing.
  */
 import type { Clock } from '../io/clock.ts';
 import { PENDING, Status, type Completer, type DeviceRequest } from '../io/device.ts';
@@ -36,6 +37,7 @@ export class ChangeWay implements PiecewiseHost {
   readonly gate: RegionGate;
   /** Changes pass the gate and are staged or marked: from the first mirror on. */
   private gated = false;
+  private stopped = false;
   /** Changes that the volume took before that and has not applied yet. */
   private ungated = 0;
   private ungatedOver: (() => void) | null = null;
@@ -66,7 +68,7 @@ export class ChangeWay implements PiecewiseHost {
 
   /** No change is on its way. */
   get quiet(): boolean {
-    return this.ungated === 0 && this.gate.clear && this.volume.changes.running === 0;
+    return this.ungated === 0 && this.gate.clear && this.volume.changes.changing === 0;
   }
 
   /** Before the first request: whether there are mirrors. */
@@ -88,6 +90,14 @@ export class ChangeWay implements PiecewiseHost {
   close(): void {
     this.gated = false;
     this.gate.release();
+  }
+
+  /** What comes from now on, or has not begun, is answered ESHUTDOWN; resolves when nothing is on its way to the volume. */
+  async stop(): Promise<void> {
+    this.stopped = true;
+    this.fence.close();
+    this.gate.refuse(Status.ESHUTDOWN);
+    await this.volume.until(() => this.volume.changes.changing === 0);
   }
 
   write(request: DeviceRequest): number {
@@ -137,6 +147,7 @@ export class ChangeWay implements PiecewiseHost {
   }
 
   zeroPart(request: DeviceRequest, claim: Claim | null): number {
+    if (this.stopped) return Status.ESHUTDOWN;
     if (!this.gated) return this.applyUngated(request, this.ungatedDone, true);
     if (this.gate.isOpen(request, claim)) return this.applyZero(request);
     return this.gate.wait(request, this.applyZero, claim);
@@ -211,7 +222,9 @@ export class ChangeWay implements PiecewiseHost {
     }
     request.epoch = this.stager.wrote(offset, request.buffer, request.start, length);
     if (this.delayMs === 0) return this.applied(request);
-    this.clock.after(this.delayMs, () => answer(request, this.applied(request)));
+    this.clock.after(this.delayMs, () => {
+      answer(request, this.stopped ? Status.ESHUTDOWN : this.applied(request));
+    });
     return PENDING;
   }
 

@@ -49,3 +49,27 @@ export class DirtyContext implements StatusContext {
     into.end = Math.min(end, run * BLOCK_BYTES);
   }
 }
+
+/** Those of the mirrors of one volume. */
+export class DirtyContexts {
+  private readonly contexts = new Map<Mirror, DirtyContext>();
+  private readonly gate: RegionGate;
+
+  constructor(gate: RegionGate) {
+    this.gate = gate;
+  }
+
+  /** One for each of these mirrors, the same as before where there was one; the others are told that theirs was removed. */
+  of(mirrors: readonly Mirror[]): DirtyContext[] {
+    for (const [mirror, context] of this.contexts) {
+      if (mirrors.includes(mirror)) continue;
+      context.detach();
+      this.contexts.delete(mirror);
+    }
+    for (const mirror of mirrors) {
+      if (this.contexts.has(mirror)) continue;
+      this.contexts.set(mirror, new DirtyContext(mirror, this.gate));
+    }
+    return [...this.contexts.values()];
+  }
+}

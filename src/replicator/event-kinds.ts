@@ -50,6 +50,8 @@ export const EVENT_LEVELS = {
   'volume-deleted': 'info',
   'volume-damaged': 'warn',
   'volume-failed': 'warn',
+  'journal-unusable': 'warn',
+  'journal-given-up': 'warn',
   'volume-close-failed': 'warn',
   'container-lost': 'warn',
   'container-back': 'info',

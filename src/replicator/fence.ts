@@ -7,7 +7,7 @@
  * - A process that begins asks its mirrors first: changes wait until each has answered or could not be reached, but no longer
  *   than FENCE_ASK_MS_MAX.
  * - What waits passes in the order in which it came. It is bounded by the in-flight limits of the sessions that sent it; what
- *   belongs to a session that ends is answered ESHUTDOWN.
+ *   belongs to a session that ends is answered ESHUTDOWN. Behind `close` nothing passes any more.
  */
 import type { Clock, Timer } from '../io/clock.ts';
 import { PENDING, Status, type DeviceRequest } from '../io/device.ts';
@@ -60,7 +60,7 @@ export class Fence {
 
   /** Keeps the change until it may be applied, then applies and completes it. */
   hold(request: DeviceRequest, apply: (request: DeviceRequest) => number): number {
-    if (request.ending) return Status.ESHUTDOWN;
+    if (this.closed || request.ending) return Status.ESHUTDOWN;
     request.retain();
     this.held.push({ request, apply });
     return PENDING;
@@ -110,13 +110,16 @@ export class Fence {
     }
   }
 
+  /** For good: what waits, and what comes, is answered ESHUTDOWN. */
   close(): void {
     this.closed = true;
+    this.up = true;
     this.timer?.cancel();
+    for (const { request } of this.held.splice(0)) request.complete(Status.ESHUTDOWN);
   }
 
   private letGo(): void {
-    if (this.why !== null || this.paused || this.unheard.size > 0) return;
+    if (this.closed || this.why !== null || this.paused || this.unheard.size > 0) return;
     this.up = false;
     this.timer?.cancel();
     const { held } = this;

@@ -1,4 +1,5 @@
 /** What a mirror needs from the volume that it mirrors. */
+import type { NbdUri } from '../nbd/uri.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { Examiner } from '../workers/examiner.ts';
 import type { EventKind } from './event-kinds.ts';
@@ -30,13 +31,13 @@ export interface MirrorHost {
   readonly hasWaiters: boolean;
   /** How this volume is given to a mirror; left out: it never is. */
   readonly handover?: Handover;
-  emit(kind: EventKind, mirror: Mirror, message: string): void;
+  emit(kind: EventKind, mirror: { readonly uri: NbdUri }, message: string): void;
   /** An attempt to reach the mirror is over, whatever came of it. */
   heard(mirror: Mirror): void;
   /** The mirror has a newer generation. */
   superseded(mirror: Mirror, reason: string): void;
-  /** The mirror has more than before, or left the stream: waiting requests and regions may be let go. */
-  progressed(mirror: Mirror): void;
+  /** A mirror has more than before, or left the stream: waiting requests and regions may be let go. */
+  progressed(): void;
   /** An epoch was closed for the sake of one mirror: the others may take it, also when it is empty. */
   wakeSoon(): void;
 }

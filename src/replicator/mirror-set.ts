@@ -18,13 +18,20 @@ import type { BlockSet } from '../volume/maps/block-set.ts';
 import type { MirrorRecord } from '../volume/log/metadata.ts';
 import type { MetadataRecord } from '../volume/log/records.ts';
 import type { MirrorHost } from './mirror-host.ts';
+import {
+  describePolicy,
+  FOLLOWS,
+  policyRecords,
+  refuseSync,
+  type MirrorPolicy,
+} from './mirror-policy.ts';
 import { Mirror } from './mirror.ts';
 import { verifySnapshotName } from './mirror-verify.ts';
+import { isReplaced } from '../volume/names.ts';
 import { ferrySnapshotName } from './peer-transfer.ts';
 import { rangesOf } from './peer-verify.ts';
 import { probeMirror } from './reach.ts';
-import { formatDuration, formatSchedule, type Schedule } from './schedule.ts';
-import type { CompressMode, MirrorMode, StallPolicy, VerifyReport } from './status.ts';
+import type { MirrorMode, StallPolicy, VerifyReport } from './status.ts';
 
 export interface NewMirror {
   readonly uri: string;
@@ -38,27 +45,14 @@ export interface NewMirror {
   readonly policy?: Partial<MirrorPolicy>;
 }
 
-/** What operators choose about the pace of a mirror. */
-export interface MirrorPolicy {
-  readonly schedule: Schedule;
-  /** Lag in milliseconds above which writes of the host are slowed down; null: none. */
-  readonly lagLimitMs: number | null;
-  /** Whether what a link carries is compressed while that pays, or never. */
-  readonly compress: CompressMode;
-}
-
-const FOLLOWS: MirrorPolicy = {
-  schedule: { kind: 'stream' },
-  lagLimitMs: null,
-  compress: 'auto',
-};
-
 const DRAIN_POLL_MS = 5;
 
 export class MirrorSet {
   readonly mirrors: Mirror[] = [];
   private readonly verifying = new Set<Mirror>();
   private last: Promise<void> = Promise.resolve();
+  /** Nothing is changed behind what is under way: the volume may get another role. */
+  private closed = false;
   private readonly host: MirrorHost;
   private readonly prepare: () => Promise<void>;
   private readonly changed: () => void;
@@ -315,20 +309,26 @@ export class MirrorSet {
     });
   }
 
-  /** Ships what is staged, within MIRROR_DRAIN_MS_MAX, and ends all links. */
+  /**
+   * Ships what is staged, within MIRROR_DRAIN_MS_MAX, and ends all links. What comes later, as the repair of what a comparison found,
+   * is refused.
+   */
   close(): Promise<void> {
-    return this.inTurn(async () => {
-      const { clock } = this.host.surroundings;
-      const deadline = clock.now() + MIRROR_DRAIN_MS_MAX;
-      this.host.queue.close('command');
-      for (const mirror of this.mirrors) mirror.wake();
-      while (this.mirrors.some((mirror) => mirror.draining) && clock.now() < deadline) {
-        await new Promise<void>((resolve) => {
-          clock.after(DRAIN_POLL_MS, resolve);
-        });
-      }
-      for (const mirror of this.mirrors) await mirror.halt();
-    });
+    this.closed = true;
+    return this.behindAll(() => this.end());
+  }
+
+  private async end(): Promise<void> {
+    const { clock } = this.host.surroundings;
+    const deadline = clock.now() + MIRROR_DRAIN_MS_MAX;
+    this.host.queue.close('command');
+    for (const mirror of this.mirrors) mirror.wake();
+    while (this.mirrors.some((mirror) => mirror.draining) && clock.now() < deadline) {
+      await new Promise<void>((resolve) => {
+        clock.after(DRAIN_POLL_MS, resolve);
+      });
+    }
+    for (const mirror of this.mirrors) await mirror.halt();
   }
 
   /** A mirror on another node has the size that it was created with. */
@@ -349,17 +349,16 @@ export class MirrorSet {
     throw new BlockferryError('HANDOVER_IN_DOUBT', message);
   }
 
-  /** Contents that were frozen for mirrors that are no more, or for comparisons that ended with the process. */
+  /** Contents that were frozen for mirrors that are no more, or for comparisons that ended with the process, or replaced when it was one. */
   async discardFrozen(): Promise<void> {
     const { snapshots } = this.host.volume;
-    const kept = new Set(
-      this.mirrors.flatMap((mirror) => [
-        ferrySnapshotName(mirror.id),
-        ...(this.verifying.has(mirror) ? [verifySnapshotName(mirror.id)] : []),
-      ]),
-    );
+    const kept = new Set([
+      ...this.mirrors.map(({ id }) => ferrySnapshotName(id)),
+      // A comparison discards its own when it ends, also with a mirror that was removed meanwhile.
+      ...[...this.verifying].map(({ id }) => verifySnapshotName(id)),
+    ]);
     for (const name of snapshots.hidden) {
-      if (!isFrozenForMirror(name) || kept.has(name)) continue;
+      if (!(isFrozenForMirror(name) || isReplaced(name)) || kept.has(name)) continue;
       // What a full disk keeps from being deleted goes the next time.
       await snapshots.discard(name).catch(() => {});
     }
@@ -432,7 +431,16 @@ export class MirrorSet {
     blocks.recordAll();
   }
 
+  /** Throws SHUTTING_DOWN behind `close`. */
   private inTurn<Result>(change: () => Promise<Result>): Promise<Result> {
+    if (this.closed) {
+      const message = `the mirrors of ${this.host.volume.name} are being closed`;
+      return Promise.reject(new BlockferryError('SHUTTING_DOWN', message));
+    }
+    return this.behindAll(change);
+  }
+
+  private behindAll<Result>(change: () => Promise<Result>): Promise<Result> {
     const turn = this.last.then(change);
     this.last = settled(turn);
     return turn;
@@ -442,35 +450,6 @@ export class MirrorSet {
 /** Which node a mirror is; none for any NBD server. */
 function peerRecords(mirror: number, node: string | null): MetadataRecord[] {
   return node === null ? [] : [{ kind: 'mirror-peer', mirror, node, volumeId: null }];
-}
-
-/** What makes `before` into `policy`. */
-function policyRecords(
-  mirror: number,
-  { schedule, lagLimitMs, compress }: MirrorPolicy,
-  before: MirrorPolicy,
-): MetadataRecord[] {
-  const records: MetadataRecord[] = [];
-  const same = schedule.kind === 'stream' && before.schedule.kind === 'stream';
-  if (!same || lagLimitMs !== before.lagLimitMs) {
-    records.push({ kind: 'mirror-policy', mirror, schedule, lagLimitMs });
-  }
-  if (compress !== before.compress)
-    records.push({ kind: 'mirror-compress', mirror, mode: compress });
-  return records;
-}
-
-/** Replies wait for every write. */
-function refuseSync(mode: MirrorMode, { schedule }: MirrorPolicy): void {
-  if (mode === 'async' || schedule.kind === 'stream') return;
-  const message = 'a synchronous mirror follows every write: delta runs are for mode async';
-  throw new BlockferryError('USAGE', message);
-}
-
-function describePolicy({ schedule, lagLimitMs, compress }: MirrorPolicy): string {
-  const slowed =
-    lagLimitMs === null ? 'never' : `while it lags more than ${formatDuration(lagLimitMs)}`;
-  return `delta ${formatSchedule(schedule)}; host writes are slowed down ${slowed}; compress ${compress}`;
 }
 
 /** Resolves when it is over, whatever came of it. */

@@ -131,6 +131,7 @@ export class MirrorVerify implements PeerTalk {
       examiner: host.examiner,
       limiter: limit,
       epoch: this.epoch,
+      groups: this.contact.comparesGroups,
     });
     this.comparison = comparison;
     await comparison.run();

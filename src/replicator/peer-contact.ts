@@ -98,6 +98,10 @@ export class PeerContact implements Contact, LinkHandler {
     return hasFeature(this.welcome, 'snapshots');
   }
 
+  get comparesGroups(): boolean {
+    return hasFeature(this.welcome, 'groups');
+  }
+
   get position(): number | null {
     return this.welcome.position?.epoch ?? null;
   }

@@ -41,6 +41,8 @@ export interface PeerRunParameters {
   readonly full: boolean;
   /** The mirror said that it has a part of this run: it may begin past 0. */
   readonly resumed: boolean;
+  /** It may be asked for groups of blocks. */
+  readonly groups: boolean;
 }
 
 export interface PeerRunHooks {
@@ -101,6 +103,7 @@ export class PeerRun {
       tools: this.tools,
       examiner,
       against: { epoch: run.number, twin: false },
+      groups: run.groups,
       answered: (first, count, differs) => this.learned(first, count, differs),
     });
     this.shipper = new RunShipper({
@@ -180,7 +183,7 @@ export class PeerRun {
   private begin(): void {
     const { link, blocks, run, source } = this.options;
     const { sizeBytes } = source;
-    const { resumed: _, ...told } = run;
+    const { resumed: _, groups: __, ...told } = run;
     if (run.full) {
       blocks.inFlight.addAll();
       blocks.suspect.clear();

@@ -145,7 +145,7 @@ export class PeerTransfer implements Transfer, PeerTalk {
     if (record === null || record.run !== welcome.run?.id) return null;
     if (metadata.state.snapshots.get(record.snapshot)?.name !== this.snapshotName) return null;
     const changed = snapshots.changed(this.snapshotName, null);
-    const of = this.snapshots.at(record.epoch);
+    const of = this.snapshots.at(record);
     if (of !== null) {
       return { record, resumed: true, snapshot: { of, blocks: blocksOfSnapshot(blocks, changed) } };
     }
@@ -219,6 +219,7 @@ export class PeerTransfer implements Transfer, PeerTalk {
       (each) => each.number <= generation,
     );
     const number = contact.nextRun();
+    const { comparesGroups: groups } = contact;
     const current = new PeerRun({
       link,
       clock: host.surroundings.clock,
@@ -226,7 +227,7 @@ export class PeerTransfer implements Transfer, PeerTalk {
       blocks: snapshot?.blocks ?? blocks,
       examiner: host.examiner,
       limiter: contact.limit,
-      run: { number, run, generation, epoch, time, generations, full, resumed },
+      run: { number, run, generation, epoch, time, generations, full, resumed, groups },
       snapshot: snapshot === null ? null : twinOf(snapshot.of),
       hooks: { compared: () => this.recordMarks(), durable: () => {} },
     });

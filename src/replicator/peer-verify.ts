@@ -21,6 +21,8 @@ export interface PeerVerifyOptions {
   readonly limiter: RunLimiter | null;
   /** The epoch that the command `freeze` ended, on the mirror too. */
   readonly epoch: number;
+  /** The mirror may be asked for groups of blocks. */
+  readonly groups: boolean;
 }
 
 export class PeerVerify {
@@ -30,13 +32,14 @@ export class PeerVerify {
   private readonly compare: PeerCompare;
 
   constructor(options: PeerVerifyOptions) {
-    const { link, clock, limiter, source, examiner, epoch } = options;
+    const { link, clock, limiter, source, examiner, epoch, groups } = options;
     this.differing = new BlockSet(source.sizeBytes / BLOCK_BYTES);
     this.pace = new RunPace({ link, clock, limiter });
     this.compare = new PeerCompare({
       tools: { source, pace: this.pace, reader: new RunReader(source, examiner) },
       examiner,
       against: { epoch, twin: true },
+      groups,
       answered: (first, count, differs) => {
         if (differs) this.differing.add(first, count);
       },

@@ -33,6 +33,7 @@ export class RegionGate {
   /** Regions recorded cold early, by number; never hot at the same time. */
   readonly parked: RegionTable;
   private readonly arrivals = new Arrivals();
+  private refusal: number = Status.OK;
   private recording = false;
   /** Changes up to this number are durable on the local disk. */
   private synced = 0;
@@ -72,6 +73,7 @@ export class RegionGate {
     apply: (request: DeviceRequest) => number,
     claim: Claim | null,
   ): number {
+    if (this.refusal !== Status.OK) return this.refusal;
     if (!this.fits(request)) return Status.ENOSPC;
     request.retain();
     this.arrivals.add(request, apply, claim);
@@ -89,6 +91,12 @@ export class RegionGate {
     this.letGo();
     // The regions of who waited for it may have turned cold meanwhile.
     this.record();
+  }
+
+  /** For good: what waits, and whatever would have to, is answered `status`. */
+  refuse(status: number): void {
+    this.refusal = status;
+    for (const { request } of this.arrivals.remove(() => true)) request.complete(status);
   }
 
   /** No change waits, or has parts to come. */

@@ -13,23 +13,25 @@ import { MIRROR_GRACE_MS, REPLICATOR_TICK_MS } from '../io/limits.ts';
 import type { Disk } from '../io/disk.ts';
 import type { Network, TlsClientContext } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
+import type { NbdUri } from '../nbd/uri.ts';
 import type { MirrorRecord } from '../volume/log/metadata.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { Compressor } from '../workers/compressor.ts';
 import type { Examiner } from '../workers/examiner.ts';
 import { ChangeWay } from './change-way.ts';
-import { DirtyContext } from './dirty-context.ts';
+import { DirtyContexts } from './dirty-context.ts';
 import { EpochReserve } from './epoch-reserve.ts';
 import type { EventKind } from './event-kinds.ts';
 import { Fence } from './fence.ts';
-import { Handover, type HandoverWish } from './handover.ts';
+import { chooseTaker, type TakerWish } from './handover-taker.ts';
+import { Handover } from './handover.ts';
 import type { HostedVolume, Role } from './hosted-volume.ts';
 import { KeptJournal } from './intake/kept-journal.ts';
-import { hasFeature } from './link/link-version.ts';
 import type { ParkedRegions } from './mirror-blocks.ts';
 import type { MirrorHost } from './mirror-host.ts';
 import type { LinkSurroundings } from './mirror-link.ts';
-import { MirrorSet, type MirrorPolicy, type NewMirror } from './mirror-set.ts';
+import type { MirrorPolicy } from './mirror-policy.ts';
+import { MirrorSet, type NewMirror } from './mirror-set.ts';
 import type { Mirror } from './mirror.ts';
 import { randomId } from './random-id.ts';
 import { RegionGate } from './region-gate.ts';
@@ -77,7 +79,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
   private readonly way: ChangeWay;
   /** How it is given to a mirror. */
   readonly handover: Handover;
-  private readonly dirtyContexts = new Map<Mirror, DirtyContext>();
+  private readonly dirtyContexts: DirtyContexts;
   private contextList: readonly StatusContext[];
   private wakePlanned = false;
   private tickTimer: Timer | null = null;
@@ -140,6 +142,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     this.mirrors = mirrors;
     this.fence = new Fence(volume.metadata, clock);
     this.gate = new RegionGate({ volume, clock, mirrors });
+    this.dirtyContexts = new DirtyContexts(this.gate);
     this.stager = new Stager({ clock, volume, queue: this.queue, gate: this.gate, mirrors });
     this.replies = new SyncReplies({ clock, mirrors, wakeSoon: () => this.wakeSoon() });
     const { queue, fence, gate, stager, replies } = this;
@@ -173,8 +176,16 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
   /** What is told of a journal that was kept. */
   private readonly taken = {
     ready: (): void => this.begin(),
-    lost: (): void => this.hold?.refuse(Status.EIO),
+    lost: (): void => this.refuseAll(),
   };
+
+  private refuseAll(): void {
+    this.hold?.refuse(Status.EIO);
+    const { name, unusable } = this.volume;
+    if (unusable === null) return;
+    const { message } = unusable;
+    this.events.emit({ kind: 'journal-unusable', volume: name, mirror: null, message });
+  }
 
   private begin(): void {
     this.way.start(this.volume.metadata.state.mirrors.size > 0);
@@ -238,98 +249,65 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
    * Gives the writes to a mirror, or with `split` takes them beside it. `to`: its URI, the name of its node, or null for the only one.
    * `wanted`: its own operator asked for it. Answers the name of its node. @throws BlockferryError MIRROR_NOT_FOUND, MIRROR_STATE, HANDOVER_FAILED, HANDOVER_IN_DOUBT
    */
-  async handOver(
-    wish: Omit<HandoverWish, 'mirror'> & { readonly to: string | null; readonly wanted: boolean },
-  ): Promise<string> {
-    const { mirrors } = this.volume.metadata.state;
-    const named = this.mirrors.filter(
-      ({ id, uri }) =>
-        wish.to === null || uri.text === wish.to || mirrors.get(id)?.peer?.node === wish.to,
-    );
-    const [mirror, ...others] = named;
-    if (mirror === undefined || others.length > 0) {
-      const message = `${this.volume.name} has ${named.length} mirrors of that name; say which one by its URI`;
-      throw new BlockferryError('MIRROR_NOT_FOUND', message);
-    }
-    if (!wish.split) this.refuseBlocking(mirror);
-    const node = mirrors.get(mirror.id)?.peer?.node ?? null;
-    if (mirror.peer === null || node === null) {
-      const message = `the mirror ${mirror.uri.text} is ${mirror.state}: only a blockferry node that follows takes over`;
-      throw new BlockferryError('MIRROR_STATE', message);
-    }
-    if (!hasFeature(mirror.peer.welcome, 'handover')) {
-      const message = `node ${node} is of an older version, which cannot be asked to take over`;
-      throw new BlockferryError('MIRROR_STATE', message);
-    }
-    if (!wish.split && this.mirrors.length > 1 && !hasFeature(mirror.peer.welcome, 'others')) {
-      const message = `node ${node} is of an older version, which is not told of other mirrors: remove them first, and add them there`;
-      throw new BlockferryError('MIRROR_STATE', message);
-    }
-    if (!wish.wanted && mirror.peer.refuses.includes('handover')) {
-      const message = `node ${node} lets only its own operator decide that (handover is refused); there: blockferry ${wish.split ? 'split' : 'switchover'} ${mirror.uri.exportName}`;
-      throw new BlockferryError('HANDOVER_FAILED', message);
-    }
+  async handOver(wish: TakerWish): Promise<string> {
+    this.refuseWhileHeld();
+    const { mirror, node } = chooseTaker(this.volume, this.mirrors, wish);
     await this.handover.run({ ...wish, mirror });
     return node;
   }
 
-  /** Behind the move writes would wait for a mirror that follows when its operator says so. */
-  private refuseBlocking(taker: Mirror): void {
-    const waited = this.mirrors.find(
-      (each) => each !== taker && each.mode === 'sync' && each.stallPolicy === 'block',
-    );
-    if (waited === undefined) return;
-    const message = `${this.volume.name} waits for ${waited.uri.text} with each write (--on-stall block), which does not follow the new primary by itself: remove it first, and add it there`;
-    throw new BlockferryError('MIRROR_STATE', message);
-  }
-
   /** @throws BlockferryError URI_INVALID, MIRROR_*, METADATA_WRITE_FAILED: nothing was changed. */
   async addMirror(mirror: NewMirror): Promise<void> {
-    this.refuseWhileHeld();
-    return await this.mirrorSet.add(mirror);
+    return await this.settled.add(mirror);
   }
 
-  /** Its mirrors are not taken up before. */
-  private refuseWhileHeld(): void {
+  /** Its mirrors are not taken up while requests wait. Throws BUSY, and what is wrong with its content. */
+  refuseWhileHeld(): void {
     if (this.hold === null) return;
+    if (this.volume.unusable !== null) throw this.volume.unusable;
     const message = `${this.volume.name} is applying what its journal held when it was promoted; try again`;
     throw new BlockferryError('BUSY', message);
   }
 
-  removeMirror(uri: string): Promise<void> {
-    return this.mirrorSet.remove(uri);
+  private get settled(): MirrorSet {
+    this.refuseWhileHeld();
+    return this.mirrorSet;
   }
 
-  pauseMirror(uri: string): Promise<void> {
-    return this.mirrorSet.pause(uri);
+  async removeMirror(uri: string): Promise<void> {
+    return await this.settled.remove(uri);
   }
 
-  resumeMirror(uri: string): Promise<void> {
-    return this.mirrorSet.resume(uri);
+  async pauseMirror(uri: string): Promise<void> {
+    return await this.settled.pause(uri);
   }
 
-  resyncMirror(uri: string): Promise<void> {
-    return this.mirrorSet.resync(uri);
+  async resumeMirror(uri: string): Promise<void> {
+    return await this.settled.resume(uri);
+  }
+
+  async resyncMirror(uri: string): Promise<void> {
+    return await this.settled.resync(uri);
   }
 
   /** Bytes a second at most from now on; null: no limit. @throws BlockferryError MIRROR_NOT_FOUND, METADATA_WRITE_FAILED */
-  limitMirror(uri: string, bytesPerSecond: number | null): Promise<void> {
-    return this.mirrorSet.limit(uri, bytesPerSecond);
+  async limitMirror(uri: string, bytesPerSecond: number | null): Promise<void> {
+    return await this.settled.limit(uri, bytesPerSecond);
   }
 
   /** What of its policy is not given stays. @throws BlockferryError USAGE, MIRROR_NOT_FOUND, METADATA_WRITE_FAILED */
-  setMirror(uri: string, policy: Partial<MirrorPolicy>): Promise<void> {
-    return this.mirrorSet.set(uri, policy);
+  async setMirror(uri: string, policy: Partial<MirrorPolicy>): Promise<void> {
+    return await this.settled.set(uri, policy);
   }
 
   /** Has a delta run of its schedule begin now. @throws BlockferryError MIRROR_NOT_FOUND, MIRROR_STATE */
-  syncMirror(uri: string): Promise<void> {
-    return this.mirrorSet.sync(uri);
+  async syncMirror(uri: string): Promise<void> {
+    return await this.settled.sync(uri);
   }
 
   /** @throws BlockferryError MIRROR_NOT_FOUND, MIRROR_STATE, METADATA_WRITE_FAILED */
-  verifyMirror(uri: string, options: { repair: boolean }): Promise<VerifyReport> {
-    return this.mirrorSet.verify(uri, options);
+  async verifyMirror(uri: string, options: { repair: boolean }): Promise<VerifyReport> {
+    return await this.settled.verify(uri, options);
   }
 
   /** Grows or shrinks the volume; what the mirrors have past the old end is brought in line. */
@@ -359,7 +337,8 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
   async close(): Promise<void> {
     await this.kept?.stop();
     this.hold?.refuse(Status.ESHUTDOWN);
-    this.fence.close();
+    // Whoever gives the volume another role does not hear of what would be applied later.
+    await this.way.stop();
     this.volume.snapshots.witness = null;
     await this.mirrorSet.close();
     this.tickTimer?.cancel();
@@ -418,7 +397,7 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
 
   // --- MirrorHost ---
 
-  emit(kind: EventKind, mirror: Mirror, message: string): void {
+  emit(kind: EventKind, mirror: { readonly uri: NbdUri }, message: string): void {
     this.events.emit({ kind, volume: this.volume.name, mirror: mirror.uri.text, message });
   }
 
@@ -452,22 +431,9 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     if (this.mirrors.length === 0) this.stopMirroring();
     else this.stagingDisk?.open();
     this.replies.needed = this.mirrors.some((mirror) => mirror.mode === 'sync');
-    this.listContexts();
+    this.contextList = [this.volume.allocation, ...this.dirtyContexts.of(this.mirrors)];
     this.progressed();
     if (this.way.mirrored && this.tickTimer === null) this.tick();
-  }
-
-  private listContexts(): void {
-    for (const [mirror, context] of this.dirtyContexts) {
-      if (this.mirrors.includes(mirror)) continue;
-      context.detach();
-      this.dirtyContexts.delete(mirror);
-    }
-    for (const mirror of this.mirrors) {
-      if (this.dirtyContexts.has(mirror)) continue;
-      this.dirtyContexts.set(mirror, new DirtyContext(mirror, this.gate));
-    }
-    this.contextList = [this.volume.allocation, ...this.dirtyContexts.values()];
   }
 
   /** The last mirror went: requests go straight to the volume again. */

@@ -7,6 +7,8 @@
  * DIGESTS, a question: `offset` and `length` are whole blocks, `index` numbers the question on this link.
  *   flags 0: the payload has DIGEST_BYTES for each block (see workers/kernels.ts), in order; `length` is at most
  *   COMPARE_QUESTION_BYTES_MAX.
+ *   COMPARE_GROUPS: DIGEST_BYTES for each COMPARE_GROUP_BYTES, the last of which may be shorter. All blocks of a group that differs
+ *   are said to differ. Never with COMPARE_ZERO.
  *   COMPARE_ZERO: the blocks read as zeroes on the primary. No payload; `length` is at most COMPARE_ZERO_BYTES_MAX.
  *   COMPARE_TWIN: the mirror compares what it kept by the command `freeze` that ended epoch `epoch`. Without it, it compares
  *   the base of the open run whose number is `epoch`.
@@ -18,3 +20,4 @@
 
 export const COMPARE_ZERO = 1;
 export const COMPARE_TWIN = 2;
+export const COMPARE_GROUPS = 4;

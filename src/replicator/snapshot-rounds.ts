@@ -7,14 +7,15 @@
  * - Every block in which the mirror may differ from a snapshot is marked, since it changed after what the mirror holds, and before
  *   now. So marks are let go of only when the run is committed, for what changed since the snapshot by the maps.
  * - Who has which snapshot is told by ids, when nothing of the stream is on its way; and again when one that the mirror has went before
- *   the stream began, for no command tells of it.
+ *   the stream began, for no command tells of it. What is told to be gone is gone durably.
  */
+import { Status } from '../io/device.ts';
 import { BLOCK_BYTES } from '../io/limits.ts';
-import type { SnapshotMark } from '../volume/volume-state.ts';
+import type { CopyPosition, SnapshotMark } from '../volume/volume-state.ts';
 import type { SnapshotRecord } from '../volume/log/metadata-state.ts';
 import type { BlockSet } from '../volume/maps/block-set.ts';
 import { isHidden } from '../volume/names.ts';
-import { RunAborted } from './delta-run.ts';
+import { RunAborted, RunFailed } from './delta-run.ts';
 import type { FrameHeader, ReceivedPayload } from './link/link-types.ts';
 import type { ControlMessage } from './link/messages.ts';
 import type { PeerContact, PeerTalk } from './peer-contact.ts';
@@ -39,15 +40,16 @@ export class SnapshotRounds implements PeerTalk {
     this.contact = contact;
   }
 
-  /** Asks which snapshots the mirror has; it deletes those that came from here and are no more. Rejects with RunAborted. */
+  /** Asks which snapshots the mirror has; it deletes those that came from here and are no more. Rejects with RunAborted or RunFailed. */
   async ask(): Promise<void> {
     const { contact } = this;
     if (!contact.takesSnapshots) return;
+    const ids = await this.recordedIds();
+    if (this.aborted) throw new RunAborted('the run was aborted');
     contact.converse(this);
     this.answered = false;
     try {
       if (!contact.open) throw new RunAborted('the link is gone');
-      const ids = this.visible().map(({ id }) => id);
       contact.link.sendControl({ kind: 'snapshots-are', ids });
       if (!this.aborted && !this.answered) {
         await new Promise<void>((resolve) => {
@@ -59,6 +61,16 @@ export class SnapshotRounds implements PeerTalk {
       contact.silence(this);
     }
     this.tellUnfit();
+  }
+
+  /** What is not among them is gone here, durably: else it would be back after a crash, and gone on the mirror. */
+  private async recordedIds(): Promise<string[]> {
+    const { metadata } = this.contact.host.volume;
+    // Before the commit: what goes meanwhile is not gone for good.
+    const ids = this.visible().map(({ id }) => id);
+    const status = await new Promise<number>((resolve) => metadata.commit(resolve));
+    if (status === Status.OK) return ids;
+    throw new RunFailed('its log cannot be written', { errno: status, local: true });
   }
 
   abort(): void {
@@ -76,10 +88,12 @@ export class SnapshotRounds implements PeerTalk {
     return oldest;
   }
 
-  /** The snapshot that a run to this epoch is about; null: it is about none, or that one is gone. */
-  at(epoch: number): MarkedSnapshot | null {
+  /** The snapshot that a run to this epoch is about; null: it is about none, or that one is gone. A line that was given up had such an epoch too. */
+  at({ generation, epoch }: CopyPosition): MarkedSnapshot | null {
     if (this.epoch === null) return null;
-    return this.marked().find(({ mark }) => mark.epoch === epoch) ?? null;
+    const isIt = ({ mark }: MarkedSnapshot): boolean =>
+      mark.epoch === epoch && mark.generation === generation;
+    return this.marked().find(isIt) ?? null;
   }
 
   /** The mirror has one that is no more: `ask` has it deleted. */
@@ -138,13 +152,16 @@ export class SnapshotRounds implements PeerTalk {
     return this.epoch !== null && mark.epoch > this.epoch && !this.held.has(id);
   }
 
-  /** Whether a run can end there: a mirror has one size, and goes to no older generation. */
+  /** Whether a run can end there: a mirror has one size, goes to no older generation, and to nothing that this line gave up. */
   private fits({ sizeBytes, mark }: MarkedSnapshot): boolean {
     const { host, welcome } = this.contact;
     const { generations } = host.volume.metadata.state;
     if (sizeBytes !== host.volume.sizeBytes) return false;
     if (mark.generation < (welcome.generations.at(-1)?.number ?? 0)) return false;
-    return generations.some(({ number }) => number === mark.generation);
+    if (!generations.some(({ number }) => number === mark.generation)) return false;
+    // Taken before this volume was a mirror of the copy that went on from an earlier epoch: a mirror would be where nobody else was.
+    const next = generations.find(({ number }) => number > mark.generation);
+    return next === undefined || mark.epoch < next.firstEpoch;
   }
 
   private tellUnfit(): void {
@@ -152,7 +169,10 @@ export class SnapshotRounds implements PeerTalk {
     for (const snapshot of this.marked()) {
       if (!this.isLacking(snapshot) || this.fits(snapshot)) continue;
       const what = `${host.volume.name}@${snapshot.name}`;
-      note('mirror-snapshot-refused', `${what} is of another size, or of a generation before`);
+      note(
+        'mirror-snapshot-refused',
+        `${what} is of another size, of a generation before, or of a line that was given up`,
+      );
     }
   }
 }

@@ -2,11 +2,14 @@
  * Changes to a volume: writes and zeroes, at once while that cannot block, else on the pool.
  *
  * Invariants:
- * - Writes that overlap end in the order in which they arrived (I2), whichever of them ran on the pool.
+ * - Writes that overlap end in the order in which they arrived (I2), whichever of them ran on the pool. A read of what
+ *   the pool changes waits as they do: it would see a part of it, and of a sector too.
  * - Before the first change after an open, the log says durably that there are some, and in which run of the system.
  * - Once refused, nothing new is changed; what is under way ends, zeroes at the end of their piece.
  * - Above other layers a change of part of a block is alone with that block; zeroes are recorded before the answer, for a
  *   kill leaves no trace of them in the file. What a change that failed left there is settled before the answer.
+ * - A change of the pool is told before another one of its blocks begins: what is read back at that moment, for a mirror, has no
+ *   part of that.
  * - A request is answered once, and never before the method that took it returned. Nothing is allocated for a
  *   request that is answered at once.
  */
@@ -19,7 +22,6 @@ import { copyUpAndWrite, needsCopyUp } from './layers/copy-up.ts';
 import type { CopyUpWrite } from './layers/copy-up.ts';
 import { settleLeftovers } from './layers/leftovers.ts';
 import type { Metadata } from './log/metadata.ts';
-import { BlockState } from './maps/layer-map.ts';
 import { OperationQueue } from './operation-queue.ts';
 import type { Operation } from './operation-queue.ts';
 import type { View } from './layers/view.ts';
@@ -27,6 +29,7 @@ import { WritePace } from './write-pace.ts';
 import { ZeroPace } from './zero-pace.ts';
 import { NO_BOOT } from './volume-state.ts';
 import type { AllocatedRecord } from './recorded-zeroes.ts';
+import { ZeroRecords } from './zero-records.ts';
 import { ZEROES, isTooSlow, isZero, nextPiece, probePiece } from './zeroing.ts';
 import type { ZeroAbilities } from './zeroing.ts';
 
@@ -51,19 +54,29 @@ const Care = Object.freeze({
 /** With any of these nothing is changed on this thread. */
 const NOT_NOW = Care.REFUSED | Care.UNARMED | Care.LOCKED | Care.REMOTE;
 
+/** Reads on the pool; `callback` gets 0 or an errno, never before this returned. */
+type ReadAt = (
+  buffer: Buffer,
+  start: number,
+  length: number,
+  offset: number,
+  callback: (status: number) => void,
+) => void;
+
 export class Changes {
   /** Changes so far that were answered at once, and that went to the pool. */
   atOnce = 0;
   pooled = 0;
   /** The top's file holds what its map does not show, for good. */
   tainted = false;
+  readonly records: ZeroRecords;
   private readonly view: View;
   private readonly metadata: Metadata;
   private readonly clock: Clock;
   /** As `Disk.bootId`. */
   private readonly bootId: string;
   private readonly tellsBlocks: () => boolean;
-  private readonly recorded: (record: AllocatedRecord) => void;
+  private readonly readAt: ReadAt;
   private readonly ended: () => void;
   private readonly queue: OperationQueue;
   private readonly pace = new WritePace();
@@ -72,12 +85,13 @@ export class Changes {
   private readonly zeroPace = new ZeroPace();
   /** Pieces of zeroes, other than written ones, that the disk works on. */
   private locking = 0;
-  /** Pieces that the log has, and the map has not. */
-  private readonly ahead = new Set<Operation>();
   private refusal: number = Status.OK;
   private arming = false;
 
-  /** `recorded` is told of what was appended for zeroes; `ended` when a change of the pool was answered; `tellsBlocks` as the function of that name (extents-probe.ts). */
+  /**
+   * `recorded` is told of what was appended for zeroes; `readAt` reads on the pool; `ended` is told when a request of the pool was
+   * answered; `tellsBlocks` as the function of that name (extents-probe.ts).
+   */
   constructor(options: {
     view: View;
     metadata: Metadata;
@@ -85,6 +99,7 @@ export class Changes {
     bootId: string;
     tellsBlocks: () => boolean;
     recorded: (record: AllocatedRecord) => void;
+    readAt: ReadAt;
     ended: () => void;
   }) {
     this.view = options.view;
@@ -92,7 +107,8 @@ export class Changes {
     this.clock = options.clock;
     this.bootId = options.bootId;
     this.tellsBlocks = options.tellsBlocks;
-    this.recorded = options.recorded;
+    this.records = new ZeroRecords(options);
+    this.readAt = options.readAt;
     this.ended = options.ended;
     this.queue = new OperationQueue(
       (operation) => this.start(operation),
@@ -103,9 +119,14 @@ export class Changes {
     this.layersChanged();
   }
 
-  /** Changes on the pool or waiting for it. */
+  /** Changes on the pool or waiting for it, and reads that wait or waited for such. */
   get inFlight(): number {
     return this.queue.length;
+  }
+
+  /** Changes on the pool or waiting for it. */
+  get changing(): number {
+    return this.queue.changeCount;
   }
 
   /** Changes that the disk is working on. */
@@ -128,7 +149,15 @@ export class Changes {
 
   /** Whether a change to the range is on the pool or waiting. */
   overlap(offset: number, end: number): boolean {
-    return (this.care & Care.QUEUED) !== 0 && this.queue.overlaps(offset, end);
+    return (this.care & Care.QUEUED) !== 0 && this.queue.changes(offset, end);
+  }
+
+  /** Reads what changes to the range that came before leave there; those that come later wait for it. PENDING. */
+  readBehind(request: DeviceRequest): number {
+    request.retain();
+    this.care |= Care.QUEUED;
+    this.queue.enter(request, 'read');
+    return PENDING;
   }
 
   /** Times that writes became so slow that they went to the pool for a while. */
@@ -162,13 +191,13 @@ export class Changes {
   write(request: DeviceRequest): number {
     const layer = this.view.top;
     if (request.offset + request.length > layer.sizeBytes) return Status.ENOSPC;
-    if (this.care !== 0 && !this.mayChangeNow(request)) return this.changeLater(request, false);
+    if (this.care !== 0 && !this.mayChangeNow(request)) return this.changeLater(request, 'write');
     const before = this.clock.now();
     const { buffer, start, length, offset } = request;
     const result = layer.file.writeNow(buffer, start, length, offset);
     this.notePace(length, before);
     // What it left there is in the way: on the pool it is tried again, and cleaned up after.
-    if (result < 0 && layer.parent !== null) return this.changeLater(request, false);
+    if (result < 0 && layer.parent !== null) return this.changeLater(request, 'write');
     this.markWritten(offset, offset + length, result);
     this.atOnce += 1;
     return result < 0 ? -result : Status.OK;
@@ -192,10 +221,10 @@ export class Changes {
     const end = offset + length;
     if (end > layer.sizeBytes) return Status.ENOSPC;
     if (request.fastZero && isTooSlow(request, view, this.abilities)) return Status.ENOTSUP;
-    if (this.care !== 0 && !this.mayChangeNow(request)) return this.changeLater(request, true);
+    if (this.care !== 0 && !this.mayChangeNow(request)) return this.changeLater(request, 'zero');
     if (length === 0) return Status.OK;
     if (!request.noHole && isZero(view, offset, end)) return Status.OK;
-    if (length >= BLOCK_BYTES) return this.changeLater(request, true);
+    if (length >= BLOCK_BYTES) return this.changeLater(request, 'zero');
     const before = this.clock.now();
     const result = layer.file.writeNow(ZEROES, 0, length, offset);
     this.notePace(length, before);
@@ -217,14 +246,14 @@ export class Changes {
     return true;
   }
 
-  private changeLater(request: DeviceRequest, zeroes: boolean): number {
+  private changeLater(request: DeviceRequest, kind: 'write' | 'zero'): number {
     if ((this.care & Care.REFUSED) !== 0) return this.refusal;
     if (request.length === 0) return Status.OK;
     if ((this.care & Care.UNARMED) !== 0) this.arm();
-    if (!zeroes) request.retain();
+    if (kind === 'write') request.retain();
     this.care |= Care.QUEUED;
     this.pooled += 1;
-    this.queue.enter(request, zeroes);
+    this.queue.enter(request, kind);
     return PENDING;
   }
 
@@ -255,18 +284,23 @@ export class Changes {
   // ---- on the pool
 
   private start(operation: Operation): void {
+    const { kind, request } = operation;
     if (operation.end > this.view.sizeBytes) {
       // The volume shrank while this waited.
-      this.clock.soon(() => this.finish(operation, Status.ENOSPC));
+      const status = kind === 'read' ? Status.EINVAL : Status.ENOSPC;
+      this.clock.soon(() => this.finish(operation, status));
       return;
     }
-    const { request } = operation;
     assert(request, 'an operation has its request');
-    if (operation.zeroes) {
+    if (kind === 'zero') {
       this.startZeroes(operation, request);
       return;
     }
     const { buffer, start, length, offset } = request;
+    if (kind === 'read') {
+      this.readAt(buffer, start, length, offset, operation.done);
+      return;
+    }
     this.writeOnPool({ buffer, start, offset, end: offset + length }, operation);
   }
 
@@ -323,10 +357,7 @@ export class Changes {
    * below, which is older than what was answered.
    */
   private recordAndZero(operation: Operation): void {
-    operation.recorded = true;
-    operation.recordedBefore = this.recordedState(operation.pieceStart);
-    this.ahead.add(operation);
-    this.recordZero(operation);
+    this.records.addAhead(operation);
     this.metadata.commit((status) => {
       if (status === Status.OK) return this.zeroFile(operation);
       this.lock(operation);
@@ -359,10 +390,8 @@ export class Changes {
   }
 
   private diskDone(operation: Operation, result: number): void {
-    if (operation.zeroes) {
-      this.pieceDone(operation, result);
-      return;
-    }
+    if (operation.kind === 'zero') return this.pieceDone(operation, result);
+    if (operation.kind === 'read') return this.finish(operation, result);
     this.markWritten(operation.offset, operation.end, result);
     if (result < 0) this.fail(operation, -result);
     else this.finish(operation, Status.OK);
@@ -392,16 +421,17 @@ export class Changes {
 
   private pieceDone(operation: Operation, result: number): void {
     const { piece, request } = operation;
+    const { records } = this;
     if (piece !== 'write') this.unlocked(operation);
     if (piece !== 'write' && result === -Status.ENOTSUP) {
       // Until this is known it is the first thing that is tried for a request, also for one beside another.
       const { recorded } = operation;
-      if (recorded) this.recordAgain(operation);
-      this.isMapped(operation);
+      if (recorded) records.again(operation);
+      records.isMapped(operation);
       const untouched = this.canZero[piece] !== 'yes' && operation.position === operation.offset;
       this.canZero[piece] = 'no';
       if (request?.fastZero === true && untouched) {
-        if (recorded) this.takeBackRecord(operation);
+        if (recorded) records.takeBack(operation);
         this.finish(operation, Status.ENOTSUP);
         return;
       }
@@ -425,8 +455,9 @@ export class Changes {
 
   private markPiece(operation: Operation, result: number): void {
     const { pieceStart, pieceEnd, piece, recorded } = operation;
+    const { records } = this;
     const layer = this.view.top;
-    this.isMapped(operation);
+    records.isMapped(operation);
     if (piece === 'write') this.markWritten(pieceStart, pieceEnd, result);
     // A hole that failed half-way: the map goes on saying data, which is true of any content.
     else if (result < 0) layer.touched = true;
@@ -435,80 +466,11 @@ export class Changes {
       else layer.markData(pieceStart, pieceEnd);
       if (layer.parent !== null && !recorded) {
         // The file shows nothing of it, so the log has to, also for the next process.
-        this.recordZero(operation);
+        records.add(operation);
         operation.holed = true;
       }
     }
-    if (recorded && result < 0) this.recordAgain(operation);
-  }
-
-  private isMapped(operation: Operation): void {
-    operation.recorded = false;
-    this.ahead.delete(operation);
-  }
-
-  /** Tells of the zeroes that the log has, and the map has not. */
-  eachAhead(visit: (record: AllocatedRecord) => void): void {
-    for (const operation of this.ahead) visit(this.recordOf(operation));
-  }
-
-  /**
-   * Has `record` tell the log of what a flush covers, beneath zeroes that it has ahead of the map: a request that leaves all as it was
-   * takes back to that, and not to what was before the flush.
-   */
-  beneathAhead(record: () => void): void {
-    if (this.ahead.size === 0) return record();
-    const probes = [...this.ahead].filter(
-      (each) => each.pieceEnd - each.pieceStart === BLOCK_BYTES,
-    );
-    for (const probe of probes) this.metadata.append(this.recordOf(probe, probe.recordedBefore));
-    record();
-    for (const probe of probes) {
-      probe.recordedBefore = this.recordedState(probe.pieceStart);
-      this.metadata.append(this.recordOf(probe));
-    }
-  }
-
-  private recordZero(operation: Operation): void {
-    this.append(this.recordOf(operation));
-  }
-
-  private recordOf(
-    { pieceStart, pieceEnd }: Operation,
-    state: BlockState = BlockState.ZERO,
-  ): AllocatedRecord {
-    const first = pieceStart / BLOCK_BYTES;
-    const count = pieceEnd / BLOCK_BYTES - first;
-    return { kind: 'allocated', layer: this.view.top.id, first, count, state };
-  }
-
-  /** The log has to say again what it said of the one block of a piece, before the answer: nothing was to be changed. */
-  private takeBackRecord(operation: Operation): void {
-    const { pieceStart, recordedBefore } = operation;
-    // A flush may have told it meanwhile.
-    if (this.recordedState(pieceStart) !== BlockState.ZERO) return;
-    const { id: layer } = this.view.top;
-    const first = pieceStart / BLOCK_BYTES;
-    this.append({ kind: 'allocated', layer, first, count: 1, state: recordedBefore });
-    operation.holed = true;
-  }
-
-  private append(record: AllocatedRecord): void {
-    this.metadata.append(record);
-    this.recorded(record);
-  }
-
-  /** What the log says of the block at a byte of the top layer. */
-  private recordedState(offset: number): BlockState {
-    const record = this.metadata.state.layers.get(this.view.top.id);
-    assert(record, 'the top is in the log');
-    return record.map.stateOf(offset / BLOCK_BYTES);
-  }
-
-  /** What the log was told of a piece did not come true: the next flush tells it what is. */
-  private recordAgain({ pieceStart, pieceEnd }: Operation): void {
-    const first = pieceStart / BLOCK_BYTES;
-    this.view.top.forgetRecordsOf(first, pieceEnd / BLOCK_BYTES - first);
+    if (recorded && result < 0) records.again(operation);
   }
 
   private finish(operation: Operation, status: number): void {
@@ -519,9 +481,10 @@ export class Changes {
       this.metadata.commit((committed) => this.finish(operation, committed || status));
       return;
     }
+    // Whoever hears of it may look at what is there before the next change of the block begins.
+    request.complete(status);
     this.queue.leave(operation);
     if (this.queue.length === 0) this.care &= ~Care.QUEUED;
-    request.complete(status);
     this.ended();
   }
 }

@@ -7,6 +7,7 @@ import {
 } from '../io/limits.ts';
 import { BlockferryError } from '../io/errors.ts';
 
+const REPLACED = '.replaced-';
 const SUFFIX_POWER: Readonly<Record<string, number>> = { '': 0, K: 1, M: 2, G: 3, T: 4, P: 5 };
 
 /** Bytes of a text such as `512M`, `10G` or `4096`; suffixes are powers of 1024. Null if it is none. */
@@ -46,6 +47,16 @@ export function validateVolumeName(name: string): string {
 /** Whether a snapshot of this name is the replicator's own, which operators neither see nor name. */
 export function isHidden(snapshotName: string): boolean {
   return snapshotName.startsWith('.');
+}
+
+/** The hidden name of what the snapshot `id` took the place of on a mirror, until its primary says that this holds. */
+export function replacedName(id: string): string {
+  return `${REPLACED}${id}`;
+}
+
+/** Whether that is the hidden name of such a snapshot. */
+export function isReplaced(snapshotName: string): boolean {
+  return snapshotName.startsWith(REPLACED);
 }
 
 /** Returns `name` if an operator can give it to a snapshot, else throws SNAPSHOT_NAME_INVALID. */

@@ -1,8 +1,9 @@
 /**
- * Changes to a volume that could not be applied at once, in the order of their arrival.
+ * Changes to a volume that could not be applied at once, and reads of what they change, in the order of their arrival.
  *
  * Invariants:
- * - An operation starts only when every earlier one that touches a block of its range has ended (I2): `blockers` counts them.
+ * - An operation starts only when every earlier one that touches a block of its range has ended (I2): `blockers` counts
+ *   them. Reads do not wait for reads.
  * - While the queue is held, nothing starts; what runs already goes on.
  * - The length is bounded by the requests in flight of all connections; a scan is linear in it, and nobody
  *   scans when it is empty.
@@ -13,11 +14,12 @@ import type { DiskCallback } from '../io/disk.ts';
 import { BLOCK_BYTES } from '../io/limits.ts';
 import { BlockState } from './maps/layer-map.ts';
 
-/** One change. Pooled: the owner gets it from `take` and gives it back with `leave`. */
+export type OperationKind = 'write' | 'zero' | 'read';
+
+/** One request. Pooled: it begins with `enter`, and `leave` keeps it for another. */
 export class Operation {
   request: DeviceRequest | null = null;
-  /** Zeroes instead of a payload. */
-  zeroes = false;
+  kind: OperationKind = 'write';
   offset = 0;
   end = 0;
   /** What it keeps others away from: whole blocks, since a part of one may be copied up with the rest of it. */
@@ -73,6 +75,7 @@ export class OperationQueue {
     this.done = done;
   }
 
+  /** Whether a change of the range would have to wait. */
   overlaps(offset: number, end: number): boolean {
     for (let other = this.first; other !== null; other = other.later) {
       if (other.lockStart < end && offset < other.lockEnd) return true;
@@ -80,11 +83,19 @@ export class OperationQueue {
     return false;
   }
 
-  /** Queues a change; it starts at once unless something is in its way. */
-  enter(request: DeviceRequest, zeroes: boolean): void {
+  /** Whether something changes the range, or is about to. */
+  changes(offset: number, end: number): boolean {
+    for (let other = this.first; other !== null; other = other.later) {
+      if (other.kind !== 'read' && other.lockStart < end && offset < other.lockEnd) return true;
+    }
+    return false;
+  }
+
+  /** Queues a request; it starts at once unless something is in its way. */
+  enter(request: DeviceRequest, kind: OperationKind): void {
     const operation = this.spare.pop() ?? new Operation(this.done);
     operation.request = request;
-    operation.zeroes = zeroes;
+    operation.kind = kind;
     operation.offset = request.offset;
     operation.end = request.offset + request.length;
     operation.position = request.offset;
@@ -94,10 +105,7 @@ export class OperationQueue {
     operation.holed = false;
     operation.recorded = false;
     operation.running = false;
-    operation.blockers = 0;
-    for (let other = this.first; other !== null; other = other.later) {
-      if (overlap(other, operation)) operation.blockers += 1;
-    }
+    this.countBlockers(operation, null);
     this.link(operation);
     this.startIfFree(operation);
   }
@@ -135,28 +143,53 @@ export class OperationQueue {
     }
   }
 
-  /** Operations that the disk is working on. */
-  get runningCount(): number {
+  /** Changes on the pool or waiting for it. */
+  get changeCount(): number {
     let count = 0;
     for (let operation = this.first; operation !== null; operation = operation.later) {
-      if (operation.running) count += 1;
+      if (operation.kind !== 'read') count += 1;
     }
     return count;
   }
 
-  /** Takes out everything that has not started, in order of arrival. */
+  /** Changes that the disk is working on. */
+  get runningCount(): number {
+    let count = 0;
+    for (let operation = this.first; operation !== null; operation = operation.later) {
+      if (operation.running && operation.kind !== 'read') count += 1;
+    }
+    return count;
+  }
+
+  /** Takes out every change that has not started, in order of arrival. Reads stay, and wait for less. */
   takeWaiting(): DeviceRequest[] {
     const requests: DeviceRequest[] = [];
     for (let operation = this.first; operation !== null;) {
       const next: Operation | null = operation.later;
-      if (!operation.running && operation.request !== null) {
+      if (!operation.running && operation.kind !== 'read' && operation.request !== null) {
         requests.push(operation.request);
         operation.request = null;
         this.unlink(operation);
       }
       operation = next;
     }
+    for (let operation = this.first; operation !== null;) {
+      const next: Operation | null = operation.later;
+      if (!operation.running) {
+        this.countBlockers(operation, operation);
+        this.startIfFree(operation);
+      }
+      operation = next;
+    }
     return requests;
+  }
+
+  /** Counts what an operation waits for among those before `end`; null: among all. */
+  private countBlockers(operation: Operation, end: Operation | null): void {
+    operation.blockers = 0;
+    for (let other = this.first; other !== end && other !== null; other = other.later) {
+      if (overlap(other, operation)) operation.blockers += 1;
+    }
   }
 
   private startIfFree(operation: Operation): void {
@@ -186,5 +219,6 @@ export class OperationQueue {
 }
 
 function overlap(one: Operation, other: Operation): boolean {
+  if (one.kind === 'read' && other.kind === 'read') return false;
   return one.lockStart < other.lockEnd && other.lockStart < one.lockEnd;
 }

@@ -12,6 +12,8 @@ import type { Layer, ReadSource } from './layers/layer.ts';
 export class PoolRead {
   request: DeviceRequest | null = null;
   callback: ((status: number) => void) | null = null;
+  /** The range was changed since it began, and the disk may have shown a part of that. */
+  changed = false;
   private buffer: Buffer = NOTHING;
   private start = 0;
   private offset = 0;
@@ -19,11 +21,18 @@ export class PoolRead {
   /** Whose file the pool is reading. */
   private layer: Layer | null = null;
   private readonly source: ReadSource;
+  private readonly isOver: () => boolean;
   private readonly finished: (read: PoolRead, status: number) => void;
   private readonly received: DiskCallback;
 
-  constructor(source: ReadSource, finished: (read: PoolRead, status: number) => void) {
+  /** `isOver`: the source is none any more, and what was read may be something else's. */
+  constructor(
+    source: ReadSource,
+    isOver: () => boolean,
+    finished: (read: PoolRead, status: number) => void,
+  ) {
     this.source = source;
+    this.isOver = isOver;
     this.finished = finished;
     this.received = (result) => this.advance(result);
   }
@@ -41,6 +50,10 @@ export class PoolRead {
     const { layer } = this;
     this.layer = null;
     layer?.unpin();
+    if (this.isOver()) {
+      this.finish(Status.ESHUTDOWN);
+      return;
+    }
     if (this.end > this.source.sizeBytes) {
       // The volume shrank meanwhile: its map ends before the range does.
       this.finish(Status.EINVAL);

@@ -5,6 +5,8 @@
  * - A read never waits for the disk on the calling thread, but in `readNow`.
  * - Where reads nearly always miss, most go to the pool without a try: a try that misses makes the kernel start
  *   the read of the disk on the calling thread, which costs more than all the rest of the request.
+ * - A read of the pool whose range is changed meanwhile is done again, in its place among the changes: a part of a sector
+ *   might be new.
  * - As many reads are on the pool as were asked; the in-flight limits of the sessions bound them.
  * - Nothing is allocated for a read that is answered at once.
  */
@@ -34,16 +36,42 @@ export class Reader {
   /** Tries in a row that found nothing in memory, and reads since that were not tried. */
   private misses = 0;
   private untried = 0;
+  private over = false;
+  /** Reads of requests on the pool. */
+  private readonly requested: PoolRead[] = [];
   private readonly spare: PoolRead[] = [];
   private readonly source: ReadSource;
   private readonly clock: Clock;
   private readonly ended: () => void;
+  private readonly again: ((request: DeviceRequest) => void) | null;
 
-  /** `ended` is called when a read of the pool was answered. */
-  constructor(source: ReadSource, clock: Clock, ended: () => void) {
+  /** `ended` is called when a read of the pool was answered; `again` takes one whose range was changed, where that can be. */
+  constructor(
+    source: ReadSource,
+    clock: Clock,
+    ended: () => void,
+    again: ((request: DeviceRequest) => void) | null = null,
+  ) {
     this.source = source;
     this.clock = clock;
     this.ended = ended;
+    this.again = again;
+  }
+
+  /** The source is none any more: what is on the pool is answered ESHUTDOWN, and nothing follows. */
+  stop(): void {
+    this.over = true;
+  }
+
+  /** Told before a range is changed. */
+  changing(offset: number, length: number): void {
+    const end = offset + length;
+    for (const read of this.requested) {
+      const { request } = read;
+      if (request !== null && request.offset < end && offset < request.offset + request.length) {
+        read.changed = true;
+      }
+    }
   }
 
   /** Reads `request.length` bytes; 0, PENDING or an errno. */
@@ -116,6 +144,20 @@ export class Reader {
     read.begin(buffer, start, offset, end);
   }
 
+  /** As `readAt`; it is done again when its range is changed meanwhile. PENDING. */
+  readLater(request: DeviceRequest): number {
+    const { offset, length } = request;
+    const end = offset + length;
+    if (isZero(this.source, offset, end)) {
+      const { buffer, start } = request;
+      buffer.fill(0, start, start + length);
+      this.clock.soon(() => request.complete(Status.OK));
+      return PENDING;
+    }
+    this.begin(request, offset, end);
+    return PENDING;
+  }
+
   /** Whether a read may find its bytes in memory, or is one of the few that look whether others could. */
   private mayTry(): boolean {
     if (this.misses < MISSES_MAX) return true;
@@ -127,28 +169,45 @@ export class Reader {
 
   private readOnPool(request: DeviceRequest, position: number, end: number): number {
     request.retain();
+    this.pooled += 1;
+    this.begin(request, position, end);
+    return PENDING;
+  }
+
+  private begin(request: DeviceRequest, position: number, end: number): void {
     const read = this.take();
     read.request = request;
-    this.pooled += 1;
+    read.changed = false;
+    this.requested.push(read);
     read.begin(request.buffer, request.start + (position - request.offset), position, end);
-    return PENDING;
   }
 
   private take(): PoolRead {
     this.inFlight += 1;
-    return (
-      this.spare.pop() ?? new PoolRead(this.source, (read, status) => this.finished(read, status))
-    );
+    return this.spare.pop() ?? new PoolRead(this.source, this.isOver, this.finished);
   }
 
-  private finished(read: PoolRead, status: number): void {
-    const { request, callback } = read;
+  private readonly isOver = (): boolean => this.over;
+
+  private readonly finished = (read: PoolRead, status: number): void => {
+    const { request, callback, changed } = read;
     read.request = null;
     read.callback = null;
     if (this.spare.length < SPARE_READS_MAX) this.spare.push(read);
     this.inFlight -= 1;
-    if (request !== null) request.complete(status);
-    else callback?.(status);
+    if (request === null) callback?.(status);
+    else {
+      this.forget(read);
+      if (changed && status === Status.OK && this.again !== null) this.again(request);
+      else request.complete(status);
+    }
     this.ended();
+  };
+
+  private forget(read: PoolRead): void {
+    const { requested } = this;
+    const last = requested.pop();
+    assert(last, 'it is among them');
+    if (last !== read) requested[requested.indexOf(read)] = last;
   }
 }

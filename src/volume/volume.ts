@@ -35,11 +35,12 @@ import { Metadata } from './log/metadata.ts';
 import type { MapRecord } from './log/metadata-state.ts';
 import { validateSize } from './names.ts';
 import { ReadAhead } from './read-ahead.ts';
+import { OwnRead } from './own-read.ts';
 import { Reader } from './reader.ts';
 import { growVolume, shrinkVolume } from './resize.ts';
 import type { ResizeHost } from './resize.ts';
 import { Snapshots } from './snapshots/snapshots.ts';
-import type { SnapshotHost } from './snapshots/snapshots.ts';
+import type { SnapshotHost } from './snapshots/snapshot-host.ts';
 import type { Spare } from './layers/spare.ts';
 import { isDistrusted } from './volume-state.ts';
 
@@ -73,6 +74,8 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
   /** `base:allocation`, by the layer map. */
   readonly allocation: StatusContext;
   onFailed: ((reason: string) => void) | null = null;
+  /** Why its content is not made whole, until an operator decides; what it is made of is there. Null: it is whole, or will be. */
+  unusable: BlockferryError | null = null;
 
   private readonly reader: Reader;
   private readonly flusher: Flusher;
@@ -118,9 +121,15 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
       bootId,
       tellsBlocks,
       recorded,
+      readAt: (...range) => this.reader.readAt(...range),
       ended,
     });
-    this.reader = new Reader(head, clock, ended);
+    this.reader = new Reader(
+      head,
+      clock,
+      ended,
+      (request) => void this.changes.readBehind(request),
+    );
     this.readAhead = new ReadAhead(head, ended);
     this.flusher = new Flusher(this.layers.unsealed, this);
     this.allocation = new AllocationContext(head);
@@ -158,8 +167,9 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     const { state } = this.metadata;
     if (state.layers.size === 1) return;
     const tidied = this.exclusive(async () => {
-      if (this.snapshots.unsettled) await this.snapshots.settle();
-      await this.snapshots.tidy();
+      const { steps } = this.snapshots;
+      if (steps.unsettled) await steps.settle();
+      await steps.tidy();
     });
     // A full or failing disk is told to whoever writes next; the next operation tries again.
     tidied.catch(() => {});
@@ -232,16 +242,23 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
 
   /** Reads `request.length` bytes. */
   read(request: DeviceRequest): number {
-    return this.closing ? Status.ESHUTDOWN : this.reader.read(request);
+    if (this.closing) return Status.ESHUTDOWN;
+    const { offset, length } = request;
+    const { changes, reader } = this;
+    if (!changes.overlap(offset, offset + length)) return reader.read(request);
+    reader.pooled += 1;
+    return changes.readBehind(request);
   }
 
   /** Writes the payload; `fua` is the caller's business. */
   write(request: DeviceRequest): number {
+    if (this.reader.inFlight > 0) this.reader.changing(request.offset, request.length);
     return this.changes.write(request);
   }
 
   /** Makes the range read as zeroes, as `noHole` and `fastZero` ask. */
   zero(request: DeviceRequest): number {
+    if (this.reader.inFlight > 0) this.reader.changing(request.offset, request.length);
     return this.changes.zero(request);
   }
 
@@ -266,7 +283,7 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     return this.reader.readNow(buffer, start, length, offset);
   }
 
-  /** Reads on the pool; `callback` gets 0 or an errno, never before this returned. */
+  /** Reads on the pool, all of a change or nothing; `callback` gets 0 or an errno, never before this returned. */
   readAt(
     buffer: Buffer,
     start: number,
@@ -275,7 +292,11 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     callback: (status: number) => void,
   ): void {
     assert(!this.closing, 'the volume is open');
-    this.reader.readAt(buffer, start, length, offset, callback);
+    assert(offset + length <= this.sizeBytes, 'the range is inside the volume');
+    const { changes, reader } = this;
+    const request = new OwnRead(buffer, start, length, offset, callback);
+    if (changes.overlap(offset, offset + length)) changes.readBehind(request);
+    else reader.readLater(request);
   }
 
   /** The longest run from `offset` (whole blocks) that is all data, or all zero, by the map; at most to `end`. */
@@ -358,7 +379,7 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
 
   /**
    * Operations on layers and size run one at a time. `keeping`: also while a journal is kept, whose layer stays what it is then.
-   * Throws SHUTTING_DOWN when the volume closes, METADATA_WRITE_FAILED while a journal is kept.
+   * Throws SHUTTING_DOWN when the volume closes, METADATA_WRITE_FAILED while a journal is kept, and what is wrong with that.
    */
   exclusive<Result>(run: () => Promise<Result>, keeping = false): Promise<Result> {
     const result = this.operations.then(() => {
@@ -381,6 +402,7 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
   /** Only a disk that refuses something keeps it for long. */
   private refuseWhileKept(): void {
     if (this.metadata.state.kept === null) return;
+    if (this.unusable !== null) throw this.unusable;
     const message = `the volume ${this.name} could not yet make durable what it held when it was promoted; see that its disk has space, and try again`;
     throw new BlockferryError('METADATA_WRITE_FAILED', message);
   }
@@ -391,7 +413,7 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
     this.closing = true;
     this.changes.refuse(Status.ESHUTDOWN);
     this.readAhead.stop();
-    this.snapshots.close();
+    this.snapshots.catalog.close();
     await this.merger.stop();
     await this.until(() => this.operating === 0 && !this.inUse);
     let status = await this.flushed();
@@ -428,7 +450,9 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
   /** The pool works for a request, or one waits for it. */
   private get inUse(): boolean {
     const { changes, reader, readAhead, snapshots } = this;
-    return changes.inFlight > 0 || reader.inFlight > 0 || readAhead.active || snapshots.inUse;
+    return (
+      changes.inFlight > 0 || reader.inFlight > 0 || readAhead.active || snapshots.catalog.inUse
+    );
   }
 
   flushed(): Promise<number> {
@@ -455,11 +479,11 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
   }
 
   eachAhead(visit: (record: AllocatedRecord) => void): void {
-    this.changes.eachAhead(visit);
+    this.changes.records.eachAhead(visit);
   }
 
   beneathAhead(record: () => void): void {
-    this.changes.beneathAhead(record);
+    this.changes.records.beneathAhead(record);
   }
 
   recorded(): void {
@@ -497,11 +521,11 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
   requests(): number {
     const { reader, changes, snapshots } = this;
     const own = reader.atOnce + reader.pooled + changes.atOnce + changes.pooled;
-    return own + snapshots.requests;
+    return own + snapshots.catalog.requests;
   }
 
   inFlight(): number {
-    return this.reader.inFlight + this.changes.inFlight + this.snapshots.inFlight;
+    return this.reader.inFlight + this.changes.inFlight + this.snapshots.catalog.inFlight;
   }
 
   merged(from: number, into: number): void {

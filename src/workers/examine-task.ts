@@ -1,6 +1,6 @@
 /** What a worker thread does with a group of batches. The entry file of the pool in `examiner-pool.ts`. */
 import { examineNow, type Examination } from './examiner.ts';
-import { digestBlocks } from './kernels.ts';
+import { digestUnits } from './kernels.ts';
 
 /** Bytes of a batch, over a SharedArrayBuffer: the worker sees the memory of the thread that asked. */
 export type ExamineTask =
@@ -10,7 +10,12 @@ export type ExamineTask =
       readonly remote: Uint8Array | null;
       readonly length: number;
     }
-  | { readonly kind: 'digest'; readonly local: Uint8Array; readonly length: number };
+  | {
+      readonly kind: 'digest';
+      readonly local: Uint8Array;
+      readonly length: number;
+      readonly unit: number;
+    };
 
 export type ExamineAnswer = Examination | Uint8Array;
 
@@ -18,7 +23,7 @@ export type ExamineAnswer = Examination | Uint8Array;
 export default function runExamineTasks(tasks: readonly ExamineTask[]): ExamineAnswer[] {
   return tasks.map((task) => {
     const local = asBuffer(task.local);
-    if (task.kind === 'digest') return digestBlocks(local, task.length);
+    if (task.kind === 'digest') return digestUnits(local, task.length, task.unit);
     return examineNow(local, task.remote === null ? null : asBuffer(task.remote), task.length);
   });
 }

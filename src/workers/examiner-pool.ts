@@ -25,7 +25,7 @@ import {
 } from '../io/limits.ts';
 import { asBuffer, type ExamineAnswer, type ExamineTask } from './examine-task.ts';
 import { examineNow, inlineExaminer, type Examination, type Examiner } from './examiner.ts';
-import { digestBlocks } from './kernels.ts';
+import { digestUnits } from './kernels.ts';
 
 export interface PooledExaminerOptions {
   /** Most worker threads. By default one core is left to the main thread; at least 1. */
@@ -91,10 +91,10 @@ class PooledExaminer implements Examiner {
     return answer === null ? examineNow(local, remote, length) : (answer as Examination);
   }
 
-  async digest(buffer: Buffer, length: number): Promise<Buffer> {
-    const shared = isShared(buffer);
-    const answer = shared ? await this.submit({ kind: 'digest', local: buffer, length }) : null;
-    return answer === null ? digestBlocks(buffer, length) : asBuffer(answer as Uint8Array);
+  async digest(buffer: Buffer, length: number, unit: number): Promise<Buffer> {
+    const task = { kind: 'digest', local: buffer, length, unit } as const;
+    const answer = isShared(buffer) ? await this.submit(task) : null;
+    return answer === null ? digestUnits(buffer, length, unit) : asBuffer(answer as Uint8Array);
   }
 
   allocate(bytes: number): Buffer {

@@ -13,7 +13,7 @@ import { xxh64 } from '@node-rs/xxhash';
 import { BLOCK_BYTES } from '../io/limits.ts';
 
 /**
- * Bytes of one digest of `digestBlocks`: XXH64 with seed 0, then with DIGEST_SEED, each least significant byte first. On the
+ * Bytes of one digest of `digestUnits`: XXH64 with seed 0, then with DIGEST_SEED, each least significant byte first. On the
  * wire between nodes. Two of these are twice as fast as the one XXH128 that the library offers.
  */
 export const DIGEST_BYTES = 16;
@@ -67,15 +67,24 @@ export function everyBlock(length: number): Uint8Array {
   return marks;
 }
 
-/** One digest a block, in order, DIGEST_BYTES each. Tells blocks apart by chance, not by proof. */
-export function digestBlocks(buffer: Buffer, length: number): Buffer {
+/** Bytes of the digests of `length` bytes, one for each `unit`, of which the last may be shorter. */
+export function digestsBytes(length: number, unit: number): number {
+  return Math.ceil(length / unit) * DIGEST_BYTES;
+}
+
+/**
+ * One digest for each `unit` bytes, in order, DIGEST_BYTES each; the last unit ends at `length`. Tells content apart by chance,
+ * not by proof. `unit`: whole blocks. A call costs more than a block: large units are many times as fast.
+ */
+export function digestUnits(buffer: Buffer, length: number, unit: number): Buffer {
   checkLength(buffer, length);
-  const digests = Buffer.alloc((length / BLOCK_BYTES) * DIGEST_BYTES);
+  assert(unit > 0 && unit % BLOCK_BYTES === 0, 'a unit is whole blocks');
+  const digests = Buffer.alloc(digestsBytes(length, unit));
   let target = 0;
-  for (let start = 0; start < length; start += BLOCK_BYTES) {
-    const block = buffer.subarray(start, start + BLOCK_BYTES);
-    digests.writeBigUInt64LE(xxh64(block), target);
-    digests.writeBigUInt64LE(xxh64(block, DIGEST_SEED), target + 8);
+  for (let start = 0; start < length; start += unit) {
+    const part = buffer.subarray(start, Math.min(start + unit, length));
+    digests.writeBigUInt64LE(xxh64(part), target);
+    digests.writeBigUInt64LE(xxh64(part, DIGEST_SEED), target + 8);
     target += DIGEST_BYTES;
   }
   return digests;

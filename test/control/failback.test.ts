@@ -4,7 +4,7 @@
  * not ours.
  */
 import { randomBytes } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test, type TestContext } from 'vitest';
 import type { SnapshotStatus, VolumeStatus } from '../../src/control/status.ts';
@@ -13,9 +13,9 @@ import type { Scope } from '../support/scope.ts';
 import { requireTools, testScope } from '../support/tools.ts';
 import { waitUntil } from '../support/wait.ts';
 import { codeOf, startLocalNode, type LocalNode } from './fixture.ts';
+import { contentOf, inStep, PIECE, showOf } from './volume-v.ts';
 
 const SIZE = 4 * 2 ** 20;
-const PIECE = 64 * 1024;
 
 interface Stage {
   readonly scope: Scope;
@@ -23,9 +23,6 @@ interface Stage {
   readonly beta: LocalNode;
   readonly dir: string;
 }
-
-const showOf = ({ client }: LocalNode): Promise<VolumeStatus> =>
-  client.call<VolumeStatus>('GET', '/v1/volumes/v');
 
 const promote = ({ client }: LocalNode, force = false): Promise<VolumeStatus> =>
   client.call<VolumeStatus>('POST', '/v1/volumes/v/promote', { force });
@@ -38,21 +35,9 @@ async function copyIn(node: LocalNode, dir: string, content: Buffer): Promise<vo
   await run('nbdcopy', ['--flush', join(dir, 'in'), node.uri('v')]);
 }
 
-async function contentOf(node: LocalNode, dir: string, name = 'v'): Promise<Buffer> {
-  await run('nbdcopy', [node.uri(name), join(dir, 'out')]);
-  return readFileSync(join(dir, 'out'));
-}
-
 async function mirror(from: LocalNode, to: LocalNode, seeded: boolean): Promise<void> {
   await from.client.call('POST', '/v1/volumes/v/mirrors', { uri: to.uri('v'), seeded });
   await inStep(from);
-}
-
-async function inStep(node: LocalNode): Promise<void> {
-  await waitUntil('the mirror to have everything', async () => {
-    const [first] = (await showOf(node)).mirrors;
-    return first?.state === 'streaming' && first.dirty_bytes + first.staged_bytes === 0;
-  });
 }
 
 async function divergedOf({ client }: LocalNode): Promise<string[]> {

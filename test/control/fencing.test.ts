@@ -110,7 +110,10 @@ async function stage(context: TestContext): Promise<Stage> {
 
 /** The same, and the mirror was promoted and its primary knows. */
 async function fenced(context: TestContext): Promise<Stage> {
-  const there = await stage(context);
+  return await fence(await stage(context));
+}
+
+async function fence(there: Stage): Promise<Stage> {
   await promote(there.beta, true);
   await waitUntil('the fence', async () => (await showOf(there.alpha)).fenced !== null);
   return there;
@@ -178,12 +181,15 @@ describe('a volume whose mirror was promoted', () => {
   });
 
   test('refuses what would change it by command', async (context) => {
-    const { alpha } = await fenced(context);
-    const { client } = alpha;
+    const there = await stage(context);
+    const { client } = there.alpha;
     await client.call('POST', '/v1/volumes/v/snapshots', { name: 's' });
+    const { alpha } = await fence(there);
     await client.call('POST', '/v1/volumes/v/mirrors/remove', {});
     for (const [path, body] of [
       ['resize', { size: '2M' }],
+      ['snapshots', { name: 't' }],
+      ['snapshots/s/refresh', {}],
       ['snapshots/s/restore', {}],
       ['promote', {}],
     ] as const) {

@@ -13,8 +13,7 @@ import type { Scope } from '../support/scope.ts';
 import { requireTools, testScope } from '../support/tools.ts';
 import { waitUntil } from '../support/wait.ts';
 import { codeOf, startLocalNode, type LocalNode } from './fixture.ts';
-
-const PIECE = 64 * 1024;
+import { PIECE, inStep, showOf, write } from './volume-v.ts';
 
 /** What is lost: the question, or all that the mirror says from then on, on new links too. */
 type Loss = 'nothing' | 'question' | 'answer';
@@ -32,22 +31,8 @@ interface Stage {
   readonly dir: string;
 }
 
-const showOf = ({ client }: LocalNode): Promise<VolumeStatus> =>
-  client.call<VolumeStatus>('GET', '/v1/volumes/v');
 const move = (on: LocalNode, body: object): Promise<VolumeStatus> =>
   on.client.call<VolumeStatus>('POST', '/v1/volumes/v/switchover', body);
-
-async function write(node: LocalNode, piece: number, byte: number): Promise<void> {
-  const command = `write -P ${byte} ${piece * PIECE} ${PIECE}`;
-  await run('qemu-io', ['-f', 'raw', '-c', command, '-c', 'flush', node.uri('v')]);
-}
-
-async function inStep(node: LocalNode): Promise<void> {
-  await waitUntil('the mirror to have everything', async () => {
-    const [first] = (await showOf(node)).mirrors;
-    return first?.state === 'streaming' && first.dirty_bytes + first.staged_bytes === 0;
-  });
-}
 
 async function relayTo(scope: Scope, node: LocalNode, dir: string): Promise<Relay> {
   const relay: Relay = { loss: 'nothing', path: join(dir, 'relay.sock') };

@@ -2,18 +2,16 @@
  * An old primary that follows again gets what either side changed since they parted, and nothing else. Two nodes in this process,
  * joined by unix sockets; pieces are written with qemu-io and contents read with nbdcopy, which are not ours.
  */
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { expect, test, type TestContext } from 'vitest';
-import type { FailbackStatus, PromotionStatus, VolumeStatus } from '../../src/control/status.ts';
+import type { FailbackStatus, PromotionStatus } from '../../src/control/status.ts';
 import { run } from '../support/process.ts';
 import type { Scope } from '../support/scope.ts';
 import { requireTools, testScope } from '../support/tools.ts';
 import { waitUntil } from '../support/wait.ts';
 import { startLocalNode, type LocalNode } from './fixture.ts';
+import { contentOf, inStep, PIECE, showOf, write } from './volume-v.ts';
 
 const MIB = 2 ** 20;
-const PIECE = 64 * 1024;
 
 interface Stage {
   readonly scope: Scope;
@@ -22,32 +20,12 @@ interface Stage {
   readonly dir: string;
 }
 
-const showOf = ({ client }: LocalNode): Promise<VolumeStatus> =>
-  client.call<VolumeStatus>('GET', '/v1/volumes/v');
 const promote = ({ client }: LocalNode, force = false): Promise<PromotionStatus> =>
   client.call<PromotionStatus>('POST', '/v1/volumes/v/promote', { force });
 const failback = ({ client }: LocalNode, node: string): Promise<FailbackStatus> =>
   client.call<FailbackStatus>('POST', '/v1/volumes/v/failback', { node, force: true });
 const again = (scope: Scope, node: LocalNode, name: string): Promise<LocalNode> =>
   startLocalNode(scope, { flags: { name, data: node.config.data } });
-
-/** Fills one piece of the volume with a byte. */
-async function write(node: LocalNode, piece: number, byte: number): Promise<void> {
-  const command = `write -P ${byte} ${piece * PIECE} ${PIECE}`;
-  await run('qemu-io', ['-f', 'raw', '-c', command, '-c', 'flush', node.uri('v')]);
-}
-
-async function contentOf(node: LocalNode, dir: string): Promise<Buffer> {
-  await run('nbdcopy', [node.uri('v'), join(dir, 'out')]);
-  return readFileSync(join(dir, 'out'));
-}
-
-async function inStep(node: LocalNode): Promise<void> {
-  await waitUntil('the mirror to have everything', async () => {
-    const [first] = (await showOf(node)).mirrors;
-    return first?.state === 'streaming' && first.dirty_bytes + first.staged_bytes === 0;
-  });
-}
 
 async function mirror(from: LocalNode, to: LocalNode): Promise<void> {
   await from.client.call('POST', '/v1/volumes/v/mirrors', { uri: to.uri('v') });

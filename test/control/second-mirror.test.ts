@@ -3,8 +3,6 @@
  * which command has it follow, and one command each does. Three nodes in this process, joined by unix sockets; pieces are written with
  * qemu-io and contents read with nbdcopy, which are not ours.
  */
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { describe, expect, test, type TestContext } from 'vitest';
 import type { SwitchoverStatus, VolumeStatus } from '../../src/control/status.ts';
 import { BlockferryError } from '../../src/io/errors.ts';
@@ -13,8 +11,7 @@ import type { Scope } from '../support/scope.ts';
 import { requireTools, testScope } from '../support/tools.ts';
 import { waitUntil } from '../support/wait.ts';
 import { codeOf, startLocalNode, type LocalNode } from './fixture.ts';
-
-const PIECE = 64 * 1024;
+import { contentOf, inStep, PIECE, showOf, write } from './volume-v.ts';
 
 interface Stage {
   readonly scope: Scope;
@@ -24,31 +21,8 @@ interface Stage {
   readonly dir: string;
 }
 
-const showOf = ({ client }: LocalNode): Promise<VolumeStatus> =>
-  client.call<VolumeStatus>('GET', '/v1/volumes/v');
 const post = <T = VolumeStatus>(on: LocalNode, path: string, body: object): Promise<T> =>
   on.client.call<T>('POST', `/v1/volumes/v/${path}`, body);
-
-async function write(node: LocalNode, piece: number, byte: number): Promise<void> {
-  const command = `write -P ${byte} ${piece * PIECE} ${PIECE}`;
-  await run('qemu-io', ['-f', 'raw', '-c', command, '-c', 'flush', node.uri('v')]);
-}
-
-async function contentOf(node: LocalNode, dir: string, name = 'v'): Promise<Buffer> {
-  await run('nbdcopy', [node.uri(name), join(dir, 'out')]);
-  return readFileSync(join(dir, 'out'));
-}
-
-async function inStep(node: LocalNode, count = 2): Promise<void> {
-  await waitUntil('the mirrors to have everything', async () => {
-    const { mirrors } = await showOf(node);
-    const whole = mirrors.filter(
-      ({ state, dirty_bytes, suspect_bytes, staged_bytes }) =>
-        state === 'streaming' && dirty_bytes + suspect_bytes + staged_bytes === 0,
-    );
-    return whole.length === count;
-  });
-}
 
 async function messageOf(promise: Promise<unknown>): Promise<string> {
   try {
@@ -79,7 +53,7 @@ async function stage(context: TestContext): Promise<Stage> {
     await node.client.call('POST', '/v1/volumes', { name: 'v', size: '8M', mirror_of: 'alpha' });
     await post(alpha, 'mirrors', { uri: node.uri('v') });
   }
-  await inStep(alpha);
+  await inStep(alpha, 2);
   return { scope, alpha, beta, gamma, dir: scope.tempDir('bf-second-mirror-') };
 }
 
@@ -103,7 +77,7 @@ describe('behind a switchover, the other mirror', () => {
     });
     await write(beta, 2, 3);
     await post(gamma, 'set', { mirror_of: 'beta' });
-    await inStep(beta);
+    await inStep(beta, 2);
     const found = (await showOf(beta)).mirrors.find(({ node }) => node === 'gamma');
     expect(found?.bytes_compared).toBe(0);
     expect(found?.delta_bytes_sent).toBeLessThan(2 * PIECE);
@@ -120,7 +94,7 @@ describe('behind a switchover, the other mirror', () => {
     expect(moved.next).toMatchObject([{ node: 'gamma' }]);
     const back = await startAgain(scope, gamma, dir);
     await post(back, 'set', { mirror_of: 'beta' });
-    await inStep(beta);
+    await inStep(beta, 2);
     const found = (await showOf(beta)).mirrors.find(({ node }) => node === 'gamma');
     expect(found?.bytes_compared).toBe(8 * 2 ** 20);
     expect(found?.delta_bytes_sent).toBeLessThan(2 * PIECE);
@@ -131,7 +105,7 @@ describe('behind a switchover, the other mirror', () => {
     const { alpha, gamma } = await stage(context);
     await post(alpha, 'mirrors/remove', { uri: gamma.uri('v') });
     await post(alpha, 'mirrors', { uri: gamma.uri('v'), mode: 'sync', stall_policy: 'block' });
-    await inStep(alpha);
+    await inStep(alpha, 2);
     expect(await codeOf(post(alpha, 'switchover', { to: 'beta' }))).toBe('MIRROR_STATE');
     await write(alpha, 3, 4);
   });
@@ -155,7 +129,7 @@ describe('when another mirror was promoted, a mirror', () => {
       source: { node: 'beta', volume_id: null },
     });
     await post(beta, 'mirrors', { uri: gamma.uri('v') });
-    await inStep(beta, 1);
+    await inStep(beta);
     expect((await contentOf(gamma, dir)).equals(await contentOf(beta, dir))).toBe(true);
   });
 
@@ -167,7 +141,7 @@ describe('when another mirror was promoted, a mirror', () => {
     await post(gamma, 'set', { mirror_of: 'beta' });
     await post(beta, 'mirrors', { uri: gamma.uri('v') });
     await write(beta, 3, 4);
-    await inStep(beta, 1);
+    await inStep(beta);
     // Nobody reaches beta any more.
     await beta.node.stop();
     const back = await startAgain(scope, alpha, dir);
@@ -202,7 +176,7 @@ describe('when another mirror was promoted, a mirror', () => {
     expect(await codeOf(post(beta, 'mirrors', { uri: gamma.uri('v') }))).toBe('MIRROR_DIVERGED');
     await post(gamma, 'set', { mirror_of: 'beta', force: true });
     await post(beta, 'mirrors', { uri: gamma.uri('v'), seeded: true });
-    await inStep(beta, 1);
+    await inStep(beta);
     const content = await contentOf(gamma, dir);
     expect(content.equals(await contentOf(beta, dir))).toBe(true);
     expect([5, 7].map((piece) => content[piece * PIECE])).toEqual([1, 8]);

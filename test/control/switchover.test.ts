@@ -3,8 +3,6 @@
  * copied and nothing compared; and both take writes when that is wanted. Two nodes in this process, joined by unix sockets; pieces are
  * written with qemu-io and contents read with nbdcopy, which are not ours.
  */
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { describe, expect, test, type TestContext } from 'vitest';
 import type { VolumeStatus } from '../../src/control/status.ts';
 import { run } from '../support/process.ts';
@@ -12,8 +10,7 @@ import type { Scope } from '../support/scope.ts';
 import { requireTools, testScope } from '../support/tools.ts';
 import { waitUntil } from '../support/wait.ts';
 import { codeOf, startLocalNode, type LocalNode } from './fixture.ts';
-
-const PIECE = 64 * 1024;
+import { contentOf, inStep, PIECE, showOf, write } from './volume-v.ts';
 
 interface Stage {
   readonly scope: Scope;
@@ -22,27 +19,8 @@ interface Stage {
   readonly dir: string;
 }
 
-const showOf = ({ client }: LocalNode): Promise<VolumeStatus> =>
-  client.call<VolumeStatus>('GET', '/v1/volumes/v');
 const move = (on: LocalNode, body: object): Promise<VolumeStatus> =>
   on.client.call<VolumeStatus>('POST', '/v1/volumes/v/switchover', body);
-
-async function write(node: LocalNode, piece: number, byte: number): Promise<void> {
-  const command = `write -P ${byte} ${piece * PIECE} ${PIECE}`;
-  await run('qemu-io', ['-f', 'raw', '-c', command, '-c', 'flush', node.uri('v')]);
-}
-
-async function contentOf(node: LocalNode, dir: string, name = 'v'): Promise<Buffer> {
-  await run('nbdcopy', [node.uri(name), join(dir, 'out')]);
-  return readFileSync(join(dir, 'out'));
-}
-
-async function inStep(node: LocalNode): Promise<void> {
-  await waitUntil('the mirror to have everything', async () => {
-    const [first] = (await showOf(node)).mirrors;
-    return first?.state === 'streaming' && first.dirty_bytes + first.staged_bytes === 0;
-  });
-}
 
 async function stage(context: TestContext): Promise<Stage> {
   requireTools(context, 'nbdcopy', 'qemu-io');

@@ -5,6 +5,7 @@
  */
 import { describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/io/clock.ts';
+import { Status } from '../../src/io/device.ts';
 import { THROTTLE_MS_MAX } from '../../src/io/limits.ts';
 import { SharedLimit } from '../../src/replicator/shared-limit.ts';
 import { testScope } from '../support/tools.ts';
@@ -39,6 +40,21 @@ describe('a lag limit', () => {
     await rig.inStep();
     expect(rig.status().host_delay_ms).toBe(0);
     await rig.equal(mirror);
+  });
+
+  it('answers nothing behind the close of the volume, which may be a mirror by then', async () => {
+    const rig = await Rig.create(testScope(), { sizeBytes: SIZE });
+    const mirror = await rig.mirrored();
+    await rig.device.setMirror(mirror.uri, { lagLimitMs: 100 });
+    mirror.device.stall();
+    await rig.write(0, stamped(4096, 1));
+    // Some ticks after the whole delay is due: a tick puts it in force.
+    await rig.until('the delay', ({ lag_seconds: lag }) => lag > 1);
+    const held = rig.host.write(0, stamped(4096, 2));
+    const closed = rig.device.close();
+    mirror.device.resume();
+    expect(await held).toBe(Status.ESHUTDOWN);
+    await closed;
   });
 
   it('holds nothing back while the link is lost, nor without a limit', async () => {

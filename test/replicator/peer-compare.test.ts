@@ -4,10 +4,11 @@
  */
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { BLOCK_BYTES, COMPARE_QUESTIONS_MAX } from '../../src/io/limits.ts';
+import { BLOCK_BYTES, COMPARE_GROUP_BYTES, COMPARE_QUESTIONS_MAX } from '../../src/io/limits.ts';
 import { RunAborted, RunFailed } from '../../src/replicator/delta-run.ts';
 import { FrameKind, type FrameHeader } from '../../src/replicator/link/link-types.ts';
 import { PeerVerify, rangesOf } from '../../src/replicator/peer-verify.ts';
+import { COMPARE_GROUPS } from '../../src/replicator/run-frames.ts';
 import { BlockSet } from '../../src/volume/maps/block-set.ts';
 import { inlineExaminer } from '../../src/workers/examiner.ts';
 import { seeded } from './support/host.ts';
@@ -17,10 +18,12 @@ interface Options {
   readonly mapped?: ReadonlySet<number>;
   readonly broken?: number;
   readonly breakAt?: number;
+  /** The mirror knows groups of blocks. */
+  readonly groups?: boolean;
 }
 
 function begin(primary: Tags, twin: Tags, random: () => number, options: Options = {}) {
-  const { breakAt, ...sourceOptions } = options;
+  const { breakAt, groups = true, ...sourceOptions } = options;
   const mirror = new ModelMirror(new Uint8Array(primary.length));
   mirror.twin = twin;
   const clock = new ModelClock();
@@ -32,7 +35,7 @@ function begin(primary: Tags, twin: Tags, random: () => number, options: Options
   });
   const source = new TagSource(primary, { random, ...sourceOptions });
   const examiner = inlineExaminer;
-  const verify = new PeerVerify({ link, clock, source, examiner, limiter: null, epoch: 5 });
+  const verify = new PeerVerify({ link, clock, source, examiner, limiter: null, epoch: 5, groups });
   link.talk = verify;
   return { verify, link, mirror, source };
 }
@@ -62,7 +65,8 @@ describe('a comparison of frozen twins', () => {
           if (twin[block] !== primary[block]) expected.push(block);
         }
         const mapped = new Set(expected.filter(() => random() < 0.5));
-        const { verify, mirror, link, source } = begin(primary, twin, random, { mapped });
+        const groups = random() < 0.7;
+        const { verify, mirror, link, source } = begin(primary, twin, random, { mapped, groups });
         await verify.run();
         expect(mirror.faults).toEqual([]);
         const found = [...rangesOf(verify.differing)].flatMap(({ offset, length }) =>
@@ -89,6 +93,26 @@ describe('a comparison of frozen twins', () => {
     await half.verify.run();
     expect(half.verify.differing.count).toBe(tags.length / 2);
     expect(half.link.bytesSent + half.link.bytesReceived).toBeLessThan(bytes * 0.005);
+  });
+
+  it('asks for blocks only where groups of them differ', async () => {
+    const tags = Uint8Array.from({ length: 256 * 40 }, (_, block) => 1 + (block % 200));
+    const other = tags.slice();
+    other[256 * 20 + 5] = 0;
+    const blocksAsked = async (groups: boolean): Promise<number> => {
+      const { verify, link } = begin(tags, other, seeded(1), { groups });
+      let blocks = 0;
+      const send = link.send.bind(link);
+      link.send = (header: FrameHeader, chunks, sent) => {
+        if ((header.flags & COMPARE_GROUPS) === 0) blocks += header.length / BLOCK_BYTES;
+        send(header, chunks, sent);
+      };
+      await verify.run();
+      expect(verify.differing.count).toBe(1);
+      return blocks;
+    };
+    expect(await blocksAsked(true)).toBe(COMPARE_GROUP_BYTES / BLOCK_BYTES);
+    expect(await blocksAsked(false)).toBe(tags.length);
   });
 
   it('reads nothing and sends next to nothing where the map knows of zeroes', async () => {
@@ -152,7 +176,7 @@ describe('a comparison of frozen twins', () => {
 describe('an answer that nobody asked for', () => {
   const question: FrameHeader = {
     kind: FrameKind.DIFFERS,
-    flags: 2,
+    flags: 6,
     volume: 0,
     epoch: 5,
     index: 0,
@@ -165,7 +189,7 @@ describe('an answer that nobody asked for', () => {
     ['of no question', { index: 99_999 }, null],
     ['of another place', { offset: BLOCK_BYTES }, null],
     ['of another length', { length: BLOCK_BYTES }, null],
-    ['of another kind', { flags: 3 }, null],
+    ['of another kind', { flags: 2 }, null],
     ['with too few bits', {}, Buffer.alloc(31)],
     ['with too many bits', {}, Buffer.alloc(33)],
   ])('ends the comparison: %s', async (_what, change, payload) => {
@@ -187,6 +211,14 @@ describe('an answer that nobody asked for', () => {
     const tags = new Uint8Array(256).fill(7);
     const { verify } = begin(tags, tags.slice(), seeded(1));
     verify.frame({ ...question, epoch: 4 }, null);
+    await verify.run();
+    expect(verify.differing.count).toBe(0);
+  });
+
+  it('is no matter when it belongs to a delta run whose number is that of the epoch', async () => {
+    const tags = new Uint8Array(256).fill(7);
+    const { verify } = begin(tags, tags.slice(), seeded(1));
+    verify.frame({ ...question, flags: COMPARE_GROUPS }, null);
     await verify.run();
     expect(verify.differing.count).toBe(0);
   });

@@ -7,8 +7,10 @@ import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { BLOCK_BYTES, RUN_BUFFERS_MAX } from '../../src/io/limits.ts';
 import { RunAborted, RunFailed } from '../../src/replicator/delta-run.ts';
+import { FrameKind } from '../../src/replicator/link/link-types.ts';
 import type { ControlMessage } from '../../src/replicator/link/messages.ts';
 import { PeerRun, type PeerRunParameters } from '../../src/replicator/peer-run.ts';
+import { COMPARE_TWIN } from '../../src/replicator/run-frames.ts';
 import type { RunLimiter } from '../../src/replicator/run-pace.ts';
 import { BlockSet } from '../../src/volume/maps/block-set.ts';
 import { inlineExaminer, type Examiner } from '../../src/workers/examiner.ts';
@@ -86,6 +88,7 @@ function begin(state: Case, attempt: Attempt = {}): Life {
       generations: GENERATIONS,
       full,
       resumed: mirror.run !== null,
+      groups: true,
       ...parameters,
     },
     hooks: { compared: () => {}, durable: (cursor) => durable.push(cursor) },
@@ -422,6 +425,15 @@ describe('a delta run that cannot go on', () => {
     link.sendControl = () => {};
     setImmediate(() => run.control(message));
     await expect(run.run()).rejects.toMatchObject({ code: 'LINK_PROTOCOL' });
+  });
+
+  it('does not mind a late answer to a comparison of twins at an epoch of its number', async () => {
+    const state = dirtyCase(400, () => true);
+    const { run } = begin(state, { parameters: { number: 7 } });
+    const answer = { kind: FrameKind.DIFFERS, flags: COMPARE_TWIN, volume: 0, epoch: 7 };
+    run.frame({ ...answer, index: 0, offset: 0, length: BLOCK_BYTES, aux: 0 }, null);
+    await run.run();
+    expectFrozen(state);
   });
 
   it('does not mind what the mirror says of another run', async () => {

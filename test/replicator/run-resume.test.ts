@@ -109,6 +109,7 @@ function begin({ mirror, volume, marks, random, breakAt, id = 'a' }: Attempt): P
       generations: [],
       full: false,
       resumed: mirror.run?.id === id.repeat(32),
+      groups: true,
     },
     hooks: { compared: () => {}, durable: () => {} },
   });

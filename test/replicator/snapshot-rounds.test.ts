@@ -5,9 +5,15 @@
  */
 import { describe, expect, it } from 'vitest';
 import { BlockSet } from '../../src/volume/maps/block-set.ts';
-import { blocksOfSnapshot, marksBehindSnapshot } from '../../src/replicator/snapshot-rounds.ts';
+import type { PeerContact } from '../../src/replicator/peer-contact.ts';
+import {
+  blocksOfSnapshot,
+  marksBehindSnapshot,
+  SnapshotRounds,
+} from '../../src/replicator/snapshot-rounds.ts';
 import { testScope } from '../support/tools.ts';
 import { waitUntil } from '../support/wait.ts';
+import { MemoryDisk } from '../volume/support/memory-disk.ts';
 import { stamped } from './support/host.ts';
 import { PeerMirror } from './support/peer-mirror.ts';
 import { MIB, Rig } from './support/rig.ts';
@@ -15,6 +21,7 @@ import { expectTwins, snapshotsOf } from './support/twins.ts';
 
 const SIZE = 16 * MIB;
 const KIB = 1024;
+const EIO = 5;
 
 async function apart(): Promise<{ rig: Rig; mirror: PeerMirror }> {
   const scope = testScope();
@@ -126,6 +133,56 @@ describe('snapshots that a mirror lacks', () => {
     await expectTwins(rig, mirror);
   });
 
+  it('stay there while it is not recorded here that they went', async () => {
+    const scope = testScope();
+    const disk = new MemoryDisk();
+    const rig = await Rig.create(scope, { disk, sizeBytes: SIZE, graceMs: 0 });
+    const mirror = await PeerMirror.start(scope, { sizeBytes: SIZE });
+    await rig.addPeer(mirror);
+    await rig.write(MIB, stamped(64 * KIB, 1));
+    await rig.volume.snapshots.create('a');
+    await rig.inStep();
+    const there = mirror.secondary.volume.snapshots.list();
+    expect(there.map(({ name }) => name)).toEqual(['a']);
+    await outage(rig, mirror);
+    disk.failSync = (path) => (path.endsWith('/metadata.log') ? EIO : 0);
+    await expect(rig.volume.snapshots.delete('a')).rejects.toMatchObject({ code: 'VOLUME_FAILED' });
+    mirror.comeBack();
+    await rig.until(
+      'its run to fail',
+      ({ last_error: why }) => why?.includes('delta run') === true,
+    );
+    expect(mirror.secondary.volume.snapshots.list()).toEqual(there);
+  });
+
+  it('do not come there when they are of what was given up for another copy', async () => {
+    const scope = testScope();
+    const first = await Rig.create(scope, { sizeBytes: SIZE });
+    await first.write(MIB, stamped(64 * KIB, 1));
+    await first.volume.snapshots.create('common');
+    await first.write(MIB, stamped(64 * KIB, 2));
+    await first.volume.snapshots.create('given-up');
+    const { metadata, snapshots } = first.volume;
+    const { mark } = snapshots.find('given-up')!;
+    // It went on from the epoch before, on another node, and the writes came back here.
+    metadata.append({
+      kind: 'generation-opened',
+      number: 2,
+      id: 'ab'.repeat(16),
+      firstEpoch: mark!.epoch,
+    });
+    expect(await first.volume.commit()).toBe(0);
+    const rig = await first.restart();
+    const mirror = await PeerMirror.start(scope, { sizeBytes: SIZE });
+    await rig.addPeer(mirror);
+    await rig.inStep();
+    const there = snapshotsOf(mirror.secondary.volume).map(({ name }) => name);
+    expect(there).toEqual(['common']);
+    const refused = rig.events.filter(({ kind }) => kind === 'mirror-snapshot-refused');
+    expect(refused.map(({ message }) => message).join()).toMatch(/@given-up .*given up$/);
+    expect(await mirror.differences(rig.expected)).toEqual([]);
+  });
+
   it('go there when they went here while the runs were under way', async () => {
     const { rig, mirror } = await apart();
     await rig.write(0, stamped(4 * MIB, 1));
@@ -227,4 +284,36 @@ describe('what a mirror may lack of a snapshot', () => {
     expect(listOf(marks.dirty)).toEqual([8, 9, 10, 11, 20]);
     expect(listOf(marks.suspect)).toEqual([]);
   });
+});
+
+it('a run goes on for the snapshot of its own line, where one that was given up had the same epoch', async () => {
+  const { rig } = await apart();
+  const { volume } = rig;
+  await volume.snapshots.create('given-up');
+  await volume.snapshots.create('own');
+  const [first, second] = volume.metadata.state.snapshots.values();
+  volume.metadata.append({ kind: 'snapshot-removed', id: first!.id });
+  volume.metadata.append({ kind: 'snapshot-removed', id: second!.id });
+  for (const [index, snapshot] of [first!, second!].entries()) {
+    const mark = { generation: 3 + index, epoch: 70, shipped: false };
+    volume.metadata.append({ kind: 'snapshot-created', ...snapshot, mark });
+  }
+  const link = {
+    sendControl: () => rounds.control({ kind: 'snapshots-held', ids: [], position: null }),
+  };
+  const contact: Partial<PeerContact> = {
+    host: rig.device,
+    takesSnapshots: true,
+    open: true,
+    link: link as unknown as PeerContact['link'],
+    welcome: { generations: [] } as unknown as PeerContact['welcome'],
+    note: () => {},
+    converse: () => {},
+    silence: () => {},
+  };
+  const rounds = new SnapshotRounds(contact as PeerContact);
+  await rounds.ask();
+  expect(rounds.at({ generation: 4, epoch: 70 })?.name).toBe('own');
+  expect(rounds.at({ generation: 3, epoch: 70 })?.name).toBe('given-up');
+  expect(rounds.at({ generation: 4, epoch: 71 })).toBeNull();
 });

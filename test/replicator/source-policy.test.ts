@@ -35,6 +35,11 @@ async function refuse({ secondary }: PeerMirror, refuses: readonly Refusal[]): P
 const names = ({ secondary }: PeerMirror): string[] =>
   snapshotsOf(secondary.volume).map(({ name }) => name);
 
+/** What is durable there may not be applied yet. */
+async function arrived(mirror: PeerMirror, name: string): Promise<void> {
+  await waitUntil(`the snapshot ${name}`, () => names(mirror).includes(name));
+}
+
 /** That so many refusals were heard of, and the stream went on behind them. */
 async function heard(rig: Rig, mirror: PeerMirror, count: number): Promise<void> {
   await waitUntil('the refusals', () => {
@@ -66,13 +71,47 @@ describe('a mirror that refuses snapshot-delete', () => {
     const { rig, mirror } = await pair();
     await refuse(mirror, ['handover', 'snapshot-delete']);
     await rig.volume.snapshots.create('monday');
-    await rig.inStep();
+    await arrived(mirror, 'monday');
     const before = snapshotsOf(mirror.secondary.volume);
     await rig.write(4096, stamped(4096, 5));
     await rig.volume.snapshots.refresh('monday');
     await heard(rig, mirror, 1);
     expect(snapshotsOf(mirror.secondary.volume)).toEqual(before);
     expect(rig.device.mirrorStatuses()[0]?.last_refusal).toContain('--refuse handover');
+  });
+
+  it('records that it refused before anything follows: no replay asks again when the policy is lifted', async () => {
+    const { rig, mirror } = await pair();
+    await refuse(mirror, ['snapshot-delete']);
+    await rig.volume.snapshots.create('monday');
+    await rig.inStep();
+    await rig.write(4096, stamped(4096, 5));
+    await rig.volume.snapshots.refresh('monday');
+    const [refreshed] = rig.volume.metadata.state.snapshots.values();
+    await waitUntil('the refusal', () => rig.kinds().includes('mirror-snapshot-refused'));
+    const { position } = mirror.secondary.volume.metadata.state;
+    expect(position?.epoch).toBeGreaterThanOrEqual(refreshed!.mark!.epoch);
+  });
+
+  it('keeps what it refused to give up when a journal brings that again and the policy was lifted', async () => {
+    const { rig, mirror } = await pair();
+    await refuse(mirror, ['snapshot-delete']);
+    await rig.volume.snapshots.create('monday');
+    await rig.inStep();
+    await arrived(mirror, 'monday');
+    const { volume, snapshots } = mirror.secondary;
+    const before = snapshotsOf(volume);
+    const { id } = rig.volume.snapshots.list()[0]!;
+    const deleting = { kind: 'snapshot-delete', id } as const;
+    const again = { id: '9'.repeat(32), name: 'monday', createdAt: 1, replaces: id };
+    const position = { ...volume.metadata.state.position!, time: 1 };
+    expect(await snapshots.run(deleting, position)).toContain('snapshot-delete is refused');
+    await refuse(mirror, []);
+    expect(await snapshots.run(deleting, position)).toBeNull();
+    expect(await snapshots.run({ kind: 'snapshot-create', ...again }, position)).toContain(
+      'exists already',
+    );
+    expect(snapshotsOf(volume)).toEqual(before);
   });
 
   it('keeps those that are deleted while it is away, and tells when it is back', async () => {
@@ -117,11 +156,11 @@ describe('a mirror that refuses snapshot-delete', () => {
     const { rig, mirror } = await pair();
     await refuse(mirror, ['snapshot-delete']);
     await rig.volume.snapshots.create('monday');
-    await rig.inStep();
+    await arrived(mirror, 'monday');
     await mirror.secondary.volume.snapshots.delete('monday');
     await rig.volume.snapshots.delete('monday');
     await rig.volume.snapshots.create('tuesday');
-    await rig.inStep();
+    await arrived(mirror, 'tuesday');
     expect(names(mirror)).toEqual(['tuesday']);
     expect(rig.kinds()).not.toContain('mirror-snapshot-refused');
   });

@@ -11,7 +11,8 @@ import { LayerSet } from '../../src/volume/layers/layer-set.ts';
 import type { MergePair } from '../../src/volume/layers/layer-tree.ts';
 import { OwnerCache } from '../../src/volume/layers/owner-cache.ts';
 import { RecordBuffer } from '../../src/volume/log/metadata-log.ts';
-import { Snapshots } from '../../src/volume/snapshots/snapshots.ts';
+import { SnapshotCatalog } from '../../src/volume/snapshots/snapshot-catalog.ts';
+import { SnapshotSteps } from '../../src/volume/snapshots/snapshot-steps.ts';
 import { LayerMerge } from '../../src/volume/merge/layer-merge.ts';
 import { Volume } from '../../src/volume/volume.ts';
 import type { MetadataRecord } from '../../src/volume/log/records.ts';
@@ -172,8 +173,8 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: 'a snapshot takes the layer below the one that it should',
     patch: () =>
-      replace(Snapshots.prototype, 'split', (original) => {
-        return function split(this: Snapshots, ...args: unknown[]) {
+      replace(SnapshotSteps.prototype, 'split', (original) => {
+        return function split(this: SnapshotSteps, ...args: unknown[]) {
           const frozen = original.call(this, ...args) as Layer;
           return frozen.parent?.sealed === true ? frozen.parent : frozen;
         };
@@ -222,7 +223,7 @@ export const MUTATIONS: readonly Mutation[] = [
   {
     name: 'a layer is sealed and recorded before it is durable',
     patch: () => {
-      const mend = replace(Snapshots.prototype, 'durable', () => () => Promise.resolve());
+      const mend = replace(SnapshotSteps.prototype, 'durable', () => () => Promise.resolve());
       const mendSeal = replace(Layer.prototype, 'seal', () => {
         return function seal(this: Layer, map: LayerMap) {
           this.sealed = true;
@@ -254,7 +255,7 @@ export const MUTATIONS: readonly Mutation[] = [
   },
   {
     name: 'a snapshot that a clone reads through may go',
-    patch: () => replace(Snapshots.prototype, 'refuseCloned', () => () => {}),
+    patch: () => replace(SnapshotCatalog.prototype, 'refuseCloned', () => () => {}),
   },
   {
     name: 'the entry of a new volume is not durable',

@@ -38,16 +38,23 @@ export async function verify(machine: Machine): Promise<void> {
 }
 
 async function verifyVolume(machine: Machine, volume: Volume, model: VolumeModel): Promise<void> {
-  if (model.names.size === 0 || machine.since !== 'nothing') checkNames(machine, volume, model);
+  const since = sinceOf(machine, model);
+  if (model.names.size === 0 || since !== 'nothing') checkNames(machine, volume, model);
   const seen = await look(machine, volume, volume.allocation, volume.sizeBytes);
   if (seen === null) return;
-  matchHead(machine, model, seen);
+  matchHead(machine, model, { seen, since });
   for (const [name, { expected }] of model.snapshots) {
-    if (machine.since === 'nothing' && model.isBusy(name)) continue;
+    if (since === 'nothing' && model.isBusy(name)) continue;
     await verifySnapshot(machine, volume, name, expected);
     if (machine.disk.ended !== null) return;
   }
   checkChanged(volume, model);
+  if (since !== 'nothing') model.reopened = false;
+}
+
+/** What a volume may have come through since it was looked at; one that was opened again alone, when nothing is asked of it. */
+function sinceOf({ since }: Machine, model: VolumeModel): Machine['since'] {
+  return since === 'nothing' && model.reopened && model.isAtRest ? 'kill' : since;
 }
 
 function checkNames(machine: Machine, volume: Volume, model: VolumeModel): void {
@@ -91,8 +98,11 @@ function allocationOf(device: BlockDevice): StatusContext {
 }
 
 /** Which heads fit what is seen; one must. They hold that from now on. */
-function matchHead(machine: Machine, model: VolumeModel, seen: Seen): void {
-  const { since } = machine;
+function matchHead(
+  machine: Machine,
+  model: VolumeModel,
+  { seen, since }: { seen: Seen; since: Machine['since'] },
+): void {
   const { traits } = machine.history;
   // Where the machine tells too little of itself, a kill may cost what a power cut may.
   const told = traits.knowsBoot && traits.knowsExtents && traits.grain === 1;

@@ -48,6 +48,8 @@ export class VolumeModel {
   readonly snapshots = new Map<string, SnapshotModel>();
   readonly names = new Set<PendingName>();
   pendingHead: PendingHead | null = null;
+  /** It was closed and opened again in this life, and not looked at since. */
+  reopened = false;
   /** Moments since which something is asked of the past. */
   readonly pins = new Set<{ readonly from: number }>();
   readonly spans = new Set<Span>();
@@ -236,6 +238,7 @@ export class VolumeModel {
 
   /** Nothing is under way any more: the process is gone. */
   ended(): void {
+    this.reopened = false;
     this.running.clear();
     this.spans.clear();
     this.pendingHead = null;

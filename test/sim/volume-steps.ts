@@ -76,7 +76,7 @@ export class VolumeSteps {
         // It was closed, and opened again.
         machine.leaving.delete(name);
         machine.models.push(model);
-        if (machine.since === 'nothing') machine.since = 'kill';
+        model.reopened = true;
       },
     );
   }

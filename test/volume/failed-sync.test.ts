@@ -198,6 +198,30 @@ describe('a failed sync that is followed by another', () => {
     expect(reopen(disk.kill()).volume.failed).toBe(true);
   });
 
+  test('of another file while the new log is written, puts no log in place that is not durable', async () => {
+    const { disk, volume } = await newVolume(SIZE);
+    await write(volume, 0, Buffer.alloc(4096, 1));
+    const log = logPath(volume);
+    disk.failSync = (synced) => (synced === log ? 5 : 0);
+    disk.holding = true;
+    const flushed = flush(volume);
+    const isNew = ({ path }: { path: string }): boolean => path === `${log}.new`;
+    for (let turns = 0; turns < 100 && !disk.held.some(isNew); turns += 1) {
+      if (disk.held.length > 0) disk.letGo(0);
+      await turn();
+    }
+    expect(disk.held.filter(isNew)).toHaveLength(1);
+    volume.giveUp('another sync failed');
+    while (disk.held.length > 0) {
+      disk.letGo(0);
+      await turn();
+      expect(() => reopen(disk.crash(() => false))).not.toThrow();
+    }
+    disk.holding = false;
+    expect(await flushed).toBe(5);
+    expect(reopen(disk.kill()).volume.failed).toBe(true);
+  });
+
   test('of the new log, leaves the old one, and nothing else', async () => {
     const { disk, store, volume } = await newVolume(SIZE);
     await write(volume, 0, Buffer.alloc(4096, 1));

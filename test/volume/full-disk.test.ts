@@ -133,9 +133,11 @@ describe('on a full disk', () => {
       if (again) await keep(2, first);
       // Whoever else commits brings it along.
       else expect(await commit(volume)).toBe(0);
-      const { position, snapshots: kept } = reopen(disk.kill()).volume.metadata.state;
-      expect(position?.epoch).toBe(2);
-      expect([...kept.values()].map(({ mark }) => mark?.epoch)).toEqual([2]);
+      const reopened = reopen(disk.kill()).volume;
+      expect(reopened.metadata.state.position?.epoch).toBe(2);
+      expect(reopened.snapshots.list().map(({ createdAt }) => createdAt)).toEqual([2]);
+      // What it replaced is there until its primary says that it is not.
+      expect(reopened.snapshots.hidden).toEqual([`.replaced-${'2'.repeat(32)}`]);
     },
   );
 });

@@ -1,6 +1,7 @@
 /**
  * Changes that overlap take effect, and are answered, in the order in which they arrived, also when the pool runs
- * them in any order it likes (I2). Method: a pool that the test lets go piece by piece, in random order.
+ * them in any order it likes (I2); a read sees all of a change, or nothing. Method: a pool that the test lets go piece by
+ * piece, in random order.
  */
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
@@ -115,5 +116,72 @@ describe('overlapping changes', () => {
       await write(volume, 0, Buffer.alloc(1, 1));
     }
     expect(direct).toBe(200);
+  });
+});
+
+function kinds(disk: { held: readonly { kind: string }[] }): string[] {
+  return disk.held.map(({ kind }) => kind);
+}
+
+describe('a read of what is being changed', () => {
+  test('waits for the write on the pool, and only for that', async () => {
+    const { disk, clock, volume } = await newVolume(SIZE);
+    disk.beforeWriteNow = () => void (clock.time += 50);
+    await write(volume, 0, Buffer.alloc(SIZE, 1));
+    await write(volume, 0, Buffer.alloc(1, 1));
+    disk.holding = true;
+    const written = write(volume, 8192, Buffer.alloc(4096, 2));
+    const wanted = read(volume, 8000, 512);
+    expect(kinds(disk)).toEqual(['write']);
+    expect((await read(volume, 12_288, 4)).toString('hex'), 'elsewhere').toBe('01010101');
+    const after = write(volume, 8192, Buffer.alloc(4096, 3));
+    disk.letGo(0);
+    expect(await written).toBe(0);
+    expect(kinds(disk), 'the later write waits for the read').toEqual(['read']);
+    disk.letGo(0);
+    expect((await wanted).subarray(190, 194).toString('hex')).toBe('01010202');
+    expect(kinds(disk)).toEqual(['write']);
+    disk.holding = false;
+    disk.letGo(0);
+    expect(await after).toBe(0);
+  });
+
+  test('is done again when it is on the pool as the change comes', async () => {
+    const { disk, volume } = await newVolume(SIZE);
+    await write(volume, 0, Buffer.alloc(SIZE, 1));
+    disk.cold = true;
+    disk.holding = true;
+    const wanted = read(volume, 4096, 4096);
+    const beside = read(volume, 0, 4096);
+    expect(await write(volume, 8191, Buffer.alloc(1, 2)), 'at once').toBe(0);
+    disk.letGo(0);
+    disk.letGo(0);
+    expect((await beside)[4095]).toBe(1);
+    expect(kinds(disk)).toEqual(['read']);
+    const after = write(volume, 4096, Buffer.alloc(1, 3));
+    expect(kinds(disk), 'it is not overtaken twice').toEqual(['read']);
+    disk.holding = false;
+    disk.letGo(0);
+    expect((await wanted)[4095]).toBe(2);
+    expect(await after).toBe(0);
+  });
+
+  test('is answered when the volume fails before its turn', async () => {
+    const { disk, clock, volume } = await newVolume(SIZE);
+    disk.beforeWriteNow = () => void (clock.time += 50);
+    await write(volume, 0, Buffer.alloc(SIZE, 1));
+    await write(volume, 0, Buffer.alloc(1, 1));
+    disk.holding = true;
+    const running = write(volume, 0, Buffer.alloc(4096, 2));
+    const waiting = write(volume, 0, Buffer.alloc(4096, 3));
+    const wanted = read(volume, 0, 4096);
+    const alone = write(volume, 16_384, Buffer.alloc(4096, 4));
+    volume.giveUp('a test says so');
+    expect(await waiting).toBe(5);
+    disk.holding = false;
+    disk.letGo(0);
+    disk.letGo(0);
+    expect(await Promise.all([running, alone])).toEqual([0, 0]);
+    expect((await wanted)[0]).toBe(2);
   });
 });

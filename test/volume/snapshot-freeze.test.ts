@@ -110,6 +110,16 @@ describe('a hidden snapshot', () => {
     await store.close();
   });
 
+  test('goes once when two let go of it at once', async () => {
+    const store = openStore(new MemoryDisk());
+    const volume = await store.create('v', SIZE);
+    await write(volume, 0, Buffer.alloc(BLOCK_BYTES, 1));
+    await volume.snapshots.freeze('.f', () => {});
+    await Promise.all([volume.snapshots.discard('.f'), volume.snapshots.discard('.f')]);
+    expect(volume.snapshots.hidden).toEqual([]);
+    await store.close();
+  });
+
   test('goes together with other records, or stays', async () => {
     const disk = new MemoryDisk();
     const store = openStore(disk);

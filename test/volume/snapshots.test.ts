@@ -14,6 +14,7 @@ import { answered, flush, read, requestOf, write, zero } from './support/request
 import { openStore } from './support/store.ts';
 
 const SIZE = 5 * 2 ** 20;
+const ESHUTDOWN = 108;
 const NAMES = ['a', 'b', 'c'] as const;
 
 const range = fc
@@ -181,6 +182,28 @@ describe('a volume with snapshots', () => {
       )
       .toBe(2);
     expect((await read(volume, 0, 9000)).toString()).toBe('d'.repeat(9000));
+    await store.close();
+  });
+
+  test('answers no read with what is merged into the layer of a snapshot that goes', async () => {
+    const disk = new MemoryDisk();
+    const store = openStore(disk, '/data', systemClock);
+    const volume = await store.create('v', 2 ** 20);
+    for (const each of ['a', 'b']) {
+      await write(volume, 0, Buffer.alloc(8192, each));
+      await volume.snapshots.create(each);
+    }
+    const device = volume.snapshots.device('a')!;
+    const request = requestOf({ offset: 0, length: 8192 });
+    disk.cold = true;
+    disk.holding = true;
+    const status = answered(request, (each) => device.read(each));
+    disk.holding = false;
+    await volume.snapshots.delete('a');
+    await expect.poll(() => volume.metadata.state.layers.size).toBe(2);
+    disk.letGo();
+    expect(await status).toBe(ESHUTDOWN);
+    expect(disk.held).toEqual([]);
     await store.close();
   });
 

@@ -68,9 +68,9 @@ describe('the pool', () => {
       expect(await examiner.examine(local, null, LENGTH)).toEqual(
         await inlineExaminer.examine(local, null, LENGTH),
       );
-      const digest = await examiner.digest(local, LENGTH);
+      const digest = await examiner.digest(local, LENGTH, BLOCK_BYTES);
       expect(digest).toBeInstanceOf(Buffer);
-      expect(digest.equals(await inlineExaminer.digest(local, LENGTH))).toBe(true);
+      expect(digest.equals(await inlineExaminer.digest(local, LENGTH, BLOCK_BYTES))).toBe(true);
     });
     await Promise.all(questions);
   });
@@ -111,7 +111,7 @@ describe('the pool', () => {
     expect(await examiner.examine(local, remote, LENGTH)).toEqual(
       await inlineExaminer.examine(local, remote, LENGTH),
     );
-    expect((await examiner.digest(local, LENGTH)).length).toBe(
+    expect((await examiner.digest(local, LENGTH, BLOCK_BYTES)).length).toBe(
       (LENGTH / BLOCK_BYTES) * DIGEST_BYTES,
     );
   });
@@ -130,11 +130,11 @@ describe('a pool that fails', () => {
       const [first, second, digest] = await Promise.all([
         examiner.examine(local, remote, LENGTH),
         examiner.examine(local, null, LENGTH),
-        examiner.digest(local, LENGTH),
+        examiner.digest(local, LENGTH, BLOCK_BYTES),
       ]);
       expect(first).toEqual(await inlineExaminer.examine(local, remote, LENGTH));
       expect(second).toEqual(await inlineExaminer.examine(local, null, LENGTH));
-      expect(digest).toEqual(await inlineExaminer.digest(local, LENGTH));
+      expect(digest).toEqual(await inlineExaminer.digest(local, LENGTH, BLOCK_BYTES));
     }
   });
 
@@ -196,9 +196,13 @@ describe('the examiner of a node', () => {
   it('digests large batches on the pool, small ones here', async () => {
     const examiner = counting();
     const large = batch(examiner, EXAMINER_DIGEST_BYTES_MIN);
-    expect([...(await examiner.digest(large.local, EXAMINER_DIGEST_BYTES_MIN))]).toEqual([1]);
+    expect([
+      ...(await examiner.digest(large.local, EXAMINER_DIGEST_BYTES_MIN, BLOCK_BYTES)),
+    ]).toEqual([1]);
     const small = batch(examiner, 16 * BLOCK_BYTES);
-    expect((await examiner.digest(small.local, 16 * BLOCK_BYTES)).length).toBe(16 * DIGEST_BYTES);
+    expect((await examiner.digest(small.local, 16 * BLOCK_BYTES, BLOCK_BYTES)).length).toBe(
+      16 * DIGEST_BYTES,
+    );
   });
 
   it('does everything here when there is no core to spare', () => {

@@ -11,7 +11,8 @@ import { BLOCK_BYTES } from '../../src/io/limits.ts';
 import {
   DIGEST_BYTES,
   differingBlocks,
-  digestBlocks,
+  digestsBytes,
+  digestUnits,
   everyBlock,
   zeroBlocks,
 } from '../../src/workers/kernels.ts';
@@ -90,11 +91,11 @@ describe('everyBlock', () => {
   });
 });
 
-describe('digestBlocks', () => {
+describe('digestUnits', () => {
   it('is XXH64 of each block with two seeds, least significant byte first', () => {
     // Seed 0 from the reference implementation: xxhsum -H1 of 4096 zero bytes, and of 4096 bytes "a".
     const buffer = Buffer.concat([Buffer.alloc(BLOCK_BYTES), Buffer.alloc(BLOCK_BYTES, 'a')]);
-    const digests = digestBlocks(buffer, buffer.length);
+    const digests = digestUnits(buffer, buffer.length, BLOCK_BYTES);
     expect(digests.length).toBe(2 * DIGEST_BYTES);
     expect(digests.readBigUInt64LE(0).toString(16)).toBe('ac869b6f32d8bbdb');
     expect(digests.readBigUInt64LE(8).toString(16)).toBe('3bc3e304234f9e0e');
@@ -102,10 +103,22 @@ describe('digestBlocks', () => {
     expect(digests.readBigUInt64LE(24).toString(16)).toBe('68094ac54fb2998d');
   });
 
+  it('is one digest for each unit, of which the last may be shorter', () => {
+    const buffer = randomFillSync(Buffer.alloc(5 * BLOCK_BYTES));
+    const unit = 2 * BLOCK_BYTES;
+    const expected = [0, 2, 4].map((block) => {
+      const part = buffer.subarray(block * BLOCK_BYTES, (block + 2) * BLOCK_BYTES);
+      return digestUnits(part, part.length, part.length);
+    });
+    const digests = digestUnits(buffer, buffer.length, unit);
+    expect(digests.equals(Buffer.concat(expected))).toBe(true);
+    expect(digests.length).toBe(digestsBytes(buffer.length, unit));
+  });
+
   it('tells random blocks apart as well as sha256 does', () => {
     const buffer = randomFillSync(Buffer.alloc(64 * BLOCK_BYTES));
     buffer.copy(buffer, 5 * BLOCK_BYTES, 9 * BLOCK_BYTES, 10 * BLOCK_BYTES);
-    const digests = digestBlocks(buffer, buffer.length);
+    const digests = digestUnits(buffer, buffer.length, BLOCK_BYTES);
     const short = new Set<string>();
     const strong = new Set<string>();
     for (let block = 0; block < 64; block += 1) {

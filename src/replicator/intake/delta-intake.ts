@@ -253,7 +253,7 @@ export class DeltaIntake {
       assert(position, 'a run that was committed has brought one');
       if (twin !== null) refused = this.name(twin, position);
       // One commit with it. When there is no space for that, nothing is taken back: it is asked for again.
-      await snapshots.giveUp(base.id);
+      await snapshots.steps.giveUp(base.id);
     });
     await this.commit();
     return { refused };

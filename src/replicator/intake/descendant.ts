@@ -10,7 +10,7 @@ import type { Handover } from '../handover.ts';
 import type { Link } from '../link/link-types.ts';
 import type { Hello } from '../link/messages.ts';
 import { endHistoryLink, historyWelcome, isOfDescent } from './history-welcome.ts';
-import type { Verdict } from './secondary.ts';
+import type { Verdict } from './admission.ts';
 
 export class Descendant {
   private readonly volume: Volume;

@@ -14,6 +14,7 @@ import type { BlockDevice, Completer, Extent } from '../../io/device.ts';
 import { BlockferryError } from '../../io/errors.ts';
 import {
   BLOCK_BYTES,
+  COMPARE_GROUP_BYTES,
   COMPARE_QUESTIONS_MAX,
   COMPARE_QUESTION_BYTES_MAX,
   COMPARE_ZERO_BYTES_MAX,
@@ -23,10 +24,10 @@ import {
 } from '../../io/limits.ts';
 import { NBD_STATE } from '../../nbd/constants.ts';
 import type { Examiner } from '../../workers/examiner.ts';
-import { DIGEST_BYTES, bitmapBytes, everyBlock } from '../../workers/kernels.ts';
+import { DIGEST_BYTES, bitmapBytes, digestsBytes, everyBlock } from '../../workers/kernels.ts';
 import { FrameKind } from '../link/link-types.ts';
 import type { FrameHeader, Link, ReceivedPayload } from '../link/link-types.ts';
-import { COMPARE_TWIN, COMPARE_ZERO } from '../run-frames.ts';
+import { COMPARE_GROUPS, COMPARE_TWIN, COMPARE_ZERO } from '../run-frames.ts';
 
 const BLOCKS_ASKED_MAX = Math.max(COMPARE_QUESTION_BYTES_MAX, COMPARE_ZERO_BYTES_MAX) / BLOCK_BYTES;
 assert(BLOCKS_ASKED_MAX <= LINK_ANSWER_BLOCKS_MAX, 'every question can be answered');
@@ -98,7 +99,8 @@ export class DigestAnswers {
     const whole = offset % BLOCK_BYTES === 0 && length % BLOCK_BYTES === 0;
     if (!whole || length === 0 || length > most) return `about ${length} bytes at ${offset}`;
     if (device !== null && offset + length > device.sizeBytes) return 'past the end of the volume';
-    const bytes = zero ? 0 : (length / BLOCK_BYTES) * DIGEST_BYTES;
+    if (zero && (flags & COMPARE_GROUPS) !== 0) return 'about zeroes in groups';
+    const bytes = zero ? 0 : digestsBytes(length, unitOf(flags));
     return (payload?.length ?? 0) === bytes ? null : 'with digests of another number';
   }
 
@@ -131,24 +133,25 @@ export class DigestAnswers {
 
   private async differing(
     device: BlockDevice,
-    { offset, length }: FrameHeader,
+    { flags, offset, length }: FrameHeader,
     payload: ReceivedPayload,
   ): Promise<Uint8Array> {
+    const unit = unitOf(flags);
     const buffer = this.takeBuffer();
     const status = await readDevice(device, buffer, offset, length);
     if (status !== Status.OK) {
       this.buffers.push(buffer);
       return everyBlock(length);
     }
-    const digests = await this.examiner.digest(buffer, length);
+    const digests = await this.examiner.digest(buffer, length, unit);
     this.buffers.push(buffer);
     const marks = new Uint8Array(bitmapBytes(length));
-    for (let block = 0; block < length / BLOCK_BYTES; block += 1) {
-      const at = block * DIGEST_BYTES;
-      if (digests.compare(payload.buffer, at, at + DIGEST_BYTES, at, at + DIGEST_BYTES) === 0) {
-        continue;
-      }
-      mark(marks, block);
+    if (digests.compare(payload.buffer, 0, digests.length) === 0) return marks;
+    for (let start = 0, at = 0; start < length; start += unit, at += DIGEST_BYTES) {
+      const end = at + DIGEST_BYTES;
+      if (digests.compare(payload.buffer, at, end, at, end) === 0) continue;
+      const past = Math.min(start + unit, length);
+      for (let byte = start; byte < past; byte += BLOCK_BYTES) mark(marks, byte / BLOCK_BYTES);
     }
     return marks;
   }
@@ -203,6 +206,11 @@ export class DigestAnswers {
 /** Whether a question is about a twin. */
 export function isOfTwin({ flags }: FrameHeader): boolean {
   return (flags & COMPARE_TWIN) !== 0;
+}
+
+/** Bytes that one digest of a question is about. */
+function unitOf(flags: number): number {
+  return (flags & COMPARE_GROUPS) === 0 ? BLOCK_BYTES : COMPARE_GROUP_BYTES;
 }
 
 function mark(marks: Uint8Array, block: number): void {

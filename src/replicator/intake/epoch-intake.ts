@@ -194,10 +194,10 @@ export class EpochIntake implements JournalOwner {
     this.journal.hurry(epoch);
   }
 
-  /** Everything that came is durable in the journal, and applied; 0 or an errno. */
+  /** Everything that came is durable in the journal, and applied; 0 or an errno, also when it is left for the next process. */
   async drain(): Promise<number> {
     this.hurry(this.received);
-    while (!this.settled || this.applying !== null) {
+    while (!this.settled || this.applying !== null || this.toApply.length > 0) {
       if (this.trouble !== null || this.closing) return Status.EIO;
       await this.somethingEnds();
     }
@@ -386,13 +386,29 @@ export class EpochIntake implements JournalOwner {
     }
     for (;;) {
       try {
-        return { error: await this.snapshots.run(command, position) };
+        const error = await this.snapshots.run(command, position);
+        if (error !== null) await this.pin(position);
+        return { error };
       } catch (thrown) {
         if (!(thrown instanceof BlockferryError)) throw thrown;
         // What follows waits for it: there is no other moment at which it can be taken.
         if (this.closing || !(await this.wait(Status.ENOSPC))) return null;
       }
     }
+  }
+
+  /**
+   * No replay begins before this position any more: it would run a command again that was refused, and is no longer, over what came
+   * later. Throws METADATA_WRITE_FAILED.
+   */
+  private async pin(position: TimedPosition): Promise<void> {
+    const { volume } = this;
+    let status = await volume.flushed();
+    if (status === Status.OK && !isBefore(position, volume.metadata.state.position)) {
+      volume.metadata.append({ kind: 'position', ...position });
+      status = await volume.commit();
+    }
+    if (status !== Status.OK) throw refusal(volume.name, status);
   }
 
   /** What readers see from now on; `status` is that of the first epoch in `toApply`, if it is not 0. */

@@ -11,14 +11,14 @@
 import assert from 'node:assert';
 import { Status } from '../../io/device.ts';
 import { BLOCK_BYTES, BLOCKS_PER_REGION, GENERATIONS_MAX } from '../../io/limits.ts';
-import type { CopyPosition } from '../../volume/log/metadata-state.ts';
+import type { CopyPosition, SnapshotRecord } from '../../volume/log/metadata-state.ts';
 import type { MetadataRecord } from '../../volume/log/records.ts';
+import type { SnapshotMark } from '../../volume/volume-state.ts';
 import type { Volume } from '../../volume/volume.ts';
 import { forkOf } from '../fork.ts';
 import { bytesOf } from '../rejoin.ts';
 import { refusal } from './epoch-intake.ts';
 import { releaseJournal } from './kept-journal.ts';
-import { shippedAgain, shippedIds } from './open-generation.ts';
 
 /** What a volume that takes writes has in common with the node that goes on. */
 export interface CommonGround {
@@ -53,6 +53,7 @@ export async function becomeSecondary(
     ({ number }) => number <= (common?.position.generation ?? 0),
   );
   metadata.append({ kind: 'history-set', generations });
+  for (const record of unmarked(volume)) metadata.append(record);
   metadata.append({ kind: 'source-bound', node, volumeId: null });
   if (common !== null) {
     metadata.append({ kind: 'rejoining', mirror: common.mirror, ...common.position });
@@ -94,8 +95,8 @@ export async function followNewPrimary(volume: Volume, node: string, time: numbe
 
 /**
  * A secondary follows another node from now on, with what it holds: that it goes on from there is decided when that node is met. Nothing
- * is on its way to it. `keptAs`: a name for what it holds, which it gives up: then it has no history, everything is compared, and the
- * snapshots that came from its old primary are its own, for the new one may never have had them. Returns whether there was something to keep.
+ * is on its way to it. `keptAs`: a name for what it holds, which it gives up: then it has no history, everything is compared, and its
+ * snapshots are its own and of no known epoch, for the new primary may never have had them. Returns whether there was something to keep.
  * @throws BlockferryError SNAPSHOT_EXISTS, SNAPSHOT_LIMIT, VOLUME_FAILED, METADATA_WRITE_FAILED
  */
 export async function followAnother(
@@ -106,11 +107,11 @@ export async function followAnother(
   const { metadata, snapshots } = volume;
   const { source, generations, position } = metadata.state;
   assert(source !== null && metadata.state.run === null, 'a secondary, and all of it is whole');
-  const shipped = keptAs === null ? [] : shippedIds(volume);
+  if (keptAs !== null && position !== null) await snapshots.create(keptAs);
+  const marks = marksOf(volume);
   if (keptAs !== null) {
-    if (position !== null) await snapshots.create(keptAs);
     metadata.append({ kind: 'history-set', generations: [] });
-    for (const id of shipped) metadata.append({ kind: 'snapshot-kept', id });
+    for (const record of unmarked(volume)) metadata.append(record);
   }
   metadata.append({ kind: 'source-bound', node, volumeId: null });
   const status = await volume.commit();
@@ -119,9 +120,48 @@ export async function followAnother(
   if (keptAs !== null) {
     metadata.append({ kind: 'history-set', generations });
     if (position !== null) metadata.append({ kind: 'position', ...position });
-    for (const record of shippedAgain(volume, shipped)) metadata.append(record);
+    for (const record of markedAgain(volume, marks)) metadata.append(record);
   }
   throw refusal(volume.name, status);
+}
+
+/**
+ * A mark names a generation by its number, which the line that goes on may have used for another one: of what was taken in one that
+ * the history has no more, nothing says what epoch's end it is. Snapshots keep their order.
+ */
+function* unmarked({ metadata }: Volume): Generator<MetadataRecord> {
+  const { generations, snapshots } = metadata.state;
+  const isKnown = ({ mark }: SnapshotRecord): boolean =>
+    mark === undefined || generations.some(({ number }) => number === mark.generation);
+  const all = [...snapshots.values()];
+  const first = all.findIndex((snapshot) => !isKnown(snapshot));
+  for (const snapshot of first < 0 ? [] : all.slice(first)) {
+    const { mark: _, ...bare } = snapshot;
+    yield { kind: 'snapshot-removed', id: snapshot.id };
+    yield { kind: 'snapshot-created', ...(isKnown(snapshot) ? snapshot : bare) };
+  }
+}
+
+function marksOf({ metadata }: Volume): Map<string, SnapshotMark> {
+  const marks = new Map<string, SnapshotMark>();
+  for (const { id, mark } of metadata.state.snapshots.values()) {
+    if (mark !== undefined) marks.set(id, mark);
+  }
+  return marks;
+}
+
+/** What `unmarked` took away, for the log had no space for it. Snapshots keep their order. */
+function* markedAgain(
+  { metadata }: Volume,
+  marks: ReadonlyMap<string, SnapshotMark>,
+): Generator<MetadataRecord> {
+  const all = [...metadata.state.snapshots.values()];
+  const first = all.findIndex(({ id }) => marks.has(id));
+  for (const snapshot of first < 0 ? [] : all.slice(first)) {
+    const mark = marks.get(snapshot.id);
+    yield { kind: 'snapshot-removed', id: snapshot.id };
+    yield { kind: 'snapshot-created', ...snapshot, ...(mark === undefined ? {} : { mark }) };
+  }
 }
 
 interface Marks {

@@ -32,6 +32,8 @@ export class JournalFile {
   /** It may have records: a new use must begin before it takes others. */
   stale = false;
   private opened: DiskFile | null = null;
+  /** Its name is in the directory durably: a header that found no space may have left the file, and no more. */
+  private isNamed = false;
   private readonly disk: Disk;
   private readonly clock: Clock;
   private readonly directory: string;
@@ -62,6 +64,7 @@ export class JournalFile {
       // A process that was killed may have left this in the page cache alone, and what it tells is acted on.
       this.opened.datasyncNow();
       this.disk.syncDirectory(this.directory);
+      this.isNamed = true;
       count = this.opened.readBlocking(header, 0, header.length, 0);
     } catch (thrown) {
       throw unusable(this.path, 0, errorText(thrown), thrown);
@@ -81,10 +84,8 @@ export class JournalFile {
 
   /** Makes the header of a new use durable; 0 or an errno, never before it returned. */
   begin(use: JournalUse, callback: (errno: number) => void): void {
-    let created = false;
     if (this.opened === null) {
       try {
-        created = !this.disk.exists(this.path);
         this.opened = this.disk.open(this.path, { create: true });
       } catch (thrown) {
         const errno = errnoOf(thrown);
@@ -97,25 +98,21 @@ export class JournalFile {
     this.stale = true;
     file.write(header, 0, header.length, 0, (count) => {
       if (count < 0) callback(-count);
-      else this.syncHeader(file, created, use, callback);
+      else this.syncHeader(file, use, callback);
     });
   }
 
-  private syncHeader(
-    file: DiskFile,
-    created: boolean,
-    use: JournalUse,
-    callback: (errno: number) => void,
-  ): void {
+  private syncHeader(file: DiskFile, use: JournalUse, callback: (errno: number) => void): void {
     const done = (result: number): void => {
       if (result >= 0) {
+        this.isNamed = true;
         this.setUse(use);
         this.stale = false;
       }
       callback(result < 0 ? -result : 0);
     };
     file.datasync((status) => {
-      if (status >= 0 && created) this.disk.syncDirectoryLater(this.directory, done);
+      if (status >= 0 && !this.isNamed) this.disk.syncDirectoryLater(this.directory, done);
       else done(status);
     });
   }

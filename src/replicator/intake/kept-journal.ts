@@ -6,7 +6,9 @@
  * - The journal is not written, and the layers stay what they are, until the log says that it is released.
  * - New writes are in one layer alone, which has nothing else. What the journal brings again goes above it, and only to blocks
  *   that it does not hold: what was written since is never undone.
- * - Nobody reads or writes before that is done. A journal that cannot be read ends the volume.
+ * - Nobody reads or writes before that is done. Of a journal that cannot be read nothing is applied, and the volume is held until
+ *   an operator gives the journal up: it is either kept, or given up for good.
+ * - What is given up no mirror is assumed to lack: every block of each is compared.
  */
 import type { Clock, Timer } from '../../io/clock.ts';
 import { Status } from '../../io/device.ts';
@@ -14,9 +16,10 @@ import type { Disk } from '../../io/disk.ts';
 import { BlockferryError } from '../../io/errors.ts';
 import { INTAKE_RETRY_MS } from '../../io/limits.ts';
 import { beginAbove, nameBelow } from '../../volume/snapshots/late-snapshot.ts';
+import type { VolumeState } from '../../volume/log/metadata-state.ts';
 import type { Volume } from '../../volume/volume.ts';
 import { forkName } from '../fork.ts';
-import { replayAround } from './kept-replay.ts';
+import { prove, replayAround } from './kept-replay.ts';
 
 /** Volumes whose content is whole in this process: what was written is in their files, durable or not. */
 const whole = new WeakSet<Volume>();
@@ -34,6 +37,7 @@ export async function releaseJournal(volume: Volume): Promise<void> {
   await volume.exclusive(async () => {
     const { kept } = volume.metadata.state;
     if (kept === null) return;
+    if (volume.unusable !== null) throw volume.unusable;
     if (!whole.has(volume)) {
       const message = `the journal of ${volume.name} is being applied; try again`;
       throw new BlockferryError('BUSY', message);
@@ -47,11 +51,75 @@ export async function releaseJournal(volume: Volume): Promise<void> {
   }, true);
 }
 
+/** Epochs of the old primary that a volume has in part. */
+export interface PartialEpochs {
+  readonly generation: number;
+  readonly first: number;
+  readonly last: number;
+}
+
+/** What is at stake while a journal is kept; null: none is. */
+function atStake({ metadata }: Volume): PartialEpochs | null {
+  const { kept, generations } = metadata.state;
+  if (kept === null) return null;
+  const before = generations.findLast(({ number }) => number < kept.generation);
+  const generation = before?.number ?? kept.generation - 1;
+  return { generation, first: kept.after + 1, last: kept.last };
+}
+
+/**
+ * Gives up a journal that cannot be read: the content is what the layers have, durably, and the mirrors are compared with that.
+ * Answers what may be lost; null when no journal is kept any more. The volume is hosted by nobody meanwhile.
+ * @throws BlockferryError METADATA_WRITE_FAILED: the journal is kept as before; VOLUME_FAILED, SHUTTING_DOWN
+ */
+export async function giveUpJournal(volume: Volume): Promise<PartialEpochs | null> {
+  const { metadata, snapshots, layers } = volume;
+  return await volume.exclusive(async () => {
+    const { kept, mirrors } = metadata.state;
+    const lost = atStake(volume);
+    if (kept === null) return null;
+    // What a crash left of the layers is what everybody sees from now on: another one changes nothing of it.
+    await snapshots.steps.durable(layers.unsealed());
+    metadata.append({ kind: 'journal-released' });
+    for (const mirror of mirrors.keys()) {
+      metadata.append({ kind: 'mirror-bits-all', mirror, set: 'suspect' });
+    }
+    await released(volume, kept);
+    volume.unusable = null;
+    return lost;
+  }, true);
+}
+
+/** Makes durable what was appended with the release, or takes that back. Throws METADATA_WRITE_FAILED, VOLUME_FAILED. */
+async function released(volume: Volume, kept: NonNullable<VolumeState['kept']>): Promise<void> {
+  const status = await volume.commit();
+  volume.refuseIfFailed();
+  if (status !== Status.OK) {
+    // In this turn, so that neither is durable without the other.
+    volume.metadata.append({ kind: 'journal-kept', ...kept });
+    throw new BlockferryError('METADATA_WRITE_FAILED', `the disk of ${volume.name} is full`);
+  }
+  // What an open volume tidies up among its layers was refused until now.
+  volume.released();
+}
+
+/** What an operator is told of a journal that cannot be read. */
+function heldFor(volume: Volume, { code, message: why }: BlockferryError): BlockferryError {
+  const { name } = volume;
+  const lost = atStake(volume);
+  if (code !== 'JOURNAL_UNUSABLE' || lost === null) {
+    return new BlockferryError(code, `volume ${name} takes and answers nothing: ${why}`);
+  }
+  const { generation, first, last } = lost;
+  const message = `volume ${name} takes and answers nothing: the journal that it was promoted with is damaged (${why}). Of epochs ${first} to ${last} of generation ${generation} it has a part; a mirror, or its old primary, may have them whole. To go on with what is here: blockferry promote ${name} --force`;
+  return new BlockferryError(code, message);
+}
+
 /** One of the two is called, in the turn of the start or a later one; none when it is stopped before. */
 export interface KeptUser {
   /** The volume may be used. */
   ready(): void;
-  /** Nobody will ever see its content: it failed. */
+  /** Nobody sees its content: it failed, or is `unusable`. */
   lost(): void;
 }
 
@@ -92,6 +160,7 @@ export class KeptJournal {
   }
 
   private async takeUp(user: KeptUser): Promise<void> {
+    this.volume.unusable = null;
     const done = await this.persist(() => this.volume.exclusive(() => this.replay(), true));
     if (this.stopped) return;
     if (done) user.ready();
@@ -107,7 +176,7 @@ export class KeptJournal {
       } catch (thrown) {
         if (!(thrown instanceof BlockferryError)) throw thrown;
         if (thrown.code === 'JOURNAL_UNUSABLE' || thrown.code === 'DATA_DIR_FORMAT_NEWER') {
-          this.volume.giveUp(thrown.line);
+          this.volume.unusable = heldFor(this.volume, thrown);
         }
         if (thrown.code !== 'METADATA_WRITE_FAILED') return false;
       }
@@ -121,23 +190,17 @@ export class KeptJournal {
     const { metadata, snapshots, layers } = volume;
     const { kept } = metadata.state;
     if (kept === null) return;
+    const parts = { volume, disk: this.disk, kept };
+    await prove(parts);
     // What the journal brings must be told from what was written since.
     if (layers.top.id === kept.layer) {
       await beginAbove(snapshots, { records: () => [], undo: () => [] });
     }
-    await replayAround({ volume, disk: this.disk, kept });
-    await snapshots.durable(layers.unsealed());
+    await replayAround(parts);
+    await snapshots.steps.durable(layers.unsealed());
     metadata.append({ kind: 'journal-released' });
-    const status = await volume.commit();
-    volume.refuseIfFailed();
-    if (status !== Status.OK) {
-      // In this turn, so that neither is durable without the other.
-      metadata.append({ kind: 'journal-kept', ...kept });
-      throw new BlockferryError('METADATA_WRITE_FAILED', `the disk of ${volume.name} is full`);
-    }
+    await released(volume, kept);
     noteWhole(volume);
-    // What an open volume tidies up among its layers was refused until now.
-    volume.released();
   }
 
   /** Resolves after INTAKE_RETRY_MS, or at the stop. */

@@ -4,7 +4,8 @@
  * Invariants:
  * - Epochs are applied in their order, one change after another. To apply them again does no harm.
  * - Commands are left out: each was done, and recorded, before the promotion.
- * - All of them are there, from the next behind the recorded position to the last of the promotion, or JOURNAL_UNUSABLE.
+ * - All of them are there, from the next behind the recorded position to the last of the promotion, or JOURNAL_UNUSABLE. That is
+ *   proven before any is applied: what the layers have of a damaged journal may be newer than what can be read of it.
  */
 import { DeviceRequest, PENDING, Status } from '../../io/device.ts';
 import type { Disk } from '../../io/disk.ts';
@@ -43,8 +44,25 @@ class Change extends DeviceRequest {
   override retain(): void {}
 }
 
+/** Reads all of it, and changes nothing. @throws BlockferryError JOURNAL_UNUSABLE, DATA_DIR_FORMAT_NEWER */
+export async function prove(parts: ReplayParts): Promise<void> {
+  await eachEpoch(parts, (epoch) => judge(parts.volume, epoch));
+}
+
 /** @throws BlockferryError JOURNAL_UNUSABLE, DATA_DIR_FORMAT_NEWER, METADATA_WRITE_FAILED, VOLUME_FAILED */
-export async function replayAround({ volume, disk, kept }: ReplayParts): Promise<void> {
+export async function replayAround(parts: ReplayParts): Promise<void> {
+  const { volume, kept } = parts;
+  const { map } = volume.layers.layerOf(kept.layer);
+  await eachEpoch(parts, async (epoch) => {
+    judge(volume, epoch);
+    for (const frame of epoch.frames) await applyAround(volume, frame, map);
+  });
+}
+
+async function eachEpoch(
+  { volume, disk, kept }: ReplayParts,
+  visit: (epoch: CompleteEpoch) => Promise<void> | void,
+): Promise<void> {
   const files = JOURNAL_NAMES.map(
     (name) => new JournalFile({ disk, clock: volume.clock, directory: volume.directory, name }),
   );
@@ -53,13 +71,11 @@ export async function replayAround({ volume, disk, kept }: ReplayParts): Promise
     const inOrder = files
       .filter(({ use }) => use !== null)
       .toSorted((one, two) => (one.use?.serial ?? 0) - (two.use?.serial ?? 0));
-    const { map } = volume.layers.layerOf(kept.layer);
     let last = kept.after;
     for await (const epoch of epochsAfter(inOrder, kept.after)) {
       // What follows was never promised, nor part of what was promoted.
       if (epoch.epoch > kept.last) break;
-      judge(volume, epoch);
-      for (const frame of epoch.frames) await applyAround(volume, frame, map);
+      await visit(epoch);
       last = epoch.epoch;
     }
     if (last !== kept.last) {

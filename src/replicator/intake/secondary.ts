@@ -3,9 +3,8 @@
  *
  * Invariants:
  * - Nobody but the link writes. What a reader sees is one state of the primary, whole (I3).
- * - One link at a time, of the node that the volume is bound to. A new one is welcome when nothing of the last one is on its
- *   way any more: the position that it hears is the one that stays.
- * - Whoever is not that node learns nothing of the volume.
+ * - One link at a time, of the node that the volume is bound to: `admission.ts` says to whom, and when.
+ * - While it is `promoting` (`takeover.ts`, `parting.ts`) no link begins.
  */
 import assert from 'node:assert';
 import { isoTime } from '../../io/clock.ts';
@@ -14,43 +13,32 @@ import { Status } from '../../io/device.ts';
 import type { DeviceRequest, Extent, StatusContext } from '../../io/device.ts';
 import type { Disk } from '../../io/disk.ts';
 import { BlockferryError, errorText } from '../../io/errors.ts';
-import {
-  INTAKE_SILENT_MS,
-  INTAKE_WELCOME_MS,
-  LINK_LANES_MAX,
-  MIRROR_DRAIN_MS_MAX,
-} from '../../io/limits.ts';
+import { INTAKE_SILENT_MS, MIRROR_DRAIN_MS_MAX } from '../../io/limits.ts';
 import type { TlsPeer } from '../../io/network.ts';
 import type { Random } from '../../io/random.ts';
-import { SubjectList } from '../../nbd/subject-list.ts';
 import type { Volume } from '../../volume/volume.ts';
 import type { Examiner } from '../../workers/examiner.ts';
 import type { EventKind } from '../event-kinds.ts';
 import type { HostedVolume } from '../hosted-volume.ts';
 import type { Link } from '../link/link-types.ts';
 import { hasFeature } from '../link/link-version.ts';
-import { LINK_VERSION } from '../link/messages.ts';
-import type { Hello, Welcome } from '../link/messages.ts';
-import { randomId } from '../random-id.ts';
+import type { Hello } from '../link/messages.ts';
 import { tellBlocks } from '../rejoin.ts';
 import type { EventSink, MirrorStatus, Position, SourceState, SourceStatus } from '../status.ts';
+import { LinkAdmission } from './admission.ts';
+import type { AdmissionHost, Verdict } from './admission.ts';
 import { DeltaIntake } from './delta-intake.ts';
-import { EpochIntake, refusal } from './epoch-intake.ts';
+import { EpochIntake } from './epoch-intake.ts';
 import type { IntakeHooks } from './epoch-intake.ts';
 import { ReadGate } from './read-gate.ts';
-import { Discarded, endHistoryLink, historyWelcome, isOfDescent } from './history-welcome.ts';
+import { Discarded, endHistoryLink } from './history-welcome.ts';
 import { IntakeSession } from './session.ts';
 import type { HandOver, SessionHost } from './session.ts';
+import { Parting } from './parting.ts';
+import type { PartingHost, Promotion, PromotionWish } from './parting.ts';
 import { PrimarySnapshots } from './primary-snapshots.ts';
-import { promoteKeeping, promoteNow } from './promotion.ts';
 import { Takeover } from './takeover.ts';
 import { Twins } from './twins.ts';
-
-/** `stranger`: must not learn that there is such a volume; `reason` is for the log. `refused`: the rightful node hears `text`. */
-export type Verdict =
-  | { readonly kind: 'welcome'; readonly welcome: Welcome }
-  | { readonly kind: 'stranger'; readonly reason: string }
-  | { readonly kind: 'refused'; readonly text: string };
 
 export interface SecondaryOptions {
   /** Its log says which node it is a mirror of. */
@@ -66,22 +54,9 @@ export interface SecondaryOptions {
   readonly journalFileBytes?: number;
 }
 
-export interface PromotionWish {
-  readonly force: boolean;
-  readonly keptAs: string | null;
-}
-
-/** What a mirror was promoted with. */
-export interface Promotion extends Position {
-  /** The primary's wall-clock milliseconds since 1970 of that state. */
-  readonly time: number;
-  /** Epochs that the primary is known to have closed after it. */
-  readonly dropped: number;
-}
-
-const TOKEN_BYTES = 16;
-
-export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
+export class SecondaryVolume
+  implements HostedVolume, SessionHost, IntakeHooks, AdmissionHost, PartingHost
+{
   readonly role = 'secondary';
   readonly readOnly = true;
   readonly volume: Volume;
@@ -92,27 +67,26 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
   readonly twins: Twins;
   readonly snapshots: PrimarySnapshots;
 
-  private readonly random: Random;
   readonly events: EventSink;
   readonly node: string;
   readonly sourceNode: string;
-  private readonly subjects: SubjectList;
   private readonly gate: ReadGate;
   private readonly contextList: readonly StatusContext[];
   session: IntakeSession | null = null;
-  /** Somebody was welcomed at this time of the clock, whose link has not come yet. */
-  private expectedAt: number | null = null;
   private starting: Promise<void> | null = null;
   private started = false;
   /** It cannot be a mirror until the node is restarted, and why. */
   private broken: BlockferryError | null = null;
-  private lastError: string | null = null;
+  lastError: string | null = null;
   private maintaining: Promise<void> | null = null;
   closing = false;
   /** From now on no link may begin. */
   promoting = false;
-  private onSessionOver: (() => void) | null = null;
+  /** Whoever waits for the end of the link. */
+  private readonly sessionWaiters: (() => void)[] = [];
+  private readonly admission: LinkAdmission;
   private readonly takeover: Takeover;
+  private readonly parting: Parting;
   /** The volume takes writes: this object is to be closed. */
   onTakenOver: (() => void) | null = null;
   /** Why this node sends nothing to such a mirror; null: it may. */
@@ -126,12 +100,10 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     assert(source, 'the volume is a mirror');
     this.volume = volume;
     this.clock = clock;
-    this.random = random;
     this.examiner = options.examiner;
     this.events = options.events;
     this.node = options.node;
     this.sourceNode = source.node;
-    this.subjects = SubjectList.parse([`CN=${source.node}`, `psk:${source.node}`]);
     this.gate = new ReadGate((request) => {
       const { shown } = this.delta;
       return shown === null ? volume.read(request) : shown.read(request);
@@ -142,7 +114,9 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     });
     this.delta = new DeltaIntake({ volume, clock, gate: this.gate, twins: this.snapshots });
     this.twins = new Twins(volume);
+    this.admission = new LinkAdmission(this, random);
     this.takeover = new Takeover(this);
+    this.parting = new Parting(this, random);
     this.intake = new EpochIntake({
       volume,
       disk,
@@ -211,100 +185,23 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
 
   /** Whether a new link of this primary may begin. `tls`: what it showed of itself, null when it came in clear. */
   judge(hello: Hello, tls: TlsPeer | null): Verdict {
-    const other = this.judgeOther(hello);
-    if (other !== null) return other;
-    const reason = this.strangeness(hello, tls);
-    if (reason !== null) return { kind: 'stranger', reason };
-    const text = this.objection(hello);
-    if (text !== null) return { kind: 'refused', text: `${this.volume.name}: ${text}` };
-    this.expectedAt = this.clock.now();
-    return { kind: 'welcome', welcome: this.welcome(hello) };
+    return this.admission.judge(hello, tls);
   }
 
-  private strangeness(hello: Hello, tls: TlsPeer | null): string | null {
-    const { sourceNode } = this;
-    if (hello.node !== sourceNode) return `it is a mirror of node ${sourceNode}, not ${hello.node}`;
-    if (tls === null || tls.kind === 'anonymous' || this.subjects.has(tls)) return null;
-    return `TLS says that it is ${tls.identity}, not ${sourceNode}`;
-  }
-
-  /**
-   * Another node that this volume was a copy of, and shows that by a generation, whose id nobody guesses. If it does not know of the
-   * latest one here, somebody went on from it: it hears that, before it takes a write. Else its operator hears what to do here.
-   * Null: it is no such node.
-   */
-  private judgeOther({ node, generations }: Hello): Verdict | null {
-    const { sourceNode, volume } = this;
-    if (node === sourceNode || !isOfDescent(volume, generations)) return null;
-    const latest = volume.metadata.state.generations.at(-1);
-    if (!generations.some(({ id }) => id === latest?.id)) {
-      return { kind: 'welcome', welcome: historyWelcome(volume, this.node) };
-    }
-    const text = `${volume.name} follows node ${sourceNode}; to have it follow ${node}, there: blockferry volume set ${volume.name} --mirror-of ${node}`;
-    if (this.session === null) this.lastError = text;
-    return { kind: 'refused', text };
-  }
-
-  private objection(hello: Hello): string | null {
+  /** Why it takes no link now, whoever asks; null: it may. */
+  get whyNoLink(): string | null {
     const { volume } = this;
-    const { source } = volume.metadata.state;
-    const bound = source?.volumeId ?? hello.volumeId;
-    if (bound !== hello.volumeId) {
-      return `it is a mirror of the volume ${bound}; create another one for ${hello.volumeId}`;
-    }
-    if (hello.sizeBytes !== volume.sizeBytes) {
-      return `it has ${volume.sizeBytes} bytes and the primary ${hello.sizeBytes}; create it with that size`;
-    }
     if (this.promoting) return 'it is being promoted';
     if (this.broken !== null) return this.broken.line;
     if (volume.failed) return `it failed: ${volume.failure ?? ''}; restart its node`;
     if (this.intake.trouble !== null) return this.intake.trouble.line;
     if (!this.started || this.closing) return 'its node is starting or stopping; try again';
-    return this.occupied();
-  }
-
-  private occupied(): string | null {
-    const now = this.clock.now();
-    if (this.session !== null) {
-      if (now - this.session.heardAt < INTAKE_SILENT_MS) return 'it has a link already; try again';
-      const error = new BlockferryError('MIRROR_UNREACHABLE', 'a new link takes the place of it');
-      this.session.link.destroy(error);
-      return 'its last link is being ended; try again';
-    }
-    if (this.expectedAt !== null && now - this.expectedAt < INTAKE_WELCOME_MS) {
-      return 'another link to it is being made; try again';
-    }
-    if (!this.delta.settled) {
-      this.maintain();
-      return `it cannot make durable what it has${this.lastError === null ? '' : `: ${this.lastError}`}`;
-    }
-    return this.intake.settled ? null : 'its last epochs are being made durable; try again';
-  }
-
-  private welcome(hello: Hello): Welcome {
-    const { volume, intake, delta } = this;
-    const { state } = volume.metadata;
-    const held = intake.durable;
-    const { open } = delta;
-    return {
-      version: LINK_VERSION,
-      node: this.node,
-      token: this.random.bytes(TOKEN_BYTES).toString('hex'),
-      lanes: Math.min(hello.lanes, LINK_LANES_MAX),
-      sizeBytes: volume.sizeBytes,
-      generations: state.generations,
-      position: held === null ? null : { generation: held.generation, epoch: held.epoch },
-      run: open === null ? null : { id: open.run, cursor: open.cursor },
-      // Who does not know of that compares everything.
-      ...(state.rejoin === null || !hasFeature(hello, 'rejoin')
-        ? {}
-        : { rejoin: { generation: state.rejoin.generation, epoch: state.rejoin.epoch } }),
-    };
+    return null;
   }
 
   /** Nothing comes of the last welcome of whoever said `hello`: another may be made. */
-  unexpected({ node }: Pick<Hello, 'node'>): void {
-    if (node === this.sourceNode) this.expectedAt = null;
+  unexpected(hello: Pick<Hello, 'node'>): void {
+    this.admission.unexpected(hello);
   }
 
   /** The link that the last welcome was for, of whoever said `hello`. */
@@ -313,7 +210,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     if (hello.node !== sourceNode) {
       return endHistoryLink(link, `${this.volume.name} follows node ${sourceNode}`);
     }
-    this.expectedAt = null;
+    this.admission.arrived();
     if (this.session !== null || this.closing || this.promoting || !this.started) {
       link.start(new Discarded());
       link.destroy(new BlockferryError('BUSY', 'the mirror has another link'));
@@ -345,13 +242,18 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
   }
 
   /** Ends what a run left that could not be recorded. */
-  private maintain(): void {
+  maintain(): void {
     if (this.maintaining !== null || this.closing) return;
     this.maintaining = this.settleLater().finally(() => {
       this.maintaining = null;
     });
   }
 
+  get isMaintaining(): boolean {
+    return this.maintaining !== null;
+  }
+
+  /** No link begins meanwhile: of what one brought the position would be taken back. */
   private async settleLater(): Promise<void> {
     try {
       await this.delta.settle();
@@ -375,7 +277,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     this.lastError ??= error.line;
     this.tell('source-waiting', error.line);
     if (!this.delta.settled) this.maintain();
-    this.onSessionOver?.();
+    for (const resolve of this.sessionWaiters.splice(0)) resolve();
     this.takeover.denied(error.line);
   }
 
@@ -436,7 +338,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     return Math.max(0, (session.heardTime - time) / 1000);
   }
 
-  // ---- promotion
+  // ---- the end of being a mirror
 
   /**
    * Becomes a volume that takes writes, at the latest whole state that it holds: the epochs that are complete are applied, a run
@@ -445,60 +347,22 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
    * `keptAs`: a name for the snapshot that is to keep this state; null: none is made.
    * @throws BlockferryError PRIMARY_ALIVE (unless `force`), MIRROR_EMPTY, VOLUME_FAILED, METADATA_WRITE_FAILED, JOURNAL_UNUSABLE
    */
-  async promote({ force, keptAs }: PromotionWish): Promise<Promotion> {
-    await this.starting;
-    if (this.broken !== null) throw this.broken;
-    this.volume.refuseIfFailed();
-    if (this.promoting) {
-      throw new BlockferryError('BUSY', `${this.volume.name} is being handed over by its primary`);
-    }
-    if (!force) this.refuseWhileAlive();
-    const heard = this.session?.heardEpoch ?? 0;
-    if (this.volume.metadata.state.position === null) {
-      const message = `${this.volume.name} holds nothing whole yet`;
-      throw new BlockferryError('MIRROR_EMPTY', message);
-    }
-    this.promoting = true;
-    try {
-      await this.endLink();
-      const { volume, intake, delta, twins, random } = this;
-      const parts = { volume, intake, delta, twins, id: randomId(random) };
-      const held = await (keptAs === null ? promoteNow(parts) : promoteKeeping(parts, keptAs));
-      const { generation } = this.volume.metadata.state;
-      const { epoch, time } = held;
-      return { generation, epoch, time, dropped: Math.max(0, heard - epoch) };
-    } catch (thrown) {
-      this.promoting = false;
-      throw thrown;
-    }
+  promote(wish: PromotionWish): Promise<Promotion> {
+    return this.parting.promote(wish);
   }
 
   /**
    * Ends what it takes from its primary, for good: nothing is on its way then, and no run is left half done. This object is to be closed.
    * After an error it may be tried again, or the node restarted. @throws BlockferryError BUSY and as `promote`
    */
-  async leaveSource(): Promise<void> {
+  leaveSource(): Promise<void> {
+    return this.parting.leaveSource();
+  }
+
+  /** What the last process left is taken up. Throws what broke it. */
+  async takenUp(): Promise<void> {
     await this.starting;
     if (this.broken !== null) throw this.broken;
-    const { volume, session, intake, delta } = this;
-    volume.refuseIfFailed();
-    if (this.promoting) throw new BlockferryError('BUSY', `${volume.name} is being taken over`);
-    this.promoting = true;
-    try {
-      if (session !== null) {
-        const over = this.untilSessionOver();
-        session.link.destroy(new BlockferryError('LINK_ENDED', `${volume.name} follows another`));
-        await over;
-      }
-      await this.maintaining;
-      const status = await intake.finish();
-      if (status !== Status.OK) throw intake.trouble ?? refusal(volume.name, status);
-      await delta.abandon();
-      await this.twins.discardAll();
-    } catch (thrown) {
-      this.promoting = false;
-      throw thrown;
-    }
   }
 
   /** Its primary was heard of in the last moments. */
@@ -507,24 +371,12 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
     return session !== null && this.clock.now() - session.heardAt < INTAKE_SILENT_MS;
   }
 
-  private refuseWhileAlive(): void {
-    const { session } = this;
-    if (session === null || !this.follows) return;
-    const { lag_seconds } = this.sourceStatus();
-    const behind = Math.max(0, session.heardEpoch - this.intake.received);
-    const lag =
-      lag_seconds === null
-        ? ''
-        : `${behind} epochs (${lag_seconds.toFixed(1)} s) of its writes, and `;
-    const message = `node ${this.sourceNode} is alive and sends to ${this.volume.name}: ${lag}what it writes from now on would be lost`;
-    throw new BlockferryError('PRIMARY_ALIVE', message);
-  }
-
-  private async endLink(): Promise<void> {
+  /** Ends the link, if there is one, and what was to be done behind it. */
+  async endLink(reason: string): Promise<void> {
     const { session } = this;
     if (session !== null) {
       const over = this.untilSessionOver();
-      session.link.destroy(new BlockferryError('LINK_ENDED', `${this.volume.name} is promoted`));
+      session.link.destroy(new BlockferryError('LINK_ENDED', reason));
       await over;
     }
     await this.maintaining;
@@ -532,7 +384,7 @@ export class SecondaryVolume implements HostedVolume, SessionHost, IntakeHooks {
 
   private untilSessionOver(): Promise<void> {
     return new Promise<void>((resolve) => {
-      this.onSessionOver = resolve;
+      this.sessionWaiters.push(resolve);
     });
   }
 

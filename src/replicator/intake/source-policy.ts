@@ -3,6 +3,7 @@
  *
  * What is refused says what an operator can do about it, on the node of the mirror: the text goes to the primary too.
  */
+import { isHidden } from '../../volume/names.ts';
 import type { SnapshotRecord } from '../../volume/log/metadata-state.ts';
 import type { Refusal } from '../../volume/refusals.ts';
 import type { Volume } from '../../volume/volume.ts';
@@ -22,7 +23,10 @@ export function keptFrom(volume: Volume, command: SnapshotCommand): KeptSnapshot
   // One that was done before a crash is not undone.
   if (command.kind === 'snapshot-create' && snapshots.has(command.id)) return null;
   const snapshot = id === null ? undefined : snapshots.get(id);
-  if (snapshot === undefined) return null;
+  // What was replaced already was let go of then.
+  if (snapshot === undefined || isHidden(snapshot.name)) return null;
+  // Nobody has a say in it but this node: it was refused before.
+  if (command.kind === 'snapshot-delete' && snapshot.mark?.shipped !== true) return null;
   const what = `${volume.name}@${snapshot.name}`;
   const why = `its policy keeps ${what} (snapshot-delete is refused); there: blockferry snapshot delete ${what}, or ${allowing(volume, 'snapshot-delete')}`;
   return { snapshot, why };

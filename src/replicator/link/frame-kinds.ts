@@ -15,7 +15,7 @@ import {
 } from '../../io/limits.ts';
 import { WRITE_HEADER_BYTES } from '../../nbd/client-prepared.ts';
 import { DIGEST_BYTES } from '../../workers/kernels.ts';
-import { COMPARE_TWIN, COMPARE_ZERO } from '../run-frames.ts';
+import { COMPARE_GROUPS, COMPARE_TWIN, COMPARE_ZERO } from '../run-frames.ts';
 import { FrameKind } from './link-types.ts';
 import { RANGE_BYTES } from './ranges.ts';
 
@@ -44,7 +44,7 @@ const RANGES = { least: RANGE_BYTES, most: LINK_RANGES_MAX * RANGE_BYTES, unit: 
 const MESSAGE = { least: 1, most: LINK_MESSAGE_BYTES_MAX, unit: 1 };
 const QUESTION = { least: 0, most: LINK_DIGEST_BLOCKS_MAX * DIGEST_BYTES, unit: DIGEST_BYTES };
 const ANSWER = { least: 0, most: LINK_ANSWER_BLOCKS_MAX / 8, unit: 1 };
-const COMPARE_FLAGS = COMPARE_ZERO | COMPARE_TWIN;
+const COMPARE_FLAGS = COMPARE_ZERO | COMPARE_TWIN | COMPARE_GROUPS;
 
 const PRIMARY = { sender: 'primary', flags: 0, lengthOfPayload: false } as const;
 const DATA = { sender: 'primary', flags: COMPRESSED, ...ENTRIES, lengthOfPayload: true } as const;

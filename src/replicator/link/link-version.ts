@@ -23,6 +23,8 @@ export const LINK_FEATURES = [
   'awaits',
   /** PAYLOAD_CHECKSUM is by XXH64, in both directions. */
   'xxh64',
+  /** The primary may ask with a digest for each group of blocks: COMPARE_GROUPS. */
+  'groups',
 ] as const;
 
 export type LinkFeature = (typeof LINK_FEATURES)[number];

@@ -88,6 +88,8 @@ export class Metadata {
   private busy = false;
   /** A last log is being written: the one that says that this one failed. */
   private marking = false;
+  /** That one is in place. */
+  private marked = false;
   /** A batch was refused, and the next does not begin in this turn. */
   private resting = false;
   /** Someone who waits gives space back when this is durable. */
@@ -233,7 +235,8 @@ export class Metadata {
       if (this.state.failedBoot === boot) return;
       this.append(record);
       this.commit(() => {});
-    } else {
+    } else if (!this.marking && !this.marked) {
+      // A second one at the same time would take the file away under the first, which then put one in place that is not durable.
       foldRecord(this.state, record);
       this.writeLast();
     }
@@ -246,7 +249,7 @@ export class Metadata {
     writeNewLog(this.options, path, log, (errno, file) => {
       this.marking = false;
       file?.closeNow();
-      if (errno === 0) this.putInPlace();
+      if (errno === 0) this.marked = this.putInPlace() === 0;
       else this.removeLeftover();
     });
   }

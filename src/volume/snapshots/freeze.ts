@@ -30,7 +30,7 @@ export function createTogether(
   const lockFrom = (index: number): Promise<SnapshotInfo[]> => {
     const next = inOrder[index];
     if (next === undefined) {
-      for (const snapshots of all) snapshots.refuseName(name);
+      for (const snapshots of all) snapshots.catalog.refuseName(name);
       return freeze(all, { name });
     }
     return next.host.exclusive(() => lockFrom(index + 1));
@@ -56,20 +56,20 @@ export async function freeze(
   freezing: Freezing,
 ): Promise<SnapshotInfo[]> {
   for (const snapshots of all) snapshots.host.refuseIfFailed();
-  for (const snapshots of all) await snapshots.settle();
+  for (const snapshots of all) await snapshots.steps.settle();
   const frozen = await takeInstant(all, freezing);
   const infos: SnapshotInfo[] = [];
   try {
     for (const [index, snapshots] of all.entries()) {
       const part = frozen[index];
-      if (part !== undefined) infos.push(await snapshots.keep(part, freezing));
+      if (part !== undefined) infos.push(await snapshots.steps.keep(part, freezing));
     }
   } catch (thrown) {
     for (const { host } of all) host.changes.rearm();
     for (const [index, { id, witnessed }] of frozen.entries()) {
       if (witnessed) all[index]?.witness?.removed(id);
     }
-    for (const [index, { id }] of infos.entries()) await all[index]?.giveUp(id);
+    for (const [index, { id }] of infos.entries()) await all[index]?.steps.giveUp(id);
     throw thrown;
   }
   return infos;
@@ -103,9 +103,9 @@ async function announceMissing(
   tops: (Layer | null)[],
 ): Promise<Error | null> {
   for (const [index, snapshots] of all.entries()) {
-    if (tops[index] !== null || snapshots.isUnchanged) continue;
+    if (tops[index] !== null || snapshots.steps.isUnchanged) continue;
     try {
-      const { layer, status } = await snapshots.announceTop();
+      const { layer, status } = await snapshots.steps.announceTop();
       tops[index] = layer;
       if (status === Status.OK) continue;
       snapshots.host.changes.rearm();
@@ -133,7 +133,9 @@ async function splitAll(
       held.push(host.changes);
     }
     for (const { host } of all) await host.until(() => host.changes.running === 0);
-    const isReady = all.every((snapshots, index) => tops[index] !== null || snapshots.isUnchanged);
+    const isReady = all.every(
+      (snapshots, index) => tops[index] !== null || snapshots.steps.isUnchanged,
+    );
     if (!isReady && freezing !== null) return null;
     freezing?.atInstant?.();
     return all.map((snapshots, index) => splitOne(snapshots, tops[index] ?? null, freezing));
@@ -150,7 +152,7 @@ function splitOne(snapshots: Snapshots, top: Layer | null, freezing: Freezing | 
     freezing === null
       ? { id: '', createdAt: wall, mark: null, witnessed: false }
       : nameOf(snapshots, freezing, wall);
-  const layer = freezing === null && top === null ? layers.top : snapshots.split(top);
+  const layer = freezing === null && top === null ? layers.top : snapshots.steps.split(top);
   return { layer, sizeBytes, ...named };
 }
 
@@ -164,7 +166,7 @@ function nameOf(
     const { id, createdAt } = twin.twin;
     return { id, createdAt, mark: twin.mark, witnessed: false };
   }
-  const id = snapshots.newId();
+  const id = snapshots.steps.newId();
   const { witness } = snapshots;
   if (witness === null || isHidden(name)) {
     return { id, createdAt: wall, mark: null, witnessed: false };

@@ -28,7 +28,7 @@ export async function beginAbove(
 ): Promise<void> {
   const { host } = snapshots;
   host.refuseIfFailed();
-  await snapshots.settle();
+  await snapshots.steps.settle();
   const top = await host.layers.prepare();
   host.changes.hold();
   try {
@@ -37,7 +37,7 @@ export async function beginAbove(
     for (const record of records(top.id)) host.metadata.append(record);
     const status = await host.commit();
     // What was announced is shown in any case: the log has no word that takes it back.
-    snapshots.split(top);
+    snapshots.steps.split(top);
     host.refuseIfFailed();
     if (status === Status.OK) return;
     for (const record of undo()) host.metadata.append(record);
@@ -60,9 +60,9 @@ export async function nameBelow(
   host.refuseIfFailed();
   const below = host.layers.layerOf(layer).parent;
   assert(below !== null && host.layers.owns(below), 'what was the top lies below');
-  const id = snapshots.newId();
+  const id = snapshots.steps.newId();
   const createdAt = Math.floor(host.clock.wall());
   const { sizeBytes } = host.layers.top;
   const frozen = { layer: below, sizeBytes, createdAt, id, mark: null, witnessed: false };
-  await snapshots.keep(frozen, { name, records });
+  await snapshots.steps.keep(frozen, { name, records });
 }

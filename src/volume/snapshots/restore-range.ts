@@ -9,7 +9,7 @@
 import { Status } from '../../io/device.ts';
 import type { Layer } from '../layers/layer.ts';
 import { writeError } from '../log/metadata.ts';
-import type { SnapshotHost } from './snapshots.ts';
+import type { SnapshotHost } from './snapshot-host.ts';
 import type { View } from '../layers/view.ts';
 
 /** Bytes that are copied at a time. */

@@ -3,7 +3,8 @@
  *
  * Invariants:
  * - Reads see the snapshot's layers wherever merging has moved its blocks.
- * - After `remove` every request is answered ESHUTDOWN.
+ * - After `remove` every request is answered ESHUTDOWN, also one that is on its way: its layers may be merged from then on, and be
+ *   written.
  */
 import type { Clock } from '../../io/clock.ts';
 import { Status } from '../../io/device.ts';
@@ -55,6 +56,7 @@ export class SnapshotDevice implements BlockDevice {
   /** The snapshot is gone, or its volume closes. */
   remove(): void {
     this.removed = true;
+    this.reader.stop();
     this.readAhead.stop();
   }
 

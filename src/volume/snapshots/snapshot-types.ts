@@ -118,7 +118,10 @@ export interface VolumeSnapshots {
    */
   freeze(name: string, atInstant: () => void): Promise<SnapshotInfo>;
 
-  /** Deletes a hidden snapshot, and records more with it: all of it is durable, or nothing. Throws METADATA_WRITE_FAILED. */
+  /**
+   * Deletes a hidden snapshot, if it is there; or, with `records`, one that is there, and records those with it: all of it is durable, or
+   * nothing. Throws METADATA_WRITE_FAILED.
+   */
   discard(name: string, records?: readonly MetadataRecord[]): Promise<void>;
 
   /** `restore`, for a hidden snapshot. */
@@ -129,7 +132,8 @@ export interface VolumeSnapshots {
 
   /**
    * For a mirror: keeps the present content as that snapshot of its primary, in place of the snapshot `replaces`, and records
-   * more with it: all of it becomes durable, or nothing. Does nothing when it is there. Throws as `create`, and SNAPSHOT_HAS_CLONES;
+   * more with it: all of it becomes durable, or nothing. What is replaced stays under a hidden name (`replacedName`) until `removeTwin`
+   * of either. Does nothing when it is there. Throws as `create`, and SNAPSHOT_HAS_CLONES;
    * behind METADATA_WRITE_FAILED it is to be called again, and what it recorded may become durable with any later commit.
    */
   keepTwin(
@@ -145,7 +149,8 @@ export interface VolumeSnapshots {
    */
   showTwin(hidden: string, twin: Twin, mark: SnapshotMark): void;
 
-  /** For a mirror: deletes the snapshot of that id; nothing when there is none. Throws SNAPSHOT_HAS_CLONES, METADATA_WRITE_FAILED. */
+  /**
+   * For a mirror: deletes the snapshot of that id; nothing when there is none. What it took the place of is there again. Throws SNAPSHOT_HAS_CLONES, METADATA_WRITE_FAILED. */
   removeTwin(id: string): Promise<void>;
 
   /**

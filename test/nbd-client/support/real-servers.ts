@@ -1,11 +1,14 @@
 /** NBD servers that nobody here wrote, on unix sockets in a directory of the test. */
-import { existsSync, truncateSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { parseNbdUri, type NbdUri } from '../../../src/nbd/uri.ts';
 import { start, type ManagedProcess } from '../../support/process.ts';
 import type { Scope } from '../../support/scope.ts';
 import { waitUntil } from '../../support/wait.ts';
+
+/** Flags of a socket in /proc/net/unix that accepts connections. */
+const LISTENS = '00010000';
 
 export interface RealServer {
   readonly uri: NbdUri;
@@ -24,9 +27,15 @@ async function onSocket(
   // The socket is there before anybody listens on it; the file of the process, only when it is served.
   await waitUntil(`the socket of ${command}`, () => {
     if (!child.running) throw new Error(`it ended: ${child.output}`);
-    return existsSync(socket) && (existsSync(pidFile) || writesNone(command));
+    return existsSync(pidFile) || (writesNone(command) && isServed(socket));
   });
   return { uri: parseNbdUri(`nbd+unix:///${exportName}?socket=${socket}`), child };
+}
+
+/** As the system tells it: a connection to try it with would be the only one that the server takes. */
+function isServed(path: string): boolean {
+  const lines = readFileSync('/proc/net/unix', 'latin1').split('\n');
+  return lines.some((line) => line.endsWith(` ${path}`) && line.split(' ')[3] === LISTENS);
 }
 
 /** In the foreground. */

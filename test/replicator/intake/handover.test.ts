@@ -4,22 +4,12 @@
  */
 import { expect, test } from 'vitest';
 import { BlockferryError } from '../../../src/io/errors.ts';
-import { MirrorWorld } from './support/mirror-world.ts';
+import type { MirrorWorld } from './support/mirror-world.ts';
+import { streaming } from './support/streaming-world.ts';
 
 const ENOSPC = 28;
 const ID = 'ee'.repeat(16);
 const SEEDS = Array.from({ length: 40 }, (_, seed) => seed);
-
-async function streaming(seed: number): Promise<MirrorWorld> {
-  const world = new MirrorWorld(seed, 16);
-  await world.create();
-  world.model.write();
-  const welcome = await world.connect();
-  expect(await world.run(welcome!)).toBe(true);
-  world.link!.control({ kind: 'stream-begin', generation: 1, after: world.model.last });
-  await world.until('the stream', () => world.mirror!.sourceStatus().state === 'streaming');
-  return world;
-}
 
 function ask(world: MirrorWorld, id: string = ID): void {
   const { last: epoch } = world.model;
@@ -121,6 +111,36 @@ test.each(SEEDS)('a promotion and a takeover exclude each other (seed %i)', asyn
   expect(metadata.state).toMatchObject({ source: null, generation: 2 });
   await world.done(mirror!.close(), 'closing');
 });
+
+test.each(SEEDS.slice(0, 24))(
+  'a promotion while the node stops ends, and gives nothing up that was acknowledged (seed %i)',
+  async (seed) => {
+    const world = await streaming(seed);
+    const { mirror, model, link } = world;
+    const { metadata } = mirror!.volume;
+    for (let count = 0; count < 6; count += 1) {
+      model.write();
+      world.sendEpoch(model.last);
+    }
+    while (link!.queued > 0 && link!.deliver());
+    for (let steps = seed; steps > 0; steps -= 1) await world.step();
+    const promote = (): Promise<string> => codeOf(mirror!.promote({ force: true, keptAs: null }));
+    const close = (): Promise<void> => mirror!.close();
+    const first = seed % 2 === 0 ? promote() : close();
+    for (let steps = seed % 7; steps > 0; steps -= 1) await world.step();
+    const second = seed % 2 === 0 ? close() : promote();
+    await world.done(Promise.all([first, second]), 'both');
+    const code = await (seed % 2 === 0 ? first : second);
+    const { epoch } = mirror!.position();
+    if (code === 'none') {
+      expect(metadata.state).toMatchObject({ source: null, generation: 2 });
+      expect(metadata.state.generations.at(-1)).toMatchObject({ firstEpoch: epoch + 1 });
+    } else {
+      expect(['SHUTTING_DOWN', 'METADATA_WRITE_FAILED']).toContain(code);
+      expect(metadata.state).toMatchObject({ source: { node: 'one' }, generation: 1 });
+    }
+  },
+);
 
 test.each(SEEDS.slice(0, 10))(
   'a promotion that found no space is tried again (seed %i)',

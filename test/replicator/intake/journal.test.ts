@@ -263,6 +263,22 @@ describe('a disk', () => {
     expect(await new Bench(disk).replay(0)).toHaveLength(2);
   });
 
+  test('that had no space for the first header still has the name of the file after a power cut', async () => {
+    let disk = newDisk();
+    const bench = new Bench(disk);
+    await bench.replay(0);
+    disk.pagesMax = 0;
+    bench.journal.append(epochOf(1, [100]));
+    await bench.idle();
+    expect(bench.refusals).toEqual([{ epochs: [1], errno: 28 }]);
+    disk.pagesMax = Infinity;
+    bench.journal.append(epochOf(1, [100]));
+    await bench.idle();
+    expect(bench.durable).toEqual([1]);
+    disk = disk.crash(() => false);
+    expect((await new Bench(disk).replay(0)).map(({ epoch }) => epoch)).toEqual([1]);
+  });
+
   test('whose sync fails ends the journal: nothing is durable after that', async () => {
     const disk = newDisk();
     const bench = new Bench(disk);

@@ -371,24 +371,4 @@ describe('a promotion with a journal that is not part of the volume yet', () => 
     await world.until('it is taken up', () => metadata.state.kept === null);
     await world.until('the merge', () => metadata.state.layers.size <= 2);
   });
-
-  test('answers whatever comes with an error when it is damaged', async () => {
-    const promoted = await promotedAndNotUsed();
-    const { world } = promoted;
-    const { directory, metadata } = world.store!.find('m')!;
-    const { kept } = metadata.state;
-    expect(kept!.last).toBeGreaterThan(kept!.after);
-    for (const name of ['journal-a', 'journal-b']) {
-      if (!world.disk.exists(`${directory}/${name}`)) continue;
-      const file = world.disk.open(`${directory}/${name}`, { create: false });
-      expect(file.writeNow(Buffer.alloc(64, 7), 0, 64, 4096)).toBe(64);
-      file.closeNow();
-    }
-    expect(promoted.reopen('kill')).toBe(true);
-    const read = (): Promise<number> =>
-      answered(requestOf({ offset: 0, length: BLOCK }), (asked) => promoted.device!.read(asked));
-    expect(await world.done(read(), 'what waited')).not.toBe(0);
-    expect(world.store!.find('m')!.failed).toBe(true);
-    expect(await world.done(read(), 'what comes')).not.toBe(0);
-  });
 });

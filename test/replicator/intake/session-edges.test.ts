@@ -7,22 +7,11 @@ import { describe, expect, test } from 'vitest';
 import type { DeviceRequest } from '../../../src/io/device.ts';
 import { FrameKind } from '../../../src/replicator/link/link-types.ts';
 import { encodeCommand } from '../../../src/replicator/link/messages.ts';
-import { GENERATIONS, MirrorWorld } from './support/mirror-world.ts';
+import { GENERATIONS, type MirrorWorld } from './support/mirror-world.ts';
+import { streaming } from './support/streaming-world.ts';
 
 const ENOSPC = 28;
 const RUN = 'ab'.repeat(16);
-
-/** Connected, with the last epoch of the model, and epochs follow. */
-async function streaming(seed: number): Promise<MirrorWorld> {
-  const world = new MirrorWorld(seed, 16);
-  await world.create();
-  world.model.write();
-  const welcome = await world.connect();
-  expect(await world.run(welcome!)).toBe(true);
-  world.link!.control({ kind: 'stream-begin', generation: 1, after: world.model.last });
-  await world.until('the stream', () => world.mirror!.sourceStatus().state === 'streaming');
-  return world;
-}
 
 function beginRun(world: MirrorWorld, epoch: number): void {
   world.link!.control({

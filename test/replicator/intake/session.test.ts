@@ -3,13 +3,13 @@
  * its link played by the test, one message at a time.
  */
 import { beforeEach, describe, expect, test } from 'vitest';
-import { INTAKE_ACK_MS_MAX } from '../../../src/io/limits.ts';
+import { COMPARE_GROUP_BYTES, INTAKE_ACK_MS_MAX } from '../../../src/io/limits.ts';
 import type { TlsPeer } from '../../../src/io/network.ts';
-import type { Verdict } from '../../../src/replicator/intake/secondary.ts';
+import type { Verdict } from '../../../src/replicator/intake/admission.ts';
 import { FrameKind } from '../../../src/replicator/link/link-types.ts';
 import { encodeCommand, type Hello } from '../../../src/replicator/link/messages.ts';
-import { COMPARE_TWIN, COMPARE_ZERO } from '../../../src/replicator/run-frames.ts';
-import { digestBlocks } from '../../../src/workers/kernels.ts';
+import { COMPARE_GROUPS, COMPARE_TWIN, COMPARE_ZERO } from '../../../src/replicator/run-frames.ts';
+import { digestUnits } from '../../../src/workers/kernels.ts';
 import { ENOSPC } from '../../sim/sim-disk.ts';
 import { blockOf, entriesOf, tagsOf } from './support/copy-model.ts';
 import { GENERATIONS, MirrorWorld } from './support/mirror-world.ts';
@@ -261,25 +261,58 @@ describe('a delta run', () => {
     expect(world.mirror!.volume.snapshots.hidden).toEqual([]);
   });
 
+  test('that is undone behind the end of its link keeps the next link out until then: its position would be taken back', async () => {
+    await opened();
+    const { mirror } = world;
+    const { volume } = mirror!;
+    const commit = volume.commit.bind(volume);
+    const discard = volume.snapshots.discard.bind(volume.snapshots);
+    let refusals = 1;
+    let release: (() => void) | null = null;
+    Object.assign(volume, {
+      commit: () => ((refusals -= 1) >= 0 ? Promise.resolve(ENOSPC) : commit()),
+    });
+    // Its record is on its way to a slow disk.
+    Object.assign(volume.snapshots, {
+      discard: async (name: string) => {
+        await discard(name);
+        await new Promise<void>((resolve) => (release = resolve));
+      },
+    });
+    world.link!.control({ kind: 'run-abort', run: RUN });
+    await world.until('the base to be gone', () => release !== null && mirror!.delta.settled);
+    expect(world.link!.endedBy).not.toBeNull();
+    expect(verdict({})).toMatchObject({
+      kind: 'refused',
+      text: expect.stringContaining('being ended') as string,
+    });
+    release!();
+    await streaming();
+    expect(mirror!.position().epoch).toBe(world.model.last);
+  });
+
   test('is answered questions about its base, whatever it brought', async () => {
     await opened();
     const state = world.model.states[world.model.last]!;
-    const digests = digestBlocks(
-      Buffer.concat([1, 2, 3].map((block) => blockOf(state[block]!))),
-      3 * 4096,
-    );
+    const held = Buffer.concat([1, 2, 3].map((block) => blockOf(state[block]!)));
+    const digests = digestUnits(held, held.length, 4096);
+    const group = digestUnits(held, held.length, COMPARE_GROUP_BYTES);
+    const wrongGroup = Buffer.from(group);
+    wrongGroup[15]! ^= 1;
     const wrong = Buffer.from(digests);
     wrong[16]! ^= 1;
     const ask = { kind: FrameKind.DIGESTS, epoch: 9, offset: 4096, length: 3 * 4096 };
     world.link!.frame({ ...ask, index: 0 }, digests);
     world.link!.frame({ ...ask, index: 1 }, wrong);
     world.link!.frame({ ...ask, index: 2, flags: COMPARE_ZERO });
+    world.link!.frame({ ...ask, index: 3, flags: COMPARE_GROUPS }, group);
+    world.link!.frame({ ...ask, index: 4, flags: COMPARE_GROUPS }, wrongGroup);
     const answers = () =>
       world.link!.answers.filter(({ header }) => header.kind === FrameKind.DIFFERS);
-    await world.until('the answers', () => answers().length === 3);
+    await world.until('the answers', () => answers().length === 5);
     const bits = [1, 2, 3].reduce((sum, block, at) => sum | (state[block] === 0 ? 0 : 1 << at), 0);
     const byIndex = answers().toSorted((one, two) => one.header.index - two.header.index);
-    expect(byIndex.map(({ payload }) => payload?.[0] ?? 0)).toEqual([0, 2, bits]);
+    expect(byIndex.map(({ payload }) => payload?.[0] ?? 0)).toEqual([0, 2, bits, 0, 7]);
   });
 });
 
@@ -301,7 +334,7 @@ test('a command keeps the content of its epoch for comparing, until it is thawed
   const content = Buffer.concat([...model.states[epoch]!].map(blockOf));
   world.link!.frame(
     { kind: FrameKind.DIGESTS, flags: COMPARE_TWIN, epoch, offset: 0, length: content.length },
-    digestBlocks(content, content.length),
+    digestUnits(content, content.length, 4096),
   );
   await world.until('the answer', () =>
     world.link!.answers.some(({ header }) => header.kind === FrameKind.DIFFERS),

@@ -181,7 +181,7 @@ describe('a frame header', () => {
     for (const flags of [1, 0x40, 0xff]) {
       expect(refusal({ kind: 1, flags, payload, length: 4124n })).toContain(`flags ${flags}`);
     }
-    expect(refusal({ kind: 10, flags: 4 })).toContain('flags 4');
+    expect(refusal({ kind: 10, flags: 8 })).toContain('flags 8');
     for (const field of ['epoch', 'index', 'offset', 'length', 'aux'] as const) {
       for (const value of [2n ** 53n, 2n ** 63n, 2n ** 64n - 1n]) {
         expect(refusal({ kind: 4, [field]: value })).toContain('beyond 2^53');

@@ -11,6 +11,8 @@ import { MirrorDevice } from './mirror-device.ts';
 export class CuttableNetwork implements Network {
   away = false;
   accepted = 0;
+  /** Who comes waits here; null: nobody does. */
+  waiting: (() => void)[] | null = null;
   private readonly connections = new Set<Connection>();
 
   listen: Network['listen'] = (address, accept) =>
@@ -21,7 +23,8 @@ export class CuttableNetwork implements Network {
         return;
       }
       this.connections.add(connection);
-      accept(connection);
+      if (this.waiting === null) accept(connection);
+      else this.waiting.push(() => accept(connection));
     });
 
   adopt: Network['adopt'] = (descriptor, accept) => nodeNetwork.adopt(descriptor, accept);
@@ -86,6 +89,22 @@ export class MirrorServer {
 
   comeBack(): void {
     this.network.away = false;
+  }
+
+  /** New connections are made, and hear nothing until `letIn`. */
+  keepWaiting(): void {
+    this.network.waiting = [];
+  }
+
+  /** Connections that hear nothing yet. */
+  get waitingCount(): number {
+    return this.network.waiting?.length ?? 0;
+  }
+
+  letIn(): void {
+    const { waiting } = this.network;
+    this.network.waiting = null;
+    for (const accept of waiting ?? []) accept();
   }
 
   /** The mirror's machine loses power and comes back; its disk lost any part of what was not flushed. */

@@ -3,7 +3,7 @@
  * delivers frames in any order of a window, and may break at any message.
  */
 import type { Clock, Timer } from '../../../src/io/clock.ts';
-import { BLOCK_BYTES } from '../../../src/io/limits.ts';
+import { BLOCK_BYTES, COMPARE_GROUP_BYTES } from '../../../src/io/limits.ts';
 import type { FrozenSource } from '../../../src/replicator/frozen-source.ts';
 import { FRAME_HEADER_BYTES } from '../../../src/replicator/link/frame.ts';
 import { faultInEntries, visitEntries } from '../../../src/replicator/link/entries.ts';
@@ -15,8 +15,8 @@ import type {
 } from '../../../src/replicator/link/link-types.ts';
 import type { ControlMessage } from '../../../src/replicator/link/messages.ts';
 import { faultInRanges, visitRanges } from '../../../src/replicator/link/ranges.ts';
-import { COMPARE_TWIN, COMPARE_ZERO } from '../../../src/replicator/run-frames.ts';
-import { DIGEST_BYTES, digestBlocks } from '../../../src/workers/kernels.ts';
+import { COMPARE_GROUPS, COMPARE_TWIN, COMPARE_ZERO } from '../../../src/replicator/run-frames.ts';
+import { DIGEST_BYTES, digestUnits } from '../../../src/workers/kernels.ts';
 
 /** One byte a block: what each byte of it is. 0 is a block of zeroes. */
 export type Tags = Uint8Array;
@@ -25,7 +25,7 @@ export type Tags = Uint8Array;
 export const GARBAGE = 255;
 
 const blocksOfTag = Array.from({ length: 256 }, (_, tag) => Buffer.alloc(BLOCK_BYTES, tag));
-const digestsOfTag = blocksOfTag.map((block) => digestBlocks(block, BLOCK_BYTES));
+const digestsOfTag = blocksOfTag.map((block) => digestUnits(block, BLOCK_BYTES, BLOCK_BYTES));
 
 export interface SourceOptions {
   readonly random: () => number;
@@ -280,6 +280,12 @@ export class ModelMirror {
     if (!twin && header.epoch !== this.number) this.faults.push('a question of another run');
     const first = header.offset / BLOCK_BYTES;
     const count = header.length / BLOCK_BYTES;
+    if ((header.flags & COMPARE_GROUPS) !== 0) {
+      if (zero) this.faults.push('zeroes in groups');
+      const bits = differingGroups(content.subarray(first, first + count), payload);
+      link.answerFrame({ ...header, kind: FrameKind.DIFFERS }, bits);
+      return;
+    }
     const bits = Buffer.alloc(Math.ceil(count / 8));
     let some = false;
     for (let at = 0; at < count; at += 1) {
@@ -292,6 +298,24 @@ export class ModelMirror {
     }
     link.answerFrame({ ...header, kind: FrameKind.DIFFERS }, some ? bits : null);
   }
+}
+
+/** A bit for each block of the groups that are not what the digests say; null: none. */
+function differingGroups(content: Tags, digests: Buffer | null): Buffer | null {
+  const per = COMPARE_GROUP_BYTES / BLOCK_BYTES;
+  const bits = Buffer.alloc(Math.ceil(content.length / 8));
+  let some = false;
+  for (let first = 0, at = 0; first < content.length; first += per, at += DIGEST_BYTES) {
+    const tags = content.subarray(first, first + per);
+    const group = Buffer.concat([...tags].map((tag) => blocksOfTag[tag]!));
+    const digest = digestUnits(group, group.length, COMPARE_GROUP_BYTES);
+    if (digest.equals(digests!.subarray(at, at + DIGEST_BYTES))) continue;
+    some = true;
+    for (let index = 0; index < tags.length; index += 1) {
+      bits[(first + index) >> 3]! |= 1 << ((first + index) & 7);
+    }
+  }
+  return some ? bits : null;
 }
 
 /** Who is fed with what the mirror says. */

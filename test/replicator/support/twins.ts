@@ -1,5 +1,6 @@
 /** Compares the snapshots of a volume with those of its mirror: which there are, and what they hold. */
 import { expect } from 'vitest';
+import { waitUntil } from '../../support/wait.ts';
 import type { Volume } from '../../../src/volume/volume.ts';
 import type { SnapshotInfo } from '../../../src/volume/snapshots/snapshot-types.ts';
 import { Host } from './host.ts';
@@ -13,7 +14,11 @@ export function snapshotsOf({ snapshots }: Volume): SnapshotInfo[] {
 /** Every snapshot of the volume is on the mirror, byte for byte, and no other that came from there. */
 export async function expectTwins(rig: Rig, mirror: PeerMirror): Promise<void> {
   const there = mirror.secondary.volume;
-  expect(snapshotsOf(there)).toEqual(snapshotsOf(rig.volume));
+  // What is durable there may not be applied yet.
+  await waitUntil('the same snapshots', () => {
+    expect(snapshotsOf(there)).toEqual(snapshotsOf(rig.volume));
+    return true;
+  });
   for (const { name } of snapshotsOf(rig.volume)) await expectSame(name, rig.volume, there);
   expect(await mirror.differences(rig.expected)).toEqual([]);
 }

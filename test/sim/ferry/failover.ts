@@ -4,7 +4,6 @@
  */
 import type { Dice } from '../../../scripts/fuzz/dice.ts';
 import { BlockferryError } from '../../../src/io/errors.ts';
-import type { ReplicatedVolume } from '../../../src/replicator/replicated-volume.ts';
 import { answered } from '../../volume/support/request.ts';
 import { takeBytes } from '../arena.ts';
 import { wrongUnless } from '../failure.ts';
@@ -18,7 +17,7 @@ import type { Operations } from './operations.ts';
 import { BLOCK, differences, type Oracle } from './oracle.ts';
 import { PRIMARY_VOLUME, mirrorsOf, type PrimaryNode, type Staging } from './primary-node.ts';
 import { readOf, writeOf } from './requests.ts';
-import { Site } from './site.ts';
+import { Site, contentOf } from './site.ts';
 import type { World } from './world.ts';
 
 export interface FailoverParts {
@@ -34,12 +33,10 @@ export interface FailoverParts {
   readonly start: (node: Node) => void;
 }
 
-type Until = (what: string, ready: () => boolean, state: () => string) => Promise<void>;
+export type Until = (what: string, ready: () => boolean, state: () => string) => Promise<void>;
 
 /** Blocks that each side writes on its own. */
 const WRITES_MAX = 12;
-/** Virtual milliseconds for what waits for something else than the disk. */
-const DRAIN_MS = 200;
 
 export class Failover {
   private readonly parts: FailoverParts;
@@ -152,8 +149,11 @@ export class Failover {
     if (!asks || device.volume.metadata.state.mirrors.get(mirror.id)?.peer === null) return;
     await this.until(
       'the news of the promotion',
-      // An operator may have sent it away just before.
-      () => device.fenced !== null || this.oldNode.mirrorOf(this.newNode.name) === null,
+      // An operator may have sent it away just before, or does so now.
+      () => {
+        const asked = this.oldNode.mirrorOf(this.newNode.name);
+        return device.fenced !== null || asked === null || asked.state === 'paused';
+      },
       () => `${mirror.state} ${mirror.lastError ?? ''}`,
     );
     if (device.fenced === null) return;
@@ -178,7 +178,8 @@ export class Failover {
       () => '',
     );
     const device = oldNode.device!;
-    await this.drained(device);
+    // Some of it is still on its way when its clients are cut off.
+    this.scatter(null);
     this.demoted = true;
     await old.adopt(oldNode.begun!, device);
     const { mirrors } = device.volume.metadata.state;
@@ -205,17 +206,6 @@ export class Failover {
     const found = differences(this.parts.oracle.now, request.bytes);
     const blocks = found.join(' ');
     wrongUnless(status === 0 && found.length === 0, `${kept.name} has other blocks: ${blocks}`);
-  }
-
-  /** As the end of its sessions sees to: nothing of a client is on its way to the volume. */
-  private async drained({ volume }: ReplicatedVolume): Promise<void> {
-    const { world } = this.parts;
-    const since = world.time;
-    await this.until(
-      'the end of what clients asked',
-      () => volume.inFlight() === 0 && world.time - since > DRAIN_MS,
-      () => '',
-    );
   }
 
   // ---- the way back
@@ -322,13 +312,6 @@ export class Failover {
       );
     }
   }
-}
-
-function contentOf({ volume }: ReplicatedVolume): Buffer {
-  const bytes = takeBytes(volume.sizeBytes);
-  const status = volume.readNow(bytes, 0, bytes.length, 0);
-  wrongUnless(status === 0, `a volume cannot be read: ${status}`);
-  return bytes;
 }
 
 function blocksOf(bytes: Buffer): Buffer[] {

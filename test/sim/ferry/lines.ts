@@ -34,16 +34,20 @@ interface Line {
 export class Lines {
   private readonly world: World;
   private readonly network: MemoryNetwork;
+  /** Of each piece: at least and at most. */
+  private readonly delayMs: [number, number];
   private lines: Line[] = [];
   /** By name of the mirror. */
   private readonly states = new Map<string, LineState>();
 
   constructor(world: World, traits: LineTraits) {
     this.world = world;
+    this.delayMs = [...traits.delayMs];
     this.network = new MemoryNetwork({
       clock: new Process(world),
       fraction: () => world.dice.u32() / 2 ** 32,
       ...traits,
+      delayMs: this.delayMs,
     });
   }
 
@@ -129,6 +133,11 @@ export class Lines {
       line.wire.heal('to-listener');
       line.wire.heal('to-connector');
     }
+  }
+
+  /** No piece takes longer than this from now on. */
+  quicken(mostMs: number): void {
+    for (const [index, ms] of this.delayMs.entries()) this.delayMs[index] = Math.min(ms, mostMs);
   }
 
   private wiresTo(mirror: string): MemoryWire[] {

@@ -4,11 +4,12 @@
  */
 import type { Dice } from '../../../scripts/fuzz/dice.ts';
 import { PeerLinks } from '../../../src/control/peer-links.ts';
-import type { Clock } from '../../../src/io/clock.ts';
-import type { Random } from '../../../src/io/random.ts';
 import { NbdServer } from '../../../src/nbd/server.ts';
 import { SecondaryVolume } from '../../../src/replicator/intake/secondary.ts';
-import { PeerAcceptor } from '../../../src/replicator/link/accept-peer.ts';
+import {
+  PeerAcceptor,
+  type PeerAcceptorOptions,
+} from '../../../src/replicator/link/accept-peer.ts';
 import type { LinkPosition } from '../../../src/replicator/link/messages.ts';
 import type { Platter } from '../platter.ts';
 import { Lines } from './lines.ts';
@@ -42,7 +43,7 @@ export class MirrorNode extends Node {
   }
 
   private async serve({ process, disk, random }: Begun): Promise<void> {
-    const { lines, journalFileBytes } = this.surroundings;
+    const { lines, journalFileBytes, compressor } = this.surroundings;
     const volume = this.store!.find(VOLUME)!;
     const secondary = new SecondaryVolume({
       volume,
@@ -55,7 +56,7 @@ export class MirrorNode extends Node {
       journalFileBytes,
     });
     this.secondary = secondary;
-    this.acceptor = acceptorOf(secondary, process, random);
+    this.acceptor = acceptorOf(secondary, { clock: process, random, compressor });
     secondary.start();
     const exported = { name: VOLUME, device: secondary, readOnly: true };
     this.server = new NbdServer({
@@ -114,11 +115,14 @@ export class MirrorNode extends Node {
 }
 
 /** As the daemon makes it. */
-export function acceptorOf(secondary: SecondaryVolume, clock: Clock, random: Random): PeerAcceptor {
+export function acceptorOf(
+  secondary: SecondaryVolume,
+  parts: Omit<PeerAcceptorOptions, 'judge'>,
+): PeerAcceptor {
   const links = new PeerLinks({
     find: () => secondary,
     whyDenied: () => null,
     asksProof: () => false,
   });
-  return new PeerAcceptor({ clock, random, judge: (hello, client) => links.judge(hello, client) });
+  return new PeerAcceptor({ ...parts, judge: (hello, client) => links.judge(hello, client) });
 }

@@ -2,6 +2,7 @@
  * Ways to break the ferry, each by hand of a prototype or of a disk, for as long as a test lasts. They say what the histories
  * are good for: a mutation that nobody notices is a check that is missing.
  */
+import type { DeviceRequest } from '../../../src/io/device.ts';
 import type { DiskCallback } from '../../../src/io/disk.ts';
 import { DeltaIntake } from '../../../src/replicator/intake/delta-intake.ts';
 import { EpochAssembly } from '../../../src/replicator/intake/epoch-assembly.ts';
@@ -23,6 +24,7 @@ import type { MetadataRecord } from '../../../src/volume/log/records.ts';
 import { Snapshots } from '../../../src/volume/snapshots/snapshots.ts';
 import { Volume } from '../../../src/volume/volume.ts';
 import { replace } from '../mutations.ts';
+import { FEATURE_MUTATIONS } from './feature-mutations.ts';
 import type { WrapDisk } from './player.ts';
 
 export interface FerryMutation {
@@ -32,6 +34,8 @@ export interface FerryMutation {
   readonly wrapDisk?: WrapDisk;
   /** Only who reads a mirror often can notice. */
   readonly isOfReads?: boolean;
+  /** The first history that is played, 1 if not given: of what needs a rare moment, so that it comes soon. */
+  readonly from?: number;
 }
 
 /** Records of a kind are not written. */
@@ -218,6 +222,8 @@ export const FERRY_MUTATIONS: readonly FerryMutation[] = [
   },
   {
     name: 'a delta run that was given up is not taken back',
+    // A promotion in the midst of a run.
+    from: 1000,
     patch: () => replace(Snapshots.prototype, 'restoreHidden', () => () => Promise.resolve()),
   },
   {
@@ -248,13 +254,12 @@ export const FERRY_MUTATIONS: readonly FerryMutation[] = [
       }),
   },
   {
-    name: 'an epoch is applied while reads are under way',
+    name: 'a mirror is read while an epoch is applied',
     isOfReads: true,
     patch: () =>
-      replace(ReadGate.prototype, 'enter', () => {
-        return function enter(this: ReadGate) {
-          (this as unknown as { inside: boolean }).inside = true;
-          return Promise.resolve();
+      replace(ReadGate.prototype, 'read', () => {
+        return function read(this: ReadGate, request: DeviceRequest) {
+          return (this as unknown as { begin: (of: DeviceRequest) => number }).begin(request);
         };
       }),
   },
@@ -284,4 +289,5 @@ export const FERRY_MUTATIONS: readonly FerryMutation[] = [
         return function addAll() {};
       }),
   },
+  ...FEATURE_MUTATIONS,
 ];

@@ -3,6 +3,7 @@ import { Dice } from '../../../scripts/fuzz/dice.ts';
 import type { Disk } from '../../../src/io/disk.ts';
 import type { Random } from '../../../src/io/random.ts';
 import { VolumeStore } from '../../../src/volume/store.ts';
+import type { Compressor } from '../../../src/workers/compressor.ts';
 import { PAGE, filler } from '../arena.ts';
 import { Wrong } from '../failure.ts';
 import { Platter } from '../platter.ts';
@@ -17,6 +18,8 @@ export interface Surroundings {
   readonly traits: DiskTraits;
   readonly blocks: number;
   readonly journalFileBytes: number;
+  /** Of the links to and from other nodes; null: they know no compression. */
+  readonly compressor: Compressor | null;
   readonly note: (line: string) => void;
   readonly wrapDisk: (disk: SimDisk, node: string) => Disk;
 }
@@ -126,7 +129,10 @@ export abstract class Node {
     const { disk, process, surroundings } = this;
     if (disk === null || process === null || disk.ended === null) return false;
     this.lastEnding = disk.ended;
-    const failed = this.store?.list().some((volume) => volume.failed) === true;
+    // A store that is being closed has no volume any more, whether that failed or not.
+    const failed =
+      this.store?.list().some((volume) => volume.failed) === true ||
+      (this.closing && this.troubled);
     this.distrusted = disk.ended === 'kill' && failed;
     this.platter = disk.platter;
     this.note(disk.ended === 'cut' ? 'loses power' : 'is killed');

@@ -18,8 +18,6 @@ export interface Boundary {
   /** The number of the last change in it. */
   readonly change: number;
   readonly content: Content;
-  /** A mirror may hear of the number, so that it is never used again. */
-  readonly isReserved: boolean;
 }
 
 interface Pending {
@@ -38,6 +36,7 @@ export class Oracle {
   /** Of a request the change that it was. */
   readonly changeOf = new WeakMap<object, number>();
   private readonly boundaries = new Map<number, Boundary>();
+  private reserved = 0;
   /** Handed to the volume and not completed. */
   private readonly pending = new Set<Pending>();
   /** The blocks that the last change changed, as they were before it. */
@@ -143,20 +142,21 @@ export class Oracle {
 
   // ---- boundaries
 
+  /** Numbers up to this one were reserved durably: mirrors may have heard of them, and none is used twice. */
+  reservedTo(epoch: number): void {
+    this.reserved = Math.max(this.reserved, epoch);
+  }
+
   /**
    * An epoch ended; `beforeLast`: the last change was applied, and is the first of the next one. Null: the number was used for
    * another, and was not to be used again.
    */
-  closed(
-    epoch: number,
-    generation: number,
-    { beforeLast, isReserved }: { beforeLast: boolean; isReserved: boolean },
-  ): Boundary | null {
-    if (this.boundaries.get(epoch)?.isReserved === true) return null;
+  closed(epoch: number, generation: number, beforeLast: boolean): Boundary | null {
+    if (epoch <= this.reserved && this.boundaries.has(epoch)) return null;
     const content = this.now.slice();
     if (beforeLast) for (const [block, bytes] of this.before) content[block] = bytes;
     const change = beforeLast && this.isCounted ? this.change - 1 : this.change;
-    const boundary = { generation, epoch, change, content, isReserved };
+    const boundary = { generation, epoch, change, content };
     this.boundaries.set(epoch, boundary);
     return boundary;
   }
@@ -169,7 +169,7 @@ export class Oracle {
   of(position: LinkPosition | null): Boundary | null {
     if (position !== null) return this.at(position.epoch);
     const content = this.now.map(() => ZEROES);
-    return { generation: 0, epoch: 0, change: 0, content, isReserved: true };
+    return { generation: 0, epoch: 0, change: 0, content };
   }
 
   /** Boundaries from one epoch to another. */
@@ -187,8 +187,11 @@ export class Oracle {
     this.durable = Math.max(this.durable, change);
   }
 
-  /** A process took up what the last one left: says which blocks are not what they must be, and takes the rest as it is. */
-  reopened(content: Buffer, how: 'kill' | 'cut'): number[] {
+  /**
+   * A process took up what the last one left: says which blocks are not what they must be, and takes the rest as it is. `costs`: what
+   * its end may have cost, the same or as much as a power cut would.
+   */
+  reopened(content: Buffer, ending: 'kill' | 'cut', costs: 'kill' | 'cut'): number[] {
     const wrong: number[] = [];
     const open = new Set<number>();
     for (const { first, end } of this.pending) for (let at = first; at < end; at += 1) open.add(at);
@@ -200,14 +203,14 @@ export class Oracle {
       const mayDiffer =
         expected === null ||
         open.has(block) ||
-        (how === 'cut' && this.lastOf[block]! > this.durable) ||
+        (costs === 'cut' && this.lastOf[block]! > this.durable) ||
         (this.doubtAt.get(block) ?? -1) >= this.durable;
       if (!mayDiffer) wrong.push(block);
       this.now[block] = copied(content, block);
       this.lastOf[block] = this.change;
     }
-    // Whether what it left is durable is not known after a kill.
-    if (how === 'cut') this.durable = this.change;
+    // Whether what it left is durable is not known after a kill, whatever that cost.
+    if (ending === 'cut') this.durable = this.change;
     return wrong;
   }
 }

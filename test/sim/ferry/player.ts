@@ -4,72 +4,69 @@
  */
 import { Dice } from '../../../scripts/fuzz/dice.ts';
 import type { Disk } from '../../../src/io/disk.ts';
-import type { SecondaryVolume } from '../../../src/replicator/intake/secondary.ts';
-import { answered, type TestRequest } from '../../volume/support/request.ts';
-import { takeBytes } from '../arena.ts';
+import { inlineCompressor } from '../../../src/workers/compressor.ts';
 import { Wrong, wrongUnless } from '../failure.ts';
 import { said, settled } from '../scheduler.ts';
 import type { SimDisk } from '../sim-disk.ts';
-import { Checks, type Shown } from './checks.ts';
+import { Checks } from './checks.ts';
 import { Failover } from './failover.ts';
-import type { Finale, History, MirrorOptions, Place, Step } from './history.ts';
+import { Healing, HEAL_MS_MAX } from './healing.ts';
+import type { Finale, History, Moves, Step } from './history.ts';
+import { Host } from './host.ts';
 import { Lines } from './lines.ts';
 import { MirrorNode } from './mirror-node.ts';
+import { readMirror } from './mirror-reads.ts';
+import { Moves as MovesFinale } from './moves.ts';
 import type { Node, Surroundings } from './node.ts';
-import { Operations, refusal } from './operations.ts';
-import { BLOCK, Oracle, differences } from './oracle.ts';
+import { Operations } from './operations.ts';
+import { Operator } from './operator.ts';
+import { Oracle } from './oracle.ts';
 import { PrimaryNode } from './primary-node.ts';
-import { readOf, writeOf } from './requests.ts';
 import { SnapshotBook } from './snapshots.ts';
+import type { Stage } from './stage.ts';
+import { Troubles } from './troubles.ts';
 import { World } from './world.ts';
 
 export type WrapDisk = (disk: SimDisk, node: string) => Disk;
 
-/** Virtual milliseconds within which everything must be as it should again. */
-const HEAL_MS_MAX = 180_000;
 /** Pieces of work in one history at most: more, and something runs in a circle. */
 const WORK_MAX = 3_000_000;
 /** Virtual milliseconds that pass at most before what is waited for is looked at again. */
 const LOOK_MS = 500;
 /** Pieces of work to make a volume. */
 const BEGIN_WORK_MAX = 20_000;
-/** Requests of the host under way. */
-const REQUESTS_MAX = 24;
-/** Virtual milliseconds that an orderly stop may take. */
-const CLOSE_MS_MAX = 60_000;
 const TRACE_LINES = 120;
 /** Rejections that nobody waits for are looked for once in so many turns. */
 const TURNS_PER_LOOK = 32;
-/** Bytes a second. */
-const LIMIT_UNIT = 16 * 1024;
-const ESHUTDOWN = 108;
 /** Virtual milliseconds after which a node whose volume failed is started again. */
 const FAILED_MS = 1500;
 
-export class Player {
+export class Player implements Stage {
   readonly trace: string[] = [];
-  private readonly history: History;
-  private readonly world: World;
-  private readonly lines: Lines;
-  private readonly oracle: Oracle;
-  private readonly snapshots: SnapshotBook;
-  private readonly primary: PrimaryNode;
-  private readonly mirrors: readonly MirrorNode[];
-  private readonly nodes: readonly Node[];
-  private readonly operations = new Operations();
-  private readonly checks: Checks;
-  /** What the host does. */
-  private host = new Dice(0, 0);
+  readonly history: History;
+  readonly world: World;
+  readonly lines: Lines;
+  readonly oracle: Oracle;
+  readonly snapshots: SnapshotBook;
+  readonly primary: PrimaryNode;
+  readonly mirrors: readonly MirrorNode[];
+  readonly nodes: readonly Node[];
+  readonly operations = new Operations();
+  readonly checks: Checks;
+  dice: Dice = new Dice(0, 0);
+  private readonly host: Host = new Host(this);
+  private readonly operator: Operator = new Operator(this);
+  private readonly troubles: Troubles = new Troubles(this);
+  private readonly healing: Healing = new Healing(this, this.operator);
   private readonly restartAt = new Map<Node, number>();
   private readonly failedSince = new Map<Node, number>();
   /** Roles change, and nodes are what their logs say. */
-  private finale: Failover | null = null;
+  private finale: Failover | MovesFinale | null = null;
   private work = 0;
-  private tags = 0;
 
   constructor(history: History, wrapDisk: WrapDisk = (disk) => disk) {
     this.history = history;
-    const { seed, blocks, traits, journalFileBytes } = history;
+    const { seed, blocks, traits, journalFileBytes, compression } = history;
     this.world = new World(new Dice(seed, 1));
     this.lines = new Lines(this.world, history.line);
     this.oracle = new Oracle(blocks);
@@ -80,6 +77,7 @@ export class Player {
       traits,
       blocks,
       journalFileBytes,
+      compressor: compression === null ? null : inlineCompressor(compression.bytesPerSecond),
       note: (line) => this.note(line),
       wrapDisk,
     };
@@ -99,17 +97,17 @@ export class Player {
     await this.begin();
     for (const step of history.steps) {
       this.world.dice = new Dice(history.seed, 1000 + step.salt);
-      this.host = new Dice(history.seed, 500_000 + step.salt);
+      this.dice = new Dice(history.seed, 500_000 + step.salt);
       this.note(`- ${JSON.stringify(step)}`);
       await this.step(step);
       await this.pass(step.ms);
     }
     const { finale } = history;
-    if (finale === 'heal') await this.heal();
-    else await this.failover(finale);
+    if (finale === 'heal') await this.healing.heal();
+    else await this.change(finale);
   }
 
-  private note(line: string): void {
+  note(line: string): void {
     this.trace.push(`${this.world.time.toFixed(1).padStart(9)} ${line}`);
     if (this.trace.length > 2 * TRACE_LINES) this.trace.splice(0, TRACE_LINES);
   }
@@ -123,16 +121,12 @@ export class Player {
     while (this.world.time <= end) {
       const next = Math.min(end, this.nextStart);
       if (!this.world.step(next) && next === end) break;
-      await this.turn();
+      await this.spoken();
+      if (this.looked()) await this.endsAndStarts();
     }
   }
 
-  private async until(
-    what: string,
-    ms: number,
-    ready: () => boolean,
-    state: () => string,
-  ): Promise<void> {
+  async until(what: string, ms: number, ready: () => boolean, state: () => string): Promise<void> {
     const end = this.world.time + ms;
     await this.turn();
     while (!ready()) {
@@ -141,7 +135,8 @@ export class Player {
       // What `ready` asked for begins first.
       await said();
       this.world.step(Math.min(end, this.nextStart, this.world.time + LOOK_MS));
-      await this.turn();
+      await this.spoken();
+      if (this.looked()) await this.endsAndStarts();
     }
   }
 
@@ -155,11 +150,32 @@ export class Player {
 
   /** Everything that promises have to say is said; ends of processes are noticed. */
   private async turn(): Promise<void> {
+    await this.spoken();
+    if (this.looked()) await this.endsAndStarts();
+  }
+
+  /** A turn begins: everything that promises have to say is said. */
+  private spoken(): Promise<void> {
     this.work += 1;
     wrongUnless(this.work < WORK_MAX, 'something runs in a circle');
-    await (this.work % TURNS_PER_LOOK === 0 ? settled() : said());
+    return this.work % TURNS_PER_LOOK === 0 ? settled() : said();
+  }
+
+  /** What is seen in each turn, without a promise of its own: true when a process ended, is to start, or may have failed. */
+  private looked(): boolean {
     this.operations.check();
     for (const mirror of this.mirrors) mirror.listen();
+    if (this.work % TURNS_PER_LOOK === 0)
+      for (const mirror of this.mirrors) this.snapshots.look(mirror);
+    if (this.history.compression !== null) this.primary.weighCompression();
+    for (const node of this.nodes) {
+      if (node.running ? node.disk?.ended !== null : this.isToStart(node)) return true;
+      if (node.troubled || this.failedSince.has(node)) return true;
+    }
+    return false;
+  }
+
+  private async endsAndStarts(): Promise<void> {
     for (const node of this.nodes) {
       if (node.noticeEnd()) await this.ended(node);
     }
@@ -169,10 +185,14 @@ export class Player {
     }
   }
 
-  private async ended(node: Node): Promise<void> {
+  async ended(node: Node): Promise<void> {
     if (!this.restartAt.has(node)) this.restartAt.set(node, this.world.time);
     if (this.finale !== null) return;
     if (node instanceof MirrorNode) await this.checks.probe(node, 'kill');
+  }
+
+  startIn(node: Node, ms: number): void {
+    this.restartAt.set(node, this.world.time + ms);
   }
 
   private isToStart(node: Node): boolean {
@@ -202,16 +222,16 @@ export class Player {
   private async begin(): Promise<void> {
     for (const mirror of this.mirrors) await this.finished(mirror.create(), 'creating a mirror');
     await this.finished(this.primary.create(), 'creating the volume');
-    for (const place of this.history.filled) this.write(place, false);
+    for (const place of this.history.filled) this.host.write(place, false);
     for (const [index, options] of this.history.mirrors.entries()) {
-      this.verb(this.mirrors[index]!, 'add', options);
+      this.operator.verb(this.mirrors[index]!, 'add', options);
     }
     if (!this.history.settled) return;
     await this.until(
       'the first copy',
       HEAL_MS_MAX,
-      () => this.mirrors.every((node) => this.inStep(node)),
-      () => this.whyNot(),
+      () => this.mirrors.every((node) => this.healing.inStep(node)),
+      () => this.healing.whyNot(),
     );
   }
 
@@ -243,26 +263,19 @@ export class Player {
     }
     const parts = this.primary.open();
     if (node.noticeEnd()) return;
-    const bytes = this.contentNow();
+    const bytes = this.primary.contentNow();
     const { knowsBoot, knowsExtents, grain } = this.history.traits;
     // Where the machine tells too little of itself, a kill may cost what a power cut may.
     const told = knowsBoot && knowsExtents && grain === 1;
-    const wrong = this.oracle.reopened(bytes, told ? node.lastEnding : 'cut');
+    const { lastEnding } = node;
+    const wrong = this.oracle.reopened(bytes, lastEnding, told ? lastEnding : 'cut');
     wrongUnless(
       wrong.length === 0,
-      `the primary lost blocks ${wrong.join(' ')} in a ${node.lastEnding}`,
+      `the primary lost blocks ${wrong.join(' ')} in a ${lastEnding}`,
     );
     this.primary.replicate(parts);
     this.snapshots.ofPrimary(this.primary);
     for (const mirror of this.mirrors) this.checks.cover(mirror);
-  }
-
-  private contentNow(): Buffer {
-    const { volume } = this.primary;
-    const bytes = takeBytes(volume.sizeBytes);
-    const status = volume.readNow(bytes, 0, bytes.length, 0);
-    wrongUnless(status === 0, `the primary cannot be read: ${status}`);
-    return bytes;
   }
 
   // ---- steps
@@ -270,43 +283,61 @@ export class Player {
   private async step(step: Step): Promise<void> {
     switch (step.kind) {
       case 'write':
-        this.write(step, step.fua);
+        this.host.write(step, step.fua);
         return;
       case 'burst':
-        this.burst(step);
+        this.host.burst(step);
         return;
       case 'zero':
-        this.ask(step, { ...step, kind: 'zero' });
+        this.host.ask(step, { ...step, kind: 'zero' });
         return;
       case 'trim':
-        this.ask(step, { ...step, kind: 'trim' });
+        this.host.ask(step, { ...step, kind: 'trim' });
         return;
       case 'flush':
-        this.flush();
+        this.host.flush();
         return;
       case 'time':
         return;
       case 'kill':
       case 'cut':
-        this.endLater(step);
+        this.troubles.endLater(step);
         return;
       case 'close':
-        await this.close(this.nodes[step.node % this.nodes.length]!, step.downMs);
+        await this.troubles.close(this.nodes[step.node % this.nodes.length]!, step.downMs);
         return;
       case 'line':
-        this.line(this.mirror(step.mirror), step.how);
+        this.troubles.line(this.mirror(step.mirror), step.how);
         return;
       case 'mend':
         this.lines.heal(this.mirror(step.mirror).name);
         return;
       case 'verb':
-        this.verb(this.mirror(step.mirror), step.verb, step.options);
+        this.operator.verb(this.mirror(step.mirror), step.verb, step.options);
+        return;
+      case 'policy':
+        this.operator.setPolicy(this.mirror(step.mirror), step.policy);
+        return;
+      case 'sync':
+        this.operator.sync(this.mirror(step.mirror));
+        return;
+      case 'limit':
+        this.operator.limit(
+          step.mirror === null ? null : this.mirror(step.mirror),
+          step.bytesPerSecond,
+        );
+        return;
+      case 'refuse':
+        this.operator.refuse(this.mirror(step.mirror), step.refuses);
+        return;
+      case 'pays':
+        this.primary.pays.set(this.mirror(step.mirror).name, step.pays);
         return;
       case 'probe':
         await this.checks.probe(this.mirror(step.mirror), step.how);
         return;
       case 'read':
-        this.read(this.mirror(step.mirror));
+        readMirror(this, this.mirror(step.mirror));
         return;
       case 'cover':
         if (this.primary.running) for (const mirror of this.mirrors) this.checks.cover(mirror);
@@ -318,16 +349,16 @@ export class Player {
         this.readSnapshots(this.mirror(step.mirror));
         return;
       case 'backup':
-        this.mirror(step.mirror).keepBackup(this.host);
+        this.mirror(step.mirror).keepBackup(this.dice);
         return;
       case 'set-back':
-        this.setBack(this.mirror(step.mirror));
+        this.troubles.setBack(this.mirror(step.mirror));
         return;
       case 'fault':
       case 'full':
       case 'room':
       case 'slow':
-        this.diskStep(step);
+        this.troubles.diskStep(step);
     }
   }
 
@@ -343,400 +374,29 @@ export class Player {
     }
   }
 
-  private setBack(mirror: MirrorNode): void {
-    if (mirror.backup === null) return;
-    if (mirror.running) mirror.end('kill');
-    mirror.restoreBackup(this.host);
-    this.restartAt.set(mirror, this.world.time);
-  }
-
-  private diskStep(step: Extract<Step, { kind: 'fault' | 'full' | 'room' | 'slow' }>): void {
-    const node = this.nodes[step.node % this.nodes.length]!;
-    const { disk, process } = node;
-    if (disk === null || process === null) return;
-    if (step.kind === 'fault') disk.faults.push({ ...step });
-    else if (step.kind === 'slow') process.slowMs = step.slowMs;
-    else {
-      const { platter } = disk;
-      platter.pagesMax = step.kind === 'room' ? Infinity : platter.pagesUsed() + step.pages;
-    }
-  }
-
-  private endLater(step: Extract<Step, { kind: 'kill' | 'cut' }>): void {
-    const node = this.nodes[step.node % this.nodes.length]!;
-    const { disk } = node;
-    if (disk === null) return;
-    this.restartAt.set(node, this.world.time + step.downMs);
-    if (step.calls === 0) disk.endNow(step.kind);
-    else disk.endAfter(step.kind, step.calls);
-  }
-
-  private async close(node: Node, downMs: number): Promise<void> {
-    if (!node.running || node.closing) return;
-    if (!(node instanceof MirrorNode) && !(node instanceof PrimaryNode)) return;
-    let over = false;
-    const ended = (): void => {
-      over = true;
-    };
-    node.note('is asked to stop');
-    await this.commandsOf(node);
-    if (!node.running) return;
-    this.operations.operate(node, `the stop of ${node.name}`, node.close(), {
-      done: ended,
-      refused: (error) => {
-        refusal(node, 'a stop')(error);
-        ended();
-      },
-    });
-    const { process } = node;
-    await this.until(
-      `the stop of ${node.name}`,
-      CLOSE_MS_MAX,
-      () => over || process?.over === true,
-      () => this.operations.names.join(', '),
-    );
-    if (process?.over === true) return;
-    if (node === this.primary && !node.troubled) this.oracle.flushed(this.oracle.change);
-    this.restartAt.set(node, this.world.time + downMs);
-    node.end('kill');
-    await this.ended(node);
-  }
-
-  /** New commands are refused before a node stops, and those under way awaited. */
-  private async commandsOf(node: PrimaryNode | MirrorNode): Promise<void> {
-    node.closing = true;
-    if (!(node instanceof PrimaryNode)) return;
-    await this.until(
-      `the commands of ${node.name}`,
-      CLOSE_MS_MAX,
-      () => !this.snapshots.busy(node),
-      () => this.operations.names.join(', '),
-    );
-  }
-
-  private line(mirror: MirrorNode, how: Extract<Step, { kind: 'line' }>['how']): void {
-    const { lines } = this;
-    switch (how) {
-      case 'cut':
-      case 'cut-lane':
-        lines.cut(mirror.name, how === 'cut-lane');
-        return;
-      case 'refused':
-      case 'silent':
-        lines.setState(mirror.name, how);
-        lines.cut(mirror.name, false);
-        return;
-      case 'stall-forth':
-        lines.stall(mirror.name, ['to-listener']);
-        return;
-      case 'stall-back':
-        lines.stall(mirror.name, ['to-connector']);
-        return;
-      case 'stall':
-        lines.setState(mirror.name, 'silent');
-        lines.stall(mirror.name, ['to-listener', 'to-connector']);
-    }
-  }
-
-  // ---- the operator
-
-  private verb(
-    mirror: MirrorNode,
-    verb: Extract<Step, { kind: 'verb' }>['verb'],
-    options: MirrorOptions,
-  ): void {
-    const { device, closing } = this.primary;
-    if (device === null || closing) return;
-    const uri = Lines.uri(mirror.name);
-    const what = `${verb} ${mirror.name}`;
-    switch (verb) {
-      case 'add':
-        return this.operations.operate(this.primary, what, device.addMirror({ uri, ...options }));
-      case 'remove':
-        return this.operations.operate(this.primary, what, device.removeMirror(uri));
-      case 'pause':
-        return this.operations.operate(this.primary, what, device.pauseMirror(uri));
-      case 'resume':
-        return this.operations.operate(this.primary, what, device.resumeMirror(uri));
-      case 'resync':
-        return this.operations.operate(this.primary, what, device.resyncMirror(uri));
-      case 'limit':
-      case 'unlimit': {
-        const limit = verb === 'limit' ? this.host.between(1, 64) * LIMIT_UNIT : null;
-        return this.operations.operate(this.primary, what, device.limitMirror(uri, limit));
-      }
-      case 'verify':
-      case 'repair': {
-        const report = device.verifyMirror(uri, { repair: verb === 'repair' });
-        return this.operations.operate(this.primary, what, report, {
-          done: ({ bytes_differing, ranges }) => {
-            this.note(`${what}: ${bytes_differing} bytes differ`);
-            wrongUnless(
-              // What the mirror cannot read counts as different.
-              bytes_differing === 0 || mirror.setBack || mirror.troubled,
-              `${what} says that ${JSON.stringify(ranges)} differ`,
-            );
-          },
-        });
-      }
-    }
-  }
-
-  // ---- the host
-
-  private burst({ count, blocks, flushes }: Extract<Step, { kind: 'burst' }>): void {
-    for (let index = 0; index < count; index += 1) {
-      if (flushes && this.host.chance(25)) this.flush();
-      const block = this.host.below(this.oracle.blockCount);
-      const most = Math.min(blocks, this.oracle.blockCount - block);
-      this.write({ offset: block * BLOCK, length: this.host.between(1, most) * BLOCK }, false);
-    }
-  }
-
-  private write(place: Place, fua: boolean): void {
-    this.tags += 1;
-    const bytes = takeBytes(place.length).fill(1 + (this.tags % 255));
-    for (let at = 0; at + 8 <= bytes.length; at += 256) bytes.writeUInt32LE(this.tags, at);
-    this.ask(place, { kind: 'write', fua, bytes });
-  }
-
-  private ask(
-    { offset, length }: Place,
-    what: { kind: 'write' | 'zero' | 'trim'; fua: boolean; noHole?: boolean; bytes?: Buffer },
-  ): void {
-    const { device, closing } = this.primary;
-    if (device === null || closing || this.operations.count >= REQUESTS_MAX) return;
-    const { kind, fua, noHole = false, bytes } = what;
-    const request = bytes === undefined ? readOf({ offset, length }) : writeOf(offset, bytes);
-    request.fua = fua;
-    request.noHole = noHole;
-    this.request(request, kind, (asked) => device[kind](asked));
-  }
-
-  private flush(): void {
-    const { device, closing } = this.primary;
-    if (device === null || closing || this.operations.count >= REQUESTS_MAX) return;
-    this.request(readOf({ offset: 0, length: 0 }), 'flush', (asked) => device.flush(asked));
-  }
-
-  private request(request: TestRequest, kind: string, call: (asked: TestRequest) => number): void {
-    const { primary, oracle } = this;
-    // A flush makes durable what was applied before it.
-    const before = oracle.change;
-    this.operations.operate(primary, kind, answered(request, call), {
-      done: (status) => {
-        if (status !== 0) {
-          const excused = primary.troubled || primary.closing || status === ESHUTDOWN;
-          wrongUnless(excused, `a ${kind} was answered ${status} for no reason`);
-        } else if (kind === 'flush') {
-          oracle.flushed(before);
-          this.promised(kind, before, true);
-        } else {
-          const change = oracle.changeOf.get(request);
-          if (change !== undefined) this.promised(kind, change, request.fua);
-        }
-      },
-    });
-  }
-
-  /** The host was told that a change is on every synchronous mirror that is in step: durably, or at all. */
-  private promised(kind: string, change: number, durably: boolean): void {
-    // Hosts are sent away before a node stops.
-    if (this.primary.closing) return;
-    for (const node of this.mirrors) {
-      const mirror = this.primary.mirrorOf(node.name);
-      if (mirror?.mode !== 'sync' || mirror.state !== 'streaming' || node.setBack) continue;
-      if (durably) {
-        node.promised = Math.max(node.promised, change);
-        const held = this.oracle.of(node.claimed)?.change ?? -1;
-        wrongUnless(
-          held >= change,
-          `a ${kind} was answered, and ${node.name} has change ${held} of ${change} durably`,
-        );
-        continue;
-      }
-      // Its word may be older than its process.
-      if (node.secondary?.sourceStatus().state !== 'streaming') continue;
-      const held = this.oracle.at(node.secondary.intake.received)?.change ?? -1;
-      wrongUnless(
-        held >= change,
-        `a ${kind} was answered, and ${node.name} holds change ${held} of ${change}`,
-      );
-    }
-  }
-
-  /** Reads all of a mirror through its export. */
-  private read(node: MirrorNode): void {
-    const { secondary, closing } = node;
-    if (secondary === null || closing) return;
-    const request = readOf({ offset: 0, length: this.oracle.blockCount * BLOCK });
-    const first = shownBy(secondary);
-    this.operations.operate(
-      node,
-      `a read of ${node.name}`,
-      answered(request, (asked) => secondary.read(asked)),
-      {
-        done: (status) => {
-          if (status !== 0) {
-            const excused = node.troubled || node.closing || status === ESHUTDOWN;
-            wrongUnless(excused, `a read of ${node.name} was answered ${status} for no reason`);
-            return;
-          }
-          this.checks.mustBeOneOf(node, request.bytes, first, shownBy(secondary));
-        },
-      },
-    );
-  }
-
-  // ---- the end
-
-  /** Nothing goes wrong from now on. */
-  private makeRight(): void {
-    this.note('everything is healed');
-    this.world.dice = new Dice(this.history.seed, 2);
-    for (const mirror of this.mirrors) this.lines.heal(mirror.name);
-    for (const node of this.nodes) {
-      const { disk, process } = node;
-      disk?.faults.splice(0);
-      disk?.forgetEnding();
-      if (process !== null) process.slowMs = 0;
-      node.platter.pagesMax = Infinity;
-      if (disk !== null) disk.platter.pagesMax = Infinity;
-      if (!node.running) this.restartAt.set(node, this.world.time);
-    }
-  }
-
-  private async heal(): Promise<void> {
-    this.makeRight();
-    let asked = -Infinity;
-    await this.until(
-      'the way back',
-      HEAL_MS_MAX,
-      () => {
-        if (this.world.time - asked > 2000) {
-          asked = this.world.time;
-          this.bringBack();
-        }
-        return this.operations.count === 0 && this.mirrors.every((node) => this.inStep(node));
-      },
-      () => this.whyNot(),
-    );
-    await this.compare();
-  }
-
-  /** What an operator does who wants all mirrors in step. */
-  private bringBack(): void {
-    if (this.primary.device === null) return;
-    for (const [index, node] of this.mirrors.entries()) {
-      const mirror = this.primary.mirrorOf(node.name);
-      if (mirror === null) this.verb(node, 'add', this.history.mirrors[index]!);
-      else {
-        const { limit = null } = this.primary.volume.metadata.state.mirrors.get(mirror.id) ?? {};
-        if (limit !== null) this.verb(node, 'unlimit', this.history.mirrors[index]!);
-        if (mirror.state === 'paused') this.verb(node, 'resume', this.history.mirrors[index]!);
-      }
-    }
-  }
-
-  private async failover(plan: Finale): Promise<void> {
-    if (plan.healed) await this.heal();
-    this.makeRight();
+  private async change(plan: Finale | Moves): Promise<void> {
+    if ('moves' in plan || plan.healed) await this.healing.heal();
+    this.healing.makeRight();
     await this.until(
       'a start',
       HEAL_MS_MAX,
       () => this.nodes.every(({ running }) => running),
       () => '',
     );
-    const [mirror] = this.mirrors;
     const { history, world, lines, oracle, primary, operations, checks } = this;
-    const finale = new Failover(
-      {
-        plan,
-        staging: history,
-        dice: this.world.dice,
-        world,
-        lines,
-        oracle,
-        operations,
-        checks,
-        start: (node) => node.running || this.restartAt.set(node, world.time),
-      },
-      primary,
-      mirror!,
-    );
+    const [mirror] = this.mirrors;
+    const start = (node: Node): void => {
+      if (!node.running) this.startIn(node, 0);
+    };
+    const dice = this.world.dice;
+    const parts = { staging: history, dice, world, lines, oracle, operations, checks, start };
+    const finale =
+      'moves' in plan
+        ? new MovesFinale(plan, parts, { oldNode: primary, newNode: mirror! })
+        : new Failover({ plan, ...parts }, primary, mirror!);
     await finale.play(
       (what, ready, state) => this.until(what, HEAL_MS_MAX, ready, state),
       () => (this.finale = finale),
     );
   }
-
-  private inStep(node: MirrorNode): boolean {
-    const { device } = this.primary;
-    const mirror = this.primary.mirrorOf(node.name);
-    if (device === null || mirror === null || node.secondary === null) return false;
-    const { state, stagedBytes, blocks } = mirror;
-    if (state !== 'streaming') return false;
-    if (stagedBytes + blocks.dirtyBytes + blocks.suspectBytes > 0) return false;
-    const { epoch } = device.position();
-    if (mirror.settledEpoch < epoch || node.secondary.intake.applied?.epoch !== epoch) return false;
-    return this.snapshots.difference(this.primary, node) === null;
-  }
-
-  private whyNot(): string {
-    const stuck = this.operations.names.join(', ');
-    const states = this.mirrors.map((node) => {
-      const mirror = this.primary.mirrorOf(node.name);
-      const source = node.secondary?.sourceStatus();
-      const wrong =
-        this.primary.running && node.secondary !== null
-          ? this.snapshots.difference(this.primary, node)
-          : null;
-      return `${wrong ?? ''} ${node.name} is ${mirror?.state ?? 'no mirror'} (${mirror?.lastError ?? ''}; ${JSON.stringify(mirror?.status() ?? null)}; ${JSON.stringify(source ?? null)})`;
-    });
-    return `${states.join('; ')}; waiting: ${stuck}`;
-  }
-
-  private async compare(): Promise<void> {
-    const here = this.contentNow();
-    const wrong = differences(this.oracle.now, here);
-    wrongUnless(
-      wrong.length === 0,
-      `the primary has other blocks than its host wrote: ${wrong.join(' ')}`,
-    );
-    this.snapshots.ofPrimary(this.primary);
-    for (const node of this.mirrors) {
-      const secondary = node.secondary!;
-      const request = readOf({ offset: 0, length: here.length });
-      let status: number | null = null;
-      void answered(request, (asked) => secondary.read(asked)).then((result) => (status = result));
-      await this.until(
-        `a read of ${node.name}`,
-        5000,
-        () => status !== null,
-        () => '',
-      );
-      wrongUnless(status === 0, `a read of ${node.name} was answered ${String(status)}`);
-      const same = here.equals(request.bytes);
-      const found = same ? [] : differences(blocksOf(here), request.bytes);
-      wrongUnless(same, `${node.name} is in step, and blocks ${found.join(' ')} differ`);
-      await this.checks.probe(node, 'cut');
-    }
-  }
-}
-
-function shownBy(secondary: SecondaryVolume): Shown {
-  const { run, position } = secondary.volume.metadata.state;
-  const { applied, durable } = secondary.intake;
-  const next = (applied?.epoch ?? 0) + 1;
-  return {
-    position: applied,
-    next: next <= (durable?.epoch ?? 0) ? next : null,
-    run: run?.epoch ?? position?.epoch ?? null,
-  };
-}
-
-function blocksOf(bytes: Buffer): Buffer[] {
-  return Array.from({ length: bytes.length / BLOCK }, (_, block) =>
-    bytes.subarray(block * BLOCK, (block + 1) * BLOCK),
-  );
 }

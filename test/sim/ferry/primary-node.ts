@@ -10,9 +10,10 @@ import {
 } from '../../../src/io/device.ts';
 import type { Mirror } from '../../../src/replicator/mirror.ts';
 import { ReplicatedVolume } from '../../../src/replicator/replicated-volume.ts';
+import { SharedLimit } from '../../../src/replicator/shared-limit.ts';
 import type { StagingQueue } from '../../../src/replicator/staging-queue.ts';
 import type { Volume } from '../../../src/volume/volume.ts';
-import { takePage } from '../arena.ts';
+import { takeBytes, takePage } from '../arena.ts';
 import { wrongUnless } from '../failure.ts';
 import type { History } from './history.ts';
 import { Lines } from './lines.ts';
@@ -26,8 +27,18 @@ export const PRIMARY_VOLUME = 'v';
 
 export type Staging = Pick<History, 'stagingBytes' | 'graceMs' | 'ringBytes'>;
 
+interface Weighed {
+  readonly mode: 'auto' | 'off';
+  readonly link: { readonly policy: { active: boolean } } | null;
+}
+
 export class PrimaryNode extends Node {
   device: ReplicatedVolume | null = null;
+  /** What its mirrors may be sent together, in bytes a second; null: no limit. */
+  private limit: number | null = null;
+  private sharedLimit: SharedLimit | null = null;
+  /** By name of the mirror. */
+  readonly pays = new Map<string, boolean>();
   readonly oracle: Oracle;
   private readonly book: SnapshotBook;
   private readonly staging: Staging;
@@ -37,6 +48,16 @@ export class PrimaryNode extends Node {
     this.oracle = oracle;
     this.book = book;
     this.staging = staging;
+  }
+
+  get nodeLimit(): number | null {
+    return this.limit;
+  }
+
+  /** As its configuration says from now on. */
+  set nodeLimit(bytesPerSecond: number | null) {
+    this.limit = bytesPerSecond;
+    this.sharedLimit?.set(bytesPerSecond, this.surroundings.world.time);
   }
 
   get mirrors(): readonly Mirror[] {
@@ -59,11 +80,25 @@ export class PrimaryNode extends Node {
     return volume;
   }
 
+  /**
+   * Has links compress for as long as that is to pay: volumes are too small for what `CompressionPolicy` measures first. It may
+   * still end it.
+   */
+  weighCompression(): void {
+    for (const { uri, compression } of this.mirrors) {
+      const { link, mode } = compression as unknown as Weighed;
+      if (link === null || mode === 'off') continue;
+      const node = /m\d+/.exec(uri.text)?.[0] ?? '';
+      link.policy.active = this.pays.get(node) ?? true;
+    }
+  }
+
   replicate({ process, disk, random }: Begun): void {
-    const { lines } = this.surroundings;
+    const { lines, compressor } = this.surroundings;
     const { stagingBytes, graceMs, ringBytes } = this.staging;
     const { volume } = this;
     this.tapVolume(volume);
+    this.sharedLimit = new SharedLimit(this.limit, process.now());
     const device = new ReplicatedVolume({
       node: PRIMARY,
       volume,
@@ -71,11 +106,13 @@ export class PrimaryNode extends Node {
       random,
       network: lines.of(PRIMARY, process),
       examiner: simExaminer,
+      ...(compressor === null ? {} : { compressor }),
       events: {
         emit: ({ kind, mirror, message }) => {
           this.note(`${kind} ${/m\d+/.exec(mirror ?? '')?.[0] ?? ''}: ${message}`);
         },
       },
+      nodeLimit: this.sharedLimit,
       stagingBytes,
       graceMs,
       stagingDisk: { disk, sizeBytes: ringBytes },
@@ -84,6 +121,15 @@ export class PrimaryNode extends Node {
     this.device = device;
     device.start();
     this.tapSnapshots(volume);
+  }
+
+  /** What the volume holds, by its own word. */
+  contentNow(): Buffer {
+    const { volume } = this;
+    const bytes = takeBytes(volume.sizeBytes);
+    const status = volume.readNow(bytes, 0, bytes.length, 0);
+    wrongUnless(status === 0, `the primary cannot be read: ${status}`);
+    return bytes;
   }
 
   async close(): Promise<void> {
@@ -99,6 +145,8 @@ export class PrimaryNode extends Node {
   }
 
   protected override ended(): void {
+    // What it reserved after an epoch ended counts as well: the epoch may have gone out then.
+    if (this.device !== null) this.oracle.reservedTo(durableReserve(this.device));
     this.device = null;
   }
 
@@ -111,12 +159,9 @@ export class PrimaryNode extends Node {
     tapped.rotate = (reason) => {
       const { openNumber } = queue;
       if (process?.over === false) {
-        const { generation, reservedEpoch } = volume.metadata.state;
-        const made = this.oracle.closed(openNumber, generation, {
-          // A change that does not fit into an epoch ends it while it is being staged.
-          beforeLast: reason === 'conflict',
-          isReserved: openNumber <= reservedEpoch,
-        });
+        const { generation } = volume.metadata.state;
+        // A change that does not fit into an epoch ends it while it is being staged.
+        const made = this.oracle.closed(openNumber, generation, reason === 'conflict');
         wrongUnless(made !== null, `epoch ${openNumber} is used twice`);
       }
       rotate(reason);
@@ -146,6 +191,10 @@ export class PrimaryNode extends Node {
     volume.write = (request) => new Tap(this, volume, true).pass(request, write);
     volume.zero = (request) => new Tap(this, volume, false).pass(request, zero);
   }
+}
+
+function durableReserve({ reserve }: ReplicatedVolume): number {
+  return (reserve as unknown as { durable: number }).durable;
 }
 
 export function mirrorsOf(device: ReplicatedVolume): readonly Mirror[] {

@@ -1,7 +1,8 @@
 /** Plays histories of the ferry by their seeds; what fails is made shorter while it fails. */
 import { freeArena } from '../arena.ts';
 import { Wrong } from '../failure.ts';
-import { historyOf, type History, type Step } from './history.ts';
+import { historyOf } from './draw.ts';
+import type { History, Step } from './history.ts';
 import { Player, type WrapDisk } from './player.ts';
 
 export interface Outcome {
@@ -30,7 +31,11 @@ export async function outcomeOf(history: History, wrapDisk?: WrapDisk): Promise<
     process.off('unhandledRejection', note);
     freeArena();
   }
-  if (rejected !== null) what ??= `nobody waits for: ${textOf(rejected)}`;
+  // What follows from it may have been noticed first.
+  if (rejected !== null) {
+    const thrown = `nobody waits for: ${textOf(rejected)}`;
+    what = what === null ? thrown : `${thrown}; ${what}`;
+  }
   return { what, trace: player.trace };
 }
 
@@ -63,11 +68,22 @@ export interface Found {
   readonly outcome: Outcome;
 }
 
+/** Errors are many, and where they come from is asked of those alone that nobody meant. */
+async function outcomeWithoutStacks(history: History): Promise<string | null> {
+  const { stackTraceLimit } = Error;
+  Error.stackTraceLimit = 0;
+  try {
+    return (await outcomeOf(history)).what;
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit;
+  }
+}
+
 /** Plays one seed; null when nothing is wrong. */
 export async function tryFerry(seed: number): Promise<Found | null> {
   const history = historyOf(seed);
-  const { what } = await outcomeOf(history);
-  if (what === null) return null;
+  if ((await outcomeWithoutStacks(history)) === null) return null;
+  const what = (await outcomeOf(history)).what ?? 'something, and nothing when it was played again';
   const short = await shortened(history);
   return { seed, what, steps: history.steps.length, short, outcome: await outcomeOf(short) };
 }

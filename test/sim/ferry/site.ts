@@ -13,6 +13,8 @@ import { ReplicatedVolume } from '../../../src/replicator/replicated-volume.ts';
 import type { Volume } from '../../../src/volume/volume.ts';
 import type { SpaceStatus } from '../../../src/control/status.ts';
 import { VolumeCommands } from '../../../src/control/volumes.ts';
+import { takeBytes } from '../arena.ts';
+import { wrongUnless } from '../failure.ts';
 import type { Staging } from './primary-node.ts';
 import { Lines } from './lines.ts';
 import type { Begun, Node } from './node.ts';
@@ -89,7 +91,7 @@ export class Site {
 
   private deviceOf(volume: Volume): HostedVolume {
     const { process, disk, random } = this.begun!;
-    const { lines, journalFileBytes } = this.node.surroundings;
+    const { lines, journalFileBytes, compressor } = this.node.surroundings;
     const { stagingBytes, graceMs, ringBytes } = this.staging;
     const parts = {
       node: this.node.name,
@@ -106,6 +108,7 @@ export class Site {
           ...parts,
           disk,
           network: lines.of(this.node.name, process),
+          ...(compressor === null ? {} : { compressor }),
           stagingBytes,
           graceMs,
           stagingDisk: { disk, sizeBytes: ringBytes },
@@ -114,7 +117,7 @@ export class Site {
   }
 
   private async listen({ process, random }: Begun): Promise<void> {
-    const { lines } = this.node.surroundings;
+    const { lines, compressor } = this.node.surroundings;
     const room = this.room!;
     const links = new PeerLinks({
       find: (volume) => room.linkTarget(volume, this.node.name),
@@ -124,6 +127,7 @@ export class Site {
     const acceptor = new PeerAcceptor({
       clock: process,
       random,
+      compressor,
       judge: (hello, client) => links.judge(hello, client),
     });
     const server = new NbdServer({
@@ -136,4 +140,11 @@ export class Site {
     lines.vacate(this.node.name);
     await server.listen(Lines.address(this.node.name));
   }
+}
+
+export function contentOf({ volume }: ReplicatedVolume): Buffer {
+  const bytes = takeBytes(volume.sizeBytes);
+  const status = volume.readNow(bytes, 0, bytes.length, 0);
+  wrongUnless(status === 0, `a volume cannot be read: ${status}`);
+  return bytes;
 }

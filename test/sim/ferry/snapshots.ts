@@ -10,6 +10,7 @@ import { wrongUnless } from '../failure.ts';
 import type { Step } from './history.ts';
 import type { MirrorNode } from './mirror-node.ts';
 import type { Node } from './node.ts';
+import { KeptSnapshots } from './kept-snapshots.ts';
 import { refusal, type Operations } from './operations.ts';
 import { differences, originsOf, type Boundary, type Oracle } from './oracle.ts';
 import type { PrimaryNode } from './primary-node.ts';
@@ -43,19 +44,38 @@ export class SnapshotBook {
   private readonly operations: Operations;
   /** By id. */
   private readonly taken = new Map<string, Taken>();
-  /** The process of which commands are under way, and how many. */
-  private running = { process: null as Process | null, count: 0 };
+  /** By name of the mirror. */
+  private readonly kept = new Map<string, KeptSnapshots>();
+  /** The process of which commands are under way, how many, and of those that delete something the names. */
+  private running = { process: null as Process | null, count: 0, deleting: [] as string[] };
 
   constructor(oracle: Oracle, operations: Operations) {
     this.oracle = oracle;
     this.operations = operations;
   }
 
+  keptBy({ name }: MirrorNode): KeptSnapshots {
+    let found = this.kept.get(name);
+    if (found === undefined) this.kept.set(name, (found = new KeptSnapshots()));
+    return found;
+  }
+
+  /** Notes what a mirror has that it may not lose. */
+  look(node: MirrorNode): void {
+    this.keptBy(node).look(node, (id) => {
+      const found = this.taken.get(id);
+      // What its primary is deleting already may go.
+      return found === undefined || found.leaving ? Infinity : found.boundary.epoch;
+    });
+  }
+
   /** In the turn of its instant. */
   took(id: string, name: string, replaces: string | null, epoch: number): void {
     const boundary = this.oracle.at(epoch);
     wrongUnless(boundary !== null, `snapshot ${name} is of epoch ${epoch}, which never ended`);
-    this.taken.set(id, { name, boundary, answered: false, leaving: false, doubtful: false });
+    // Whoever deletes that name may come right behind.
+    const leaving = this.running.deleting.includes(name);
+    this.taken.set(id, { name, boundary, answered: false, leaving, doubtful: false });
     if (replaces !== null) this.leave(replaces);
   }
 
@@ -72,21 +92,22 @@ export class SnapshotBook {
     return process !== null && this.running.process === process && this.running.count > 0;
   }
 
-  private began({ process }: PrimaryNode): () => void {
-    if (this.running.process !== process) this.running = { process, count: 0 };
+  private began({ process }: PrimaryNode, deleting: readonly string[]): () => void {
+    if (this.running.process !== process) this.running = { process, count: 0, deleting: [] };
     const { running } = this;
     running.count += 1;
+    running.deleting.push(...deleting);
     return () => {
       running.count -= 1;
+      for (const name of deleting) running.deleting.splice(running.deleting.indexOf(name), 1);
     };
   }
 
   step(primary: PrimaryNode, { how, name }: Extract<Step, { kind: 'snapshot' }>): void {
     if (primary.device === null || primary.closing) return;
     const { snapshots } = primary.volume;
-    const there = snapshots.list().find((each) => each.name === name);
     const what = `${how} of snapshot ${name}`;
-    const ended = this.began(primary);
+    const ended = this.began(primary, how === 'delete' ? [name] : []);
     const refused = (thrown: unknown): void => {
       ended();
       if (thrown instanceof BlockferryError && NAME_CODES.includes(thrown.code)) return;
@@ -94,7 +115,7 @@ export class SnapshotBook {
       refusal(primary, what)(thrown);
     };
     if (how === 'delete') {
-      if (there !== undefined) this.leave(there.id);
+      for (const taken of this.taken.values()) if (taken.name === name) taken.leaving = true;
       this.operations.operate(primary, what, snapshots.delete(name), { done: ended, refused });
       return;
     }
@@ -178,8 +199,11 @@ export class SnapshotBook {
     }
     if (node.setBack || position === null) return;
     const ids = new Set(found.map(({ id }) => id));
+    const names = new Set(found.map(({ name }) => name));
+    const kept = this.keptBy(node);
+    kept.mustBeIn(ids, where);
     for (const [id, { name, boundary, answered: told, leaving }] of this.taken) {
-      const isDue = told && !leaving && boundary.epoch <= held;
+      const isDue = told && !leaving && boundary.epoch <= held && !(kept.ever && names.has(name));
       wrongUnless(
         ids.has(id) || !isDue,
         `${where} is at epoch ${held}, and has no snapshot ${name} of epoch ${boundary.epoch}`,
@@ -189,14 +213,21 @@ export class SnapshotBook {
 
   /** Null: a mirror has what the primary has, and nothing else. */
   difference(primary: PrimaryNode, node: MirrorNode): string | null {
-    const here = this.namesOf(primary.volume);
-    const there = this.namesOf(node.secondary!.volume);
+    const list = primary.volume.snapshots.list();
+    const mine = new Set(list.map(({ id }) => id));
+    const theirs = node.secondary!.volume.snapshots.list();
+    // What it kept stays, and what came later under that name did not get there.
+    const { ever } = this.keptBy(node);
+    const kept = ever ? theirs.filter(({ id }) => !mine.has(id)) : [];
+    const isOut = ({ id, name }: { id: string; name: string }): boolean =>
+      kept.some((each) => each.id === id || each.name === name);
+    const here = this.namesOf(list.filter((each) => !isOut(each)));
+    const there = this.namesOf(theirs.filter((each) => !isOut(each)));
     return here === there ? null : `the primary has snapshots ${here}, and ${node.name} ${there}`;
   }
 
-  private namesOf({ snapshots }: Volume): string {
+  private namesOf(snapshots: readonly { id: string; name: string }[]): string {
     return snapshots
-      .list()
       .filter(({ id }) => this.taken.get(id)?.doubtful !== true)
       .map(({ id, name }) => `${name}=${id.slice(0, 8)}`)
       .toSorted()

@@ -121,7 +121,7 @@ export class Process implements Clock {
   }
 
   wall(): number {
-    return WALL_AT_START + this.world.time;
+    return WALL_AT_START + Math.floor(this.world.time);
   }
 
   after(delayMs: number, run: () => void): Timer {

@@ -1,0 +1,85 @@
+/** Ways to break what only some histories have (draw-features.ts). */
+import { Fence } from '../../../src/replicator/fence.ts';
+import { Handover } from '../../../src/replicator/handover.ts';
+import { PrimarySnapshots } from '../../../src/replicator/intake/primary-snapshots.ts';
+import { FrameCompressor } from '../../../src/replicator/link/frame-compressor.ts';
+import { Mirror } from '../../../src/replicator/mirror.ts';
+import { SharedLimit } from '../../../src/replicator/shared-limit.ts';
+import type { Refusal } from '../../../src/volume/refusals.ts';
+import type { Packed } from '../../../src/workers/compressor.ts';
+import { replace } from '../mutations.ts';
+import type { FerryMutation } from './mutations.ts';
+
+interface Compressing {
+  goOn(entry: { readonly sent: (() => void) | null }, packed: Packed | null): void;
+}
+
+interface Guarding {
+  readonly volume: { readonly metadata: { readonly state: { refuses: readonly Refusal[] } } };
+  guarded(...args: unknown[]): Promise<string | null>;
+}
+
+export const FEATURE_MUTATIONS: readonly FerryMutation[] = [
+  {
+    name: 'a payload that does not shrink is not sent',
+    patch: () =>
+      replace(FrameCompressor.prototype as unknown as Compressing, 'goOn', (original) => {
+        return function goOn(this: Compressing, ...args: Parameters<Compressing['goOn']>) {
+          const [entry, packed] = args;
+          if (packed?.bytes === null) entry.sent?.();
+          else original.call(this, ...args);
+        };
+      }),
+  },
+  {
+    name: 'a schedule has no further run when the host wrote',
+    patch: () =>
+      replace(Mirror.prototype as unknown as { lookAtSchedule(): void }, 'lookAtSchedule', () => {
+        return function lookAtSchedule() {};
+      }),
+  },
+  {
+    name: 'who once waits for the limit of the node waits for ever',
+    patch: () => {
+      const waiting = new WeakSet<object>();
+      return replace(SharedLimit.prototype, 'waitMs', (original) => {
+        return function waitMs(this: SharedLimit, ...args: never[]) {
+          const [sharer] = args as unknown as Parameters<SharedLimit['waitMs']>;
+          const ms = original.call(this, ...args) as number;
+          if (ms > 0) waiting.add(sharer);
+          return waiting.has(sharer) ? Math.max(ms, 1000) : ms;
+        };
+      });
+    },
+  },
+  {
+    name: 'the policy of a mirror keeps no snapshots',
+    patch: () =>
+      replace(PrimarySnapshots.prototype as unknown as Guarding, 'guarded', (original) => {
+        return function guarded(this: Guarding, ...args: never[]) {
+          const { state } = this.volume.metadata;
+          const { refuses } = state;
+          state.refuses = [];
+          const result = original.call(this, ...args);
+          state.refuses = refuses;
+          return result;
+        };
+      }),
+  },
+  {
+    name: 'a primary goes on while it gives its writes away',
+    patch: () =>
+      replace(Fence.prototype, 'pause', () => {
+        return function pause() {};
+      }),
+  },
+  {
+    name: 'who took over the writes is not known by the id of its generation',
+    patch: () =>
+      replace(Handover.prototype, 'learned', () => {
+        return function learned() {
+          return false;
+        };
+      }),
+  },
+];
