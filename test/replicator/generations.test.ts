@@ -382,7 +382,8 @@ class Model {
       kind === 'full' || kind === 'compare' ? primary.tokens.length : other.tokens.length;
     const length = Math.max(from, Math.round(primary.tokens.length * part));
     other.tokens = primary.tokens.slice(0, length);
-    other.generations = [...primary.generations];
+    // A history goes as far as the content: what was opened after it is told with what follows it.
+    other.generations = primary.generations.filter(({ firstEpoch }) => firstEpoch <= length + 1);
     other.writes = false;
     primary.acknowledged.set(other.name, this.side(other).position!);
   }
