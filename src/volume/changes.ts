@@ -165,6 +165,11 @@ export class Changes {
     return this.pace.periods;
   }
 
+  /** The log is about to say that something is written: changes wait for that. */
+  get isArming(): boolean {
+    return this.arming;
+  }
+
   /** Nothing waiting starts until `release`; holds add up. */
   hold(): void {
     this.queue.hold();

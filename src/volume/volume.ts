@@ -510,11 +510,13 @@ export class Volume implements FlushOwner, ResizeHost, SnapshotHost, MergeHost {
 
   layerOf(id: number): MergeLayer {
     const layer = this.layers.layerOf(id);
+    layer.mergeBegins();
     return {
       id,
       file: layer.file,
       map: layer.map,
       resize: () => layer.resized(),
+      distrust: () => layer.distrust(),
     };
   }
 

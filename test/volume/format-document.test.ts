@@ -181,6 +181,7 @@ const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
   fc.record({ kind: fc.constant('layer-sealed' as const), layer: u32 }),
   fc.record({ kind: fc.constant('layers-merged' as const), from: u32, into: u32 }),
   fc.record({ kind: fc.constant('layer-removed' as const), layer: u32 }),
+  fc.record({ kind: fc.constant('top-removed' as const), layer: u32 }),
   fc.record({ kind: fc.constant('layer-resized' as const), layer: u32, sizeBytes: u64 }),
   fc.record({
     kind: fc.constant('snapshot-created' as const),

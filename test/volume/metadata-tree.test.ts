@@ -80,6 +80,7 @@ const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
     arbitrary: fc.record({ kind: fc.constant('layers-merged'), from: layer, into: layer }),
   },
   { weight: 1, arbitrary: fc.record({ kind: fc.constant('layer-removed'), layer }) },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant('top-removed'), layer }) },
   {
     weight: 1,
     arbitrary: fc.record({ layer, size }).map(({ layer: which, size: blocks }) => ({
@@ -135,7 +136,7 @@ const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
 
 /** Steps that fit the state more often than a record at random does. */
 const move = fc.record({
-  step: fc.constantFrom('push', 'push', 'fork', 'fork', 'up', 'down', 'remove'),
+  step: fc.constantFrom('push', 'push', 'fork', 'fork', 'up', 'down', 'remove', 'back'),
   pick: fc.nat(99),
 });
 
@@ -150,6 +151,7 @@ function recordsOfMove(
   if (step === 'up') return [{ kind: 'layers-merged', from: parent, into: id }];
   if (step === 'down') return [{ kind: 'layers-merged', from: id, into: parent }];
   if (step === 'remove') return [{ kind: 'layer-removed', layer: id }];
+  if (step === 'back') return [{ kind: 'top-removed', layer: state.topLayer }];
   const { topLayer, nextLayer } = state;
   return [
     { kind: 'layer-sealed', layer: topLayer },
@@ -183,7 +185,13 @@ describe('records of layers and snapshots', () => {
       { numRuns: 300 },
     );
     // Every kind was met both ways.
-    const kinds = ['layer-created', 'layer-sealed', 'layers-merged', 'layer-removed'];
+    const kinds = [
+      'layer-created',
+      'layer-sealed',
+      'layers-merged',
+      'layer-removed',
+      'top-removed',
+    ];
     for (const kind of [...kinds, 'layer-resized', 'snapshot-created', 'snapshot-removed']) {
       expect([kind, taken.get(kind) ?? 0]).not.toEqual([kind, 0]);
       expect([kind, refused.get(kind) ?? 0]).not.toEqual([kind, 0]);
@@ -208,6 +216,10 @@ function snapshot(id: number, of: number, name = `s${id}`): MetadataRecord {
   const { createdAt, sizeBytes } = { createdAt: 1, sizeBytes: SIZE };
   return { kind: 'snapshot-created', id: hex(id), name, layer: of, createdAt, sizeBytes };
 }
+
+const BACK: MetadataRecord = { kind: 'top-removed', layer: 6 };
+/** Then 3 is the last but the top. */
+const ALONE: MetadataRecord = { kind: 'layer-removed', layer: 5 };
 
 describe('the fold refuses', () => {
   const refusals: [what: string, records: MetadataRecord[], why: string][] = [
@@ -249,6 +261,52 @@ describe('the fold refuses', () => {
     ['the end of the top', [{ kind: 'layer-removed', layer: 6 }], 'top layer'],
     ['the end of what carries others', [{ kind: 'layer-removed', layer: 2 }], 'carries others'],
     ['the end of a snapshot', [snapshot(1, 5), { kind: 'layer-removed', layer: 5 }], 'snapshot'],
+    [
+      'a return to a layer from one that is not on top',
+      [{ kind: 'top-removed', layer: 3 }],
+      'not the top',
+    ],
+    [
+      'a return from a top that holds data',
+      [{ kind: 'allocated', layer: 6, first: 1, count: 1, state: 1 }, BACK],
+      'not empty',
+    ],
+    [
+      'a return from a top that holds zeroes',
+      [{ kind: 'allocated', layer: 6, first: 1, count: 1, state: 2 }, BACK],
+      'not empty',
+    ],
+    ['a return to a layer that others came after', [BACK], 'older than others'],
+    ['a return to a snapshot', [ALONE, snapshot(1, 3), BACK], 'is a snapshot'],
+    [
+      'a return to a layer of another size',
+      [ALONE, { kind: 'layer-resized', layer: 3, sizeBytes: 4096 }, BACK],
+      'another size',
+    ],
+    [
+      'a return to what is not sealed',
+      [
+        { kind: 'layer-created', layer: 7, parent: 6 },
+        { kind: 'top-removed', layer: 7 },
+      ],
+      'not sealed',
+    ],
+    [
+      'a return to nothing',
+      [
+        { kind: 'layers-merged', from: 1, into: 2 },
+        ALONE,
+        { kind: 'layers-merged', from: 2, into: 3 },
+        BACK,
+        { kind: 'top-removed', layer: 3 },
+      ],
+      'no layer of this volume',
+    ],
+    [
+      'a return while a journal is kept for the top',
+      [ALONE, { kind: 'journal-kept', layer: 6, generation: 1, after: 0, last: 1 }, BACK],
+      'a journal is kept',
+    ],
     ['a snapshot of the top', [snapshot(1, 6)], 'not sealed'],
     ['a snapshot of nothing', [snapshot(1, 4)], 'unknown'],
     ['an id twice', [snapshot(1, 1), snapshot(1, 2, 'other')], 'exists already'],
@@ -323,6 +381,15 @@ describe('a merge', () => {
     const state = folded([...TREE, snapshot(1, 2), { kind: 'layers-merged', from: 1, into: 2 }]);
     expect(state.layers.get(2)?.parent).toBe(0);
     expect(state.layers.has(1)).toBe(false);
+  });
+});
+
+describe('a top that holds nothing', () => {
+  test('goes, and the layer below it takes writes and numbers again', () => {
+    const state = folded([...TREE, ALONE, BACK]);
+    expect([state.topLayer, state.nextLayer, [...state.layers.keys()]]).toEqual([3, 4, [1, 2, 3]]);
+    expect(state.layers.get(3)?.sealed).toBe(false);
+    expect(shown(folded([...recordsOf(state)]))).toEqual(shown(state));
   });
 });
 

@@ -165,24 +165,74 @@ describe('a volume with snapshots', () => {
     await store.close();
   });
 
-  test('becomes two layers again when its snapshots are deleted', async () => {
+  test('becomes one layer again when its snapshots are deleted, and is written in place', async () => {
     const disk = new MemoryDisk();
     const store = openStore(disk, '/data', systemClock);
     const volume = await store.create('v', 2 ** 20);
+    const files = (): string[] =>
+      disk.list(`/data/volumes/${volume.id}`).filter((file) => file.endsWith('.data'));
     for (const each of ['a', 'b', 'c', 'd']) {
       await write(volume, 0, Buffer.from(each.repeat(9000)));
       await volume.snapshots.create(each);
     }
     for (const each of ['a', 'b', 'c', 'd']) await volume.snapshots.delete(each);
-    await expect.poll(() => volume.metadata.state.layers.size).toBe(2);
-    await expect
-      .poll(
-        () =>
-          disk.list(`/data/volumes/${volume.id}`).filter((file) => file.endsWith('.data')).length,
-      )
-      .toBe(2);
+    await expect.poll(() => volume.metadata.state.layers.size).toBe(1);
+    await expect.poll(() => files().length).toBe(1);
     expect((await read(volume, 0, 9000)).toString()).toBe('d'.repeat(9000));
+    await write(volume, 4096, Buffer.alloc(4096, 'e'));
+    expect(files().length).toBe(1);
+    const expected = Buffer.from('d'.repeat(9000)).fill('e', 4096, 8192);
+    expect(await read(volume, 0, 9000)).toEqual(expected);
+    expect(volume.allocatedBytes).toBe(3 * 4096);
     await store.close();
+    const again = openStore(disk, '/data', systemClock);
+    const reopened = again.find('v')!;
+    expect(await read(reopened, 0, 9000)).toEqual(expected);
+    await again.close();
+  });
+
+  test('keeps its top when something was written there since', async () => {
+    const store = openStore(new MemoryDisk(), '/data', systemClock);
+    const volume = await store.create('v', 2 ** 20);
+    await write(volume, 0, Buffer.alloc(4096, 1));
+    await volume.snapshots.create('a');
+    await write(volume, 8192, Buffer.alloc(4096, 2));
+    await volume.snapshots.delete('a');
+    expect(volume.metadata.state.layers.size).toBe(2);
+    expect([(await read(volume, 0, 1))[0], (await read(volume, 8192, 1))[0]]).toEqual([1, 2]);
+    await store.close();
+  });
+
+  test('is written in the layer below its top only when the log says so durably', async () => {
+    const disk = new MemoryDisk();
+    const store = openStore(disk, '/data', systemClock);
+    const volume = await store.create('v', 2 ** 20);
+    await write(volume, 0, Buffer.alloc(4096, 1));
+    await volume.snapshots.create('a');
+    disk.holding = true;
+    const deleted = volume.snapshots.delete('a');
+    // Until nothing but the end of the top is to be recorded.
+    await expect
+      .poll(() => {
+        if (volume.metadata.state.layers.size > 1) disk.letGo();
+        return volume.metadata.state.layers.size;
+      })
+      .toBe(1);
+    let isAnswered = false;
+    const written = write(volume, 8192, Buffer.alloc(4096, 2)).then(() => (isAnswered = true));
+    for (let count = 0; count < 20; count += 1) await Promise.resolve();
+    const [held] = disk.held;
+    expect([isAnswered, held?.kind]).toEqual([false, 'write']);
+    expect(held?.path).toContain('metadata.log');
+    disk.holding = false;
+    while (disk.held.length > 0) disk.letGo();
+    await Promise.all([deleted, written]);
+    const killed = openStore(disk.kill(), '/data', systemClock);
+    const volumeAfter = killed.find('v')!;
+    expect([(await read(volumeAfter, 0, 1))[0], (await read(volumeAfter, 8192, 1))[0]]).toEqual([
+      1, 2,
+    ]);
+    await killed.close();
   });
 
   test('answers no read with what is merged into the layer of a snapshot that goes', async () => {

@@ -171,7 +171,7 @@ async function checkLiveLayer(
   return checkSealed(disk, volume, { layer, record }, tools);
 }
 
-/** A sealed layer; nothing is said of one that a merge changes, or may have begun to. */
+/** A sealed layer; nothing is said of one that a merge changes, or may have begun to, or that takes writes again. */
 async function checkSealed(
   disk: Disk,
   volume: Volume,
@@ -181,7 +181,7 @@ async function checkSealed(
   const { state } = volume.metadata;
   const { file } = layer;
   const stands = (): boolean =>
-    state.layers.get(layer.id) === record && !mergingLayers(state).has(layer.id);
+    state.layers.get(layer.id) === record && record.sealed && !mergingLayers(state).has(layer.id);
   if (!stands()) return [];
   const blocks = record.map.data.count;
   const findings = checkLength(file, record, true);

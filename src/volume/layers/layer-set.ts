@@ -2,7 +2,7 @@
  * The open layers of a volume: a tree, as the metadata log says it, with a file for each.
  *
  * Invariants:
- * - One layer takes writes, the top; it was made last. A volume's own content is what its chain shows.
+ * - One layer takes writes, the top; of those that are there it was made last. A volume's own content is what its chain shows.
  * - A layer that goes is taken out of every view in the same turn; its file is removed when the record of that is
  *   durable and nobody uses it any more.
  * - Files that the log does not name are removed when the volume is opened.
@@ -218,11 +218,37 @@ export class LayerSet {
     this.share(layer);
   }
 
+  /** The top holds nothing and the layer below it may take writes again, as far as the layers know; the tree says whether it is its own. */
+  get mayRemoveTop(): boolean {
+    const { top } = this;
+    const { parent } = top;
+    if (parent === null || !this.owns(parent) || !parent.mayReopen) return false;
+    if (top.touched || !top.isRecorded || parent.map.blockCount !== top.map.blockCount)
+      return false;
+    return top.map.data.count === 0 && top.map.zero.count === 0;
+  }
+
+  /** The log gets the end of the top, which holds nothing and whose record says so too (`whyTopStays`); `showBelow` follows. */
+  announceBelow(): void {
+    this.metadata.append({ kind: 'top-removed', layer: this.top.id });
+  }
+
+  /** The layer below the top takes writes; `removable` follows for the old top. Nothing may be on its way to that. */
+  showBelow(): void {
+    const { parent } = this.top;
+    assert(parent, 'something lies below the top');
+    const record = this.metadata.state.layers.get(parent.id);
+    assert(record?.sealed === false, 'the log has it open');
+    parent.reopen(record.map.clone());
+    this.show(parent);
+  }
+
   /** `into` took up `from`, which nobody looks through from now on; `removable` follows. */
   merged(from: number, into: number): void {
     const gone = this.layerOf(from);
     const kept = this.layerOf(into);
     if (kept.parent === gone) kept.parent = gone.parent;
+    kept.mergeEnds();
     this.replace(gone, kept);
   }
 
@@ -294,6 +320,7 @@ export class LayerSet {
       // It may have been a kill after all: what is in the page cache alone would be sealed.
       layer.file.datasyncNow();
       this.seal(layer);
+      layer.distrust();
     }
     // Without it nothing can be opened.
     this.push(

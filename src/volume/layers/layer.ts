@@ -5,7 +5,8 @@
  * - In the file, a block that the map does not call data is a hole, or zeroes, as long as the layer takes writes. For the
  *   base layer that makes the map something that may lag behind the file after a crash (recovery.ts).
  * - The map changes after the file did.
- * - A sealed layer is not written by hosts any more, and its map is the metadata's.
+ * - A sealed layer is not written by hosts any more, and its map is the metadata's. It may take writes again (`reopen`) as long as
+ *   this process knows that nothing is in its file which the map does not show.
  * - A base layer that lies in a container has no extents: after an unclean stop all of it is data (containers.ts).
  * - The file is closed when nobody reads, writes or syncs it any more: `pin` says who does.
  */
@@ -54,6 +55,10 @@ export class Layer {
   /** Blocks whose state in `map` changed since their last allocation record. */
   private unrecorded: BlockSet;
   private pins = 0;
+  /** The first invariant holds, sealed or not. What a merge was cut off in, or a power cut, may hold more than its map says. */
+  private exact: boolean;
+  /** A merge takes from it, or writes to it. */
+  private merging = false;
   private retired: (() => void) | null = null;
 
   constructor(options: {
@@ -73,6 +78,8 @@ export class Layer {
     this.parent = options.parent;
     this.map = map;
     this.sealed = options.sealed;
+    // Of what an earlier process sealed nobody knows whether it merged there.
+    this.exact = !options.sealed;
     this.sizeBytes = map.blockCount * BLOCK_BYTES;
     this.unrecorded = new BlockSet(map.blockCount);
   }
@@ -198,6 +205,38 @@ export class Layer {
     assert(this.isRecorded && !this.touched, 'a layer is sealed when all of it is durable');
     this.sealed = true;
     this.map = map;
+  }
+
+  /** A merge with a neighbour may begin. A second one without the end of the first: that was cut off. */
+  mergeBegins(): void {
+    if (this.merging) this.exact = false;
+    this.merging = true;
+  }
+
+  /** It took up its neighbour, all of it, and its map says so. */
+  mergeEnds(): void {
+    this.merging = false;
+  }
+
+  /** The file may hold what the map does not know, and never will. */
+  distrust(): void {
+    this.exact = false;
+  }
+
+  /** Whether it may take writes again: its file is what its map says, and no longer. */
+  get mayReopen(): boolean {
+    if (!this.sealed || !this.exact || this.merging) return false;
+    if (this.container !== null) return false;
+    return this.file.sizeNow() === this.map.blockCount * BLOCK_BYTES;
+  }
+
+  /** It takes writes again; `map` is a copy of the recorded one. */
+  reopen(map: LayerMap): void {
+    assert(this.sealed && this.exact, 'a sealed layer whose file is what its map says');
+    this.sealed = false;
+    this.map = map;
+    this.sizeBytes = map.blockCount * BLOCK_BYTES;
+    this.unrecorded = new BlockSet(map.blockCount);
   }
 
   /** As the fold of `resized` does it: what grew above another layer reads as zeroes. */

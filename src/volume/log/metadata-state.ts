@@ -59,6 +59,7 @@ export function foldRecord(folded: VolumeState, record: MetadataRecord): void {
     case 'layer-sealed':
     case 'layers-merged':
     case 'layer-removed':
+    case 'top-removed':
     case 'snapshot-created':
     case 'snapshot-removed':
     case 'snapshot-kept':

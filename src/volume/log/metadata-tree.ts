@@ -2,16 +2,16 @@
  * The part of the metadata reducer that keeps the tree of layers and the snapshots.
  *
  * Invariants:
- * - Parents stand before their children, one layer is the base, and the top is the one that was made last.
- * - A snapshot's layer exists and is sealed. The top layer is neither merged nor removed.
+ * - Parents stand before their children, one layer is the base, and the top is the one of those there that was made last.
+ * - A snapshot's layer exists and is sealed. The top layer is not merged, and removed only when it holds nothing.
  * - The base layer alone may lie in a container, and then it stays the base layer.
  * - A layer that goes is one that nobody sees the loss of: nobody looks through it, or another holds what it held.
  */
 import { BLOCK_BYTES } from '../../io/limits.ts';
 import { LayerMap } from '../maps/layer-map.ts';
 import type { MetadataRecord } from './records.ts';
-import { check, checkSize, hasBelow, layerOf } from '../volume-state.ts';
-import type { LayerRecord, MutableState, Writable } from '../volume-state.ts';
+import { RecordRefused, check, checkSize, hasBelow, layerOf } from '../volume-state.ts';
+import type { MutableState, VolumeState } from '../volume-state.ts';
 
 type TreeKind =
   | 'cloned'
@@ -21,6 +21,7 @@ type TreeKind =
   | 'layer-sealed'
   | 'layers-merged'
   | 'layer-removed'
+  | 'top-removed'
   | 'snapshot-created'
   | 'snapshot-removed'
   | 'snapshot-kept';
@@ -64,6 +65,9 @@ export function foldTreeRecord(
     case 'layer-removed':
       checkNotKept(state, record.layer);
       removeLayer(state, record.layer);
+      return;
+    case 'top-removed':
+      removeTop(state, record.layer);
       return;
     case 'snapshot-created': {
       const { kind: _, ...snapshot } = record;
@@ -136,7 +140,41 @@ function removeLayer(state: MutableState, layer: number): void {
   state.layers.delete(layer);
 }
 
-function childrenOf(state: MutableState, layer: number): Writable<LayerRecord>[] {
+/**
+ * Why the top cannot go, so that the layer below it takes writes again; null: it can. That one has to be the last of those that
+ * stay, or a compacted log would not give it the same place.
+ */
+export function whyTopStays(state: VolumeState, layer: number): string | null {
+  const gone = state.layers.get(layer);
+  if (gone === undefined || layer !== state.topLayer) return `layer ${layer} is not the top`;
+  const { map, parent } = gone;
+  if (map.data.count > 0 || map.zero.count > 0) return `layer ${layer} is not empty`;
+  const below = state.layers.get(parent);
+  if (below === undefined) return `layer ${layer} lies on no layer of this volume`;
+  if (state.kept?.layer === layer || state.kept?.layer === parent) {
+    return `a journal is kept for layer ${state.kept.layer}`;
+  }
+  if (!below.sealed) return `layer ${parent} is not sealed`;
+  if (below.map.blockCount !== map.blockCount) return `layer ${parent} has another size`;
+  if (isNamed(state, parent)) return `layer ${parent} is a snapshot`;
+  if ([...state.layers.keys()].at(-2) !== parent) return `layer ${parent} is older than others`;
+  return childrenOf(state, parent).length === 1 ? null : `layer ${parent} carries others`;
+}
+
+function removeTop(state: MutableState, layer: number): void {
+  const why = whyTopStays(state, layer);
+  if (why !== null) throw new RecordRefused(why);
+  const below = layerOf(state, layerOf(state, layer).parent);
+  state.layers.delete(layer);
+  below.sealed = false;
+  state.topLayer = below.id;
+  state.nextLayer = below.id + 1;
+}
+
+function childrenOf<Record extends { readonly parent: number }>(
+  state: { readonly layers: ReadonlyMap<number, Record> },
+  layer: number,
+): Record[] {
   return [...state.layers.values()].filter(({ parent }) => parent === layer);
 }
 
@@ -144,6 +182,6 @@ function hasName(state: MutableState, wanted: string): boolean {
   return [...state.snapshots.values()].some(({ name }) => name === wanted);
 }
 
-function isNamed(state: MutableState, layer: number): boolean {
+function isNamed(state: VolumeState, layer: number): boolean {
   return [...state.snapshots.values()].some((snapshot) => snapshot.layer === layer);
 }

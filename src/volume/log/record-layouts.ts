@@ -213,6 +213,7 @@ export const LAYOUTS: Readonly<Record<RecordKind, Layout>> = {
     ],
   },
   'journal-released': { code: 52, fields: [] },
+  'top-removed': { code: 53, fields: [['layer', 'u32']] },
 };
 
 const ID_BYTES = 16;

@@ -66,6 +66,12 @@ export interface LayerRemoved {
   readonly kind: 'layer-removed';
   readonly layer: number;
 }
+/** The top, which holds nothing, is gone: the layer below it, which nobody else looks through, takes writes again. */
+export interface TopRemoved {
+  readonly kind: 'top-removed';
+  /** The top that goes. */
+  readonly layer: number;
+}
 /** A sealed layer, and what lies below it, is kept under a name. */
 export interface SnapshotCreated {
   readonly kind: 'snapshot-created';
@@ -383,6 +389,7 @@ export type MetadataRecord =
   | LayerSealed
   | LayersMerged
   | LayerRemoved
+  | TopRemoved
   | SnapshotCreated
   | SnapshotRemoved
   | Allocated

@@ -141,6 +141,8 @@ export class LayerMerge {
   /** Does a step with a buffer of its own. A step that fails is handed out again. */
   async run(step: MergeStep, buffer: Buffer): Promise<MergeFault | null> {
     const { clock, zeroPace, from, into, ability } = this;
+    // Holes are for space alone: none is waited for, and some disks cannot make any.
+    if (this.pair.direction === 'down' && step.zeroes) into.distrust();
     const files = { from: from.file, into: into.file, map: into.map, clock, zeroPace, ability };
     const fault = await runStep(step, files, buffer);
     if (fault !== null) {

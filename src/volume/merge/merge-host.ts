@@ -13,6 +13,8 @@ export interface MergeLayer {
   readonly map: LayerMap;
   /** The map, and whatever goes with it, gets another size. The file has it already, or gets it later. */
   resize(sizeBytes: number): void;
+  /** The file may keep data, for good or until a power cut, where the map says zero from now on. */
+  distrust(): void;
 }
 
 export interface MergeHost {

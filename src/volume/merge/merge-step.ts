@@ -52,6 +52,8 @@ export class MergeStep {
   readonly readings: Reading[] = [];
   /** Bytes of data to copy. */
   bytes = 0;
+  /** Something in it becomes zero. */
+  zeroes = false;
   private taken = 0;
 
   /** Takes a piece, which lies behind the ones before; false when it does not fit. */
@@ -59,6 +61,7 @@ export class MergeStep {
     if (this.pieces.length >= MERGE_STEP_RUNS_MAX) return false;
     const start = piece.kind === 'copy' ? this.place(piece) : 0;
     if (start === NO_ROOM) return false;
+    if (piece.kind === 'zero') this.zeroes = true;
     this.pieces.push({ ...piece, start });
     return true;
   }

@@ -14,6 +14,7 @@ import type { Layer } from '../layers/layer.ts';
 import { garbageOf } from '../layers/layer-tree.ts';
 import { writeError } from '../log/metadata.ts';
 import type { SnapshotRecord } from '../log/metadata-state.ts';
+import { whyTopStays } from '../log/metadata-tree.ts';
 import type { MetadataRecord } from '../log/records.ts';
 import type { MergeQueue } from '../merge/merge-host.ts';
 import { replacedName } from '../names.ts';
@@ -47,11 +48,45 @@ export class SnapshotSteps {
       metadata.append({ kind: 'layer-removed', layer: id });
       this.givenUp.add(id);
     }
+    await this.returnTop();
     if (this.givenUp.size > 0 && (await this.host.commit(true)) === Status.OK) {
       for (const id of this.givenUp) layers.removable(id);
       this.givenUp.clear();
     }
     this.merger.kick();
+  }
+
+  /**
+   * A top that holds nothing over a layer that nobody else looks through goes, and the layer below takes writes again: in place,
+   * where the space for them is there already. Changes wait for one commit.
+   */
+  private async returnTop(): Promise<void> {
+    const { host } = this;
+    const { layers, changes } = host;
+    if (!this.topMayGo) return;
+    changes.hold();
+    try {
+      await host.until(() => changes.running === 0 && !changes.isArming);
+      if (!this.topMayGo) return;
+      this.givenUp.add(layers.top.id);
+      layers.announceBelow();
+      // None is done at once from now on: the old top must stay empty, and the log must have this before the next one is answered.
+      changes.rearm();
+      await host.commit(true);
+      // What was announced is shown in any case: the log has no word that takes it back.
+      layers.showBelow();
+      changes.layersChanged();
+    } finally {
+      changes.release();
+    }
+  }
+
+  /** Nothing is in the top, and what lies below may be written. Who read it through a snapshot that is gone hears of that. */
+  private get topMayGo(): boolean {
+    const { metadata, layers, changes } = this.host;
+    const { parent } = layers.top;
+    if (parent === null || !layers.mayRemoveTop || changes.tainted) return false;
+    return !this.merger.uses(parent.id) && whyTopStays(metadata.state, layers.top.id) === null;
   }
 
   /** Seals what an interrupted operation left: layers below the top that may have been written. */

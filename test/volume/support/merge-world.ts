@@ -228,7 +228,7 @@ export class World implements MergeHost {
   layerOf(id: number): MergeLayer {
     const map = this.maps.get(id) ?? this.stateMap(id);
     const resize = (sizeBytes: number): void => map.resize(sizeBytes / BLOCK_BYTES);
-    return { id, file: this.fileOf(id), map, resize };
+    return { id, file: this.fileOf(id), map, resize, distrust: () => {} };
   }
 
   requests(): number {
