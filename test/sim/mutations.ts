@@ -4,6 +4,7 @@
  */
 import type { Disk, DiskCallback, DiskFile } from '../../src/io/disk.ts';
 import { DeviceRequest, PENDING } from '../../src/io/device.ts';
+import { Changes } from '../../src/volume/changes.ts';
 import { Flusher, type FlushWaiter } from '../../src/volume/flusher.ts';
 import { Layer } from '../../src/volume/layers/layer.ts';
 import { LayerMap, BlockState } from '../../src/volume/maps/layer-map.ts';
@@ -265,6 +266,21 @@ export const MUTATIONS: readonly Mutation[] = [
         if (!path.endsWith('/volumes')) sync(path);
       };
       return disk;
+    },
+  },
+  {
+    name: 'a top is written while the log hears that it goes',
+    patch: () => replace(Changes.prototype, 'rearm', () => () => {}),
+  },
+  {
+    name: 'a layer takes writes again whatever a merge, or a power cut, left in its file',
+    patch: () => {
+      const mend = replace(Layer.prototype, 'distrust', () => () => {});
+      const mendBegin = replace(Layer.prototype, 'mergeBegins', () => () => {});
+      return () => {
+        mend();
+        mendBegin();
+      };
     },
   },
   {
