@@ -7,6 +7,7 @@
  * - What grows reads as zeroes. A file that is lengthened does; of a container that part is zeroed before it counts.
  * - What the mirrors hold past the old end is unknown: it is marked in the same commit as the new size.
  */
+import assert from 'node:assert';
 import { Status } from '../io/device.ts';
 import { errnoOf } from '../io/errors.ts';
 import { BLOCK_BYTES, ZERO_PUNCH_BYTES_MAX, ZERO_WRITE_BYTES_MAX } from '../io/limits.ts';
@@ -14,6 +15,9 @@ import type { Changes } from './changes.ts';
 import type { Layer } from './layers/layer.ts';
 import { writeError } from './log/metadata.ts';
 import type { Metadata } from './log/metadata.ts';
+import { recordsOfMap } from './log/metadata-state.ts';
+import { BlockSet } from './maps/block-set.ts';
+import type { LayerMap } from './maps/layer-map.ts';
 import { ZEROES } from './zeroing.ts';
 
 /** What a volume lends to the change of its size. */
@@ -62,10 +66,11 @@ export async function shrinkVolume(host: ResizeHost, sizeBytes: number): Promise
     await host.flushed();
     host.refuseIfFailed();
     const before = layer.sizeBytes;
+    const recorded = recordedMap(host).clone();
     layer.sizeBytes = sizeBytes;
     metadata.append({ kind: 'resized', sizeBytes });
     const status = await host.commit();
-    if (status !== Status.OK) undoShrink(host, before, status);
+    if (status !== Status.OK) undoShrink(host, before, status, recorded);
     layer.resize(sizeBytes);
     cutFile(layer, sizeBytes);
   } finally {
@@ -73,13 +78,32 @@ export async function shrinkVolume(host: ResizeHost, sizeBytes: number): Promise
   }
 }
 
-/** The record could not be made durable: the volume keeps its size, and the log learns again what it dropped. */
-function undoShrink(host: ResizeHost, before: number, status: number): never {
+function recordedMap({ layer, metadata }: ResizeHost): LayerMap {
+  const record = metadata.state.layers.get(layer.id);
+  assert(record, 'the top is in the log');
+  return record.map;
+}
+
+/**
+ * The record could not be made durable: the volume keeps its size, and the log learns again what it dropped. `recorded`: the map that
+ * it had. At once, for what was durable must not wait for a flush: any commit takes the shrinking along.
+ */
+function undoShrink(host: ResizeHost, before: number, status: number, recorded: LayerMap): never {
   const { layer, metadata } = host;
   layer.sizeBytes = before;
   host.refuseIfFailed();
   const first = metadata.state.sizeBytes / BLOCK_BYTES;
+  const end = before / BLOCK_BYTES;
   metadata.append({ kind: 'resized', sizeBytes: before });
+  const map = recordedMap(host).clone();
+  for (let block = first; block < end;) {
+    const next = recorded.runEnd(block, end);
+    map.set(block, next - block, recorded.stateOf(block));
+    block = next;
+  }
+  const cut = new BlockSet(end);
+  cut.add(first, end - first);
+  for (const record of recordsOfMap(layer.id, map, cut)) metadata.append(record);
   layer.forgetRecords(first);
   // The mirrors' bits past the cut went with the fold: too many bits are safe, too few are not.
   markForMirrors(metadata, first, layer.map.blockCount - first);

@@ -106,6 +106,23 @@ describe('on a full disk', () => {
     expect((await read(again, 0, 1))[0]).toBe(1);
   });
 
+  test('shrinking fails, and a power cut leaves what was flushed at the end of a layer above others', async () => {
+    const { disk, volume } = await newVolume(SIZE);
+    await write(volume, 0, Buffer.alloc(4096, 1));
+    await volume.snapshots.create('s');
+    await write(volume, SIZE - 4096, Buffer.alloc(4096, 2));
+    expect(await flush(volume)).toBe(0);
+    disk.pagesMax = disk.pagesUsed();
+    volume.metadata.append({ kind: 'regions-hot', regions: Array.from({ length: 2000 }, () => 1) });
+    await expect(volume.resize(SIZE / 2)).rejects.toMatchObject({ code: 'METADATA_WRITE_FAILED' });
+    disk.pagesMax = Number.POSITIVE_INFINITY;
+    // Any commit, and no flush.
+    expect(await commit(volume)).toBe(0);
+    const again = reopen(disk.crash(() => false)).volume;
+    expect(again.sizeBytes).toBe(SIZE);
+    expect((await read(again, SIZE - 4096, 1))[0]).toBe(2);
+  });
+
   test.each([false, true])(
     'a snapshot of a primary and its position become durable together, or not at all (asked for again: %s)',
     async (again) => {
