@@ -141,7 +141,7 @@ export async function removeVolume(
     disk.syncDirectory(parent);
   } catch (thrown) {
     // It may be back after a power cut, and has to be whole then.
-    renameQuietly(disk, leaving, `${parent}/${id}`);
+    bringBack(disk, parent, { from: leaving, to: `${parent}/${id}` });
     throw writeError(leaving, errnoOf(thrown));
   }
   for (const { id: layer, place } of layers) {
@@ -165,11 +165,29 @@ export function discardVolume({ disk, path }: StoreOptions, directory: string): 
   removeQuietly(disk, leaving);
 }
 
+/**
+ * The first rename may be on the disk although its sync failed: the second one is made durable too, or taken back. A volume that goes
+ * with the next power cut takes no writes.
+ */
+function bringBack(disk: Disk, parent: string, { from, to }: { from: string; to: string }): void {
+  try {
+    disk.rename(from, to);
+  } catch {
+    // The next open removes it, unless it has its name again.
+    return;
+  }
+  try {
+    disk.syncDirectory(parent);
+  } catch {
+    renameQuietly(disk, to, from);
+  }
+}
+
 function renameQuietly(disk: Disk, from: string, to: string): void {
   try {
     disk.rename(from, to);
   } catch {
-    // Then the next open removes it, unless it has its name again.
+    // It keeps the name that it has.
   }
 }
 

@@ -77,6 +77,34 @@ describe('a store', () => {
     expect(again.find('a')!.metadata.state.createdAt).toBeGreaterThan(1_600_000_000_000);
   });
 
+  test.each([1, 2])(
+    'takes no writes into a volume that a power cut would take away: its end was refused (%i syncs fail)',
+    async (fails) => {
+      const disk = new MemoryDisk();
+      const store = openStore(disk);
+      await store.create('a', SIZE);
+      const sync = disk.syncDirectory.bind(disk);
+      let left = fails;
+      disk.syncDirectory = (path) => {
+        if (path.endsWith('/volumes') && left > 0) {
+          left -= 1;
+          // What it was to make durable may be, all the same.
+          if (left === fails - 1) sync(path);
+          throw Object.assign(new Error('EIO'), { errno: -5, code: 'EIO' });
+        }
+        sync(path);
+      };
+      await expect(store.delete(store.find('a')!)).rejects.toMatchObject({
+        code: 'METADATA_WRITE_FAILED',
+      });
+      const isThere = store.find('a') !== null;
+      expect(isThere).toBe(fails === 1);
+      const again = openStore(disk.crash(() => false));
+      expect(again.find('a') !== null).toBe(isThere);
+      await again.close();
+    },
+  );
+
   test('takes each name once, also while it is being created', async () => {
     const store = openStore(new MemoryDisk());
     const [first, second] = await Promise.allSettled([
