@@ -120,6 +120,24 @@ describe('a process that is killed', () => {
     expectSame(await world.content(), world.model);
   });
 
+  test('loses no write where a power cut left half of what tells whether extents can be believed, and no other could be made', async () => {
+    const world = await World.create();
+    await flush(world.volume);
+    const probe = `${world.volume.directory}/extents`;
+    world.disk.replaceFile(probe, Buffer.alloc(0));
+    await world.volume.close();
+    const { disk } = world;
+    const rename = disk.rename.bind(disk);
+    disk.rename = (from, to) => {
+      if (to !== probe) return rename(from, to);
+      throw Object.assign(new Error('EIO'), { errno: -5, code: 'EIO' });
+    };
+    world.reopen();
+    await world.put(18, 4, 5);
+    await world.kill();
+    expectSame(await world.content(), world.model);
+  });
+
   test('loses no write after a snapshot that the log had no room for', async () => {
     const world = await World.create();
     await world.fillLog();

@@ -42,11 +42,21 @@ export function keepProbe(disk: Disk, directory: string): boolean {
   if (!disk.knowsExtents) return false;
   const path = `${directory}/${PROBE_NAME}`;
   try {
-    return (
-      looksRight(disk, path) === true || (make(disk, directory) && looksRight(disk, path) === true)
-    );
+    if (looksRight(disk, path) === true) return true;
+    if (make(disk, directory)) return looksRight(disk, path) === true;
   } catch {
-    return false;
+    // It could not be made; nor, maybe, what is there be opened.
+  }
+  discard(disk, path);
+  return false;
+}
+
+/** What is there was left by a power cut, and nothing could take its place: the next process is not to judge by it. */
+function discard(disk: Disk, path: string): void {
+  try {
+    if (disk.exists(path)) disk.remove(path);
+  } catch {
+    // It says that extents are not to be believed, which is never wrong.
   }
 }
 

@@ -52,6 +52,8 @@ async function keepExtents(view: View, first: number, end: number): Promise<bool
       // Where not even that can be written, it is a part of what was asked for.
       if ((await rewrite(view, block)) || whole) {
         view.top.markData(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
+      } else {
+        view.top.distrust();
       }
     }
     extent = extent.end < limit ? extentAfter(view.top.file, extent.end) : null;
