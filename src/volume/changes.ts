@@ -49,10 +49,12 @@ const Care = Object.freeze({
   LAYERED: 32,
   /** The top lies in a container that takes nothing on this thread. */
   REMOTE: 64,
+  /** Another top is about to be shown, and this one takes nothing any more. */
+  SWITCHING: 128,
 } as const);
 
 /** With any of these nothing is changed on this thread. */
-const NOT_NOW = Care.REFUSED | Care.UNARMED | Care.LOCKED | Care.REMOTE;
+const NOT_NOW = Care.REFUSED | Care.UNARMED | Care.LOCKED | Care.REMOTE | Care.SWITCHING;
 
 /** Reads on the pool; `callback` gets 0 or an errno, never before this returned. */
 type ReadAt = (
@@ -136,10 +138,16 @@ export class Changes {
 
   /** The volume's content shows through other layers than before. Nothing is on the pool. */
   layersChanged(): void {
+    this.care &= ~Care.SWITCHING;
     if (this.view.layered) this.care |= Care.LAYERED;
     else this.care &= ~Care.LAYERED;
     if (this.view.top.container?.canNow === false) this.care |= Care.REMOTE;
     else this.care &= ~Care.REMOTE;
+  }
+
+  /** Until `layersChanged` no change is done at once either; the caller holds those that wait. */
+  switching(): void {
+    this.care |= Care.SWITCHING;
   }
 
   /** The log may not know the top yet, whose record found no space: before the next change it has to. */
@@ -268,7 +276,8 @@ export class Changes {
     this.arming = true;
     this.queue.hold();
     const { bootId, metadata } = this;
-    if (bootId !== '' && metadata.state.boot !== bootId) {
+    // After `distrust` no run of the system is named any more.
+    if (bootId !== '' && metadata.state.boot !== bootId && !this.tainted) {
       metadata.append({ kind: 'booted', id: bootId });
     }
     if (metadata.state.clean) metadata.append({ kind: 'opened' });

@@ -105,6 +105,8 @@ export class LayerMerge {
     if (this.pair.direction === 'down' && from.map.blockCount > into.map.blockCount) {
       const sizeBytes = from.map.blockCount * BLOCK_BYTES;
       try {
+        // What lies past its end may be left from before it shrank.
+        into.file.truncateNow(into.map.blockCount * BLOCK_BYTES);
         into.file.truncateNow(sizeBytes);
       } catch (thrown) {
         return { errno: errnoOf(thrown), what: `${into.file.path} could not be lengthened` };

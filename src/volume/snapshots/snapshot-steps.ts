@@ -58,24 +58,26 @@ export class SnapshotSteps {
 
   /**
    * A top that holds nothing over a layer that nobody else looks through goes, and the layer below takes writes again: in place,
-   * where the space for them is there already. Changes wait for one commit.
+   * where the space for them is there already. Changes wait for one commit; for others that run already they do not.
    */
   private async returnTop(): Promise<void> {
     const { host } = this;
     const { layers, changes } = host;
-    if (!this.topMayGo) return;
+    const mayGo = (): boolean => this.topMayGo && changes.running === 0;
+    if (!mayGo()) return;
     changes.hold();
     try {
-      await host.until(() => changes.running === 0 && !changes.isArming);
-      if (!this.topMayGo) return;
+      // Whoever waited goes on in a later turn of its own: another may have come in between.
+      while (changes.isArming) await host.until(() => !changes.isArming);
+      if (!mayGo()) return;
       this.givenUp.add(layers.top.id);
+      changes.switching();
       layers.announceBelow();
-      // None is done at once from now on: the old top must stay empty, and the log must have this before the next one is answered.
-      changes.rearm();
-      await host.commit(true);
+      const status = await host.commit(true);
       // What was announced is shown in any case: the log has no word that takes it back.
       layers.showBelow();
       changes.layersChanged();
+      if (status !== Status.OK) changes.rearm();
     } finally {
       changes.release();
     }
