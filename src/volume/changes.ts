@@ -138,21 +138,27 @@ export class Changes {
 
   /** The volume's content shows through other layers than before. Nothing is on the pool. */
   layersChanged(): void {
-    this.care &= ~Care.SWITCHING;
     if (this.view.layered) this.care |= Care.LAYERED;
     else this.care &= ~Care.LAYERED;
     if (this.view.top.container?.canNow === false) this.care |= Care.REMOTE;
     else this.care &= ~Care.REMOTE;
   }
 
-  /** Until `layersChanged` no change is done at once either; the caller holds those that wait. */
+  /** Until `switched` no change is done at once either; the caller holds those that wait. */
   switching(): void {
     this.care |= Care.SWITCHING;
   }
 
-  /** The log may not know the top yet, whose record found no space: before the next change it has to. */
+  /** The new top is shown. */
+  switched(): void {
+    this.care &= ~Care.SWITCHING;
+    this.layersChanged();
+  }
+
+  /** The log may not know the top yet, whose record found no space: before the next change it has to, also before one that waits. */
   rearm(): void {
     this.care |= Care.UNARMED;
+    if (this.queue.length > 0) this.arm();
   }
 
   /** Whether a change to the range is on the pool or waiting. */

@@ -42,34 +42,40 @@ const byteAt = async (volume: Volume, offset: number): Promise<number | undefine
   (await read(volume, offset, 1))[0];
 
 describe('while the top goes', () => {
-  test('a write that a commit of another set free does not enter it', async () => {
-    const disk = new MemoryDisk();
-    const store = openStore(disk, '/data', systemClock);
-    const volume = await store.create('v', 64 * MIB);
-    const gate = new RegionGate({ volume, clock: systemClock, mirrors: [] as never });
-    await write(volume, 0, Buffer.alloc(BLOCK, 1));
-    await volume.snapshots.create('a');
-    disk.holding = true;
-    const deleted = volume.snapshots.delete('a');
-    await microtasks(50);
-    // Somebody's records are on their way, so what follows goes in one batch.
-    volume.metadata.append({ kind: 'regions-cold', regions: [] });
-    volume.metadata.commit(() => {});
-    while (layerCount(volume) > 1) {
-      disk.letGo();
-      await turn();
-    }
-    const armed = write(volume, 2 * BLOCK, Buffer.alloc(BLOCK, 2));
-    const request = requestOf({ offset: 65_536, length: BLOCK }, Buffer.alloc(BLOCK, 3));
-    const gated = answered(request, (each) => gate.wait(each, (free) => volume.write(free), null));
-    await letAllGo(disk);
-    expect(await Promise.all([armed, gated])).toEqual([0, 0]);
-    await deleted;
-    expect(layerCount(volume)).toBe(1);
-    expect(await flush(volume)).toBe(0);
-    expect([await byteAt(volume, 2 * BLOCK), await byteAt(volume, 65_536)]).toEqual([2, 3]);
-    await store.close();
-  });
+  test.each([false, true])(
+    'a write that a commit of another set free does not enter it (a merge ends: %s)',
+    async (merged) => {
+      const disk = new MemoryDisk();
+      const store = openStore(disk, '/data', systemClock);
+      const volume = await store.create('v', 64 * MIB);
+      const gate = new RegionGate({ volume, clock: systemClock, mirrors: [] as never });
+      await write(volume, 0, Buffer.alloc(BLOCK, 1));
+      await volume.snapshots.create('a');
+      disk.holding = true;
+      const deleted = volume.snapshots.delete('a');
+      await microtasks(50);
+      // Somebody's records are on their way, so what follows goes in one batch.
+      volume.metadata.append({ kind: 'regions-cold', regions: [] });
+      volume.metadata.commit(() => {});
+      while (layerCount(volume) > 1) {
+        disk.letGo();
+        await turn();
+      }
+      if (merged) volume.changes.layersChanged();
+      const armed = write(volume, 2 * BLOCK, Buffer.alloc(BLOCK, 2));
+      const request = requestOf({ offset: 65_536, length: BLOCK }, Buffer.alloc(BLOCK, 3));
+      const gated = answered(request, (each) =>
+        gate.wait(each, (free) => volume.write(free), null),
+      );
+      await letAllGo(disk);
+      expect(await Promise.all([armed, gated])).toEqual([0, 0]);
+      await deleted;
+      expect(layerCount(volume)).toBe(1);
+      expect(await flush(volume)).toBe(0);
+      expect([await byteAt(volume, 2 * BLOCK), await byteAt(volume, 65_536)]).toEqual([2, 3]);
+      await store.close();
+    },
+  );
 
   test.each([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 15, 20])(
     'a first write that comes %i microtasks after a commit is not lost, nor are those behind it',

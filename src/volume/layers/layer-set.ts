@@ -151,14 +151,13 @@ export class LayerSet {
   }
 
   /**
-   * Makes the file of the next layer; `push` puts it in place. Durable but for its content when it resolves.
-   * `needed`: also with the space that is kept back. Throws METADATA_WRITE_FAILED.
+   * Makes the file of the next layer; `announce` and `show` put it in place. Durable but for its content when it resolves.
+   * Throws METADATA_WRITE_FAILED.
    */
-  async prepare(needed = false): Promise<Layer> {
+  async prepare(): Promise<Layer> {
     this.noteExtents();
     const sizeBytes = this.top.map.blockCount * BLOCK_BYTES;
-    const make = (): Layer => this.create(sizeBytes);
-    const layer = needed ? this.withSpare(make) : make();
+    const layer = this.create(sizeBytes);
     const lengthSynced = await new Promise<number>((resolve) => layer.file.datasync(resolve));
     const linked = await new Promise<number>((resolve) =>
       this.disk.syncDirectoryLater(this.directory, resolve),

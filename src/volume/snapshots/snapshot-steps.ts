@@ -76,7 +76,7 @@ export class SnapshotSteps {
       const status = await host.commit(true);
       // What was announced is shown in any case: the log has no word that takes it back.
       layers.showBelow();
-      changes.layersChanged();
+      changes.switched();
       if (status !== Status.OK) changes.rearm();
     } finally {
       changes.release();
@@ -277,19 +277,33 @@ export class SnapshotSteps {
    */
   async switchOver(announce: () => Layer, unused: readonly Layer[]): Promise<void> {
     const { host } = this;
-    host.changes.hold();
+    const { layers, changes } = host;
+    const again = await this.preparedBesides(unused);
+    changes.hold();
     try {
-      const top = await this.announced(announce, unused);
-      const status = await host.commit();
-      host.refuseIfFailed();
+      const top = await this.announced(announce, [...unused, again]);
+      const status = await this.committedOrOver(again);
       if (status !== Status.OK) {
-        await this.takeBack(top);
+        layers.show(again);
+        changes.layersChanged();
+        changes.rearm();
         throw writeError(top.file.path, status);
       }
-      host.layers.show(top);
-      host.changes.layersChanged();
+      layers.drop(again);
+      layers.show(top);
+      changes.layersChanged();
     } finally {
-      host.changes.release();
+      changes.release();
+    }
+  }
+
+  private async preparedBesides(unused: readonly Layer[]): Promise<Layer> {
+    const { layers } = this.host;
+    try {
+      return await layers.prepare();
+    } catch (thrown) {
+      for (const layer of unused) layers.drop(layer);
+      throw thrown;
     }
   }
 
@@ -305,14 +319,26 @@ export class SnapshotSteps {
     }
   }
 
-  /** The log could not take `top`. It has no word for that, but a yet newer top over the old one is the same. */
-  private async takeBack(top: Layer): Promise<void> {
-    const { layers, changes } = this.host;
-    const again = await layers.prepare(true).catch(() => null);
-    // Not even an empty file can be made: then what was announced holds.
-    if (again === null) layers.show(top);
-    else layers.push(again, layers.top);
-    changes.layersChanged();
-    changes.rearm();
+  /**
+   * Commits the announced top. When the log has no space for it: the log has no word that takes it back, but a yet newer top over
+   * the old one is the same. Announced in the same turn: what another commit takes along is both of them. Throws VOLUME_FAILED.
+   */
+  private committedOrOver(again: Layer): Promise<number> {
+    const { host } = this;
+    const { layers, metadata } = host;
+    const old = layers.top;
+    return new Promise<number>((resolve, reject) => {
+      metadata.commit((status) => {
+        try {
+          host.refuseIfFailed();
+        } catch (thrown) {
+          layers.drop(again);
+          reject(thrown);
+          return;
+        }
+        if (status !== Status.OK) layers.announce(again, old);
+        resolve(status);
+      });
+    });
   }
 }
