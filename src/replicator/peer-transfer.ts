@@ -86,7 +86,8 @@ export class PeerTransfer implements Transfer, PeerTalk {
     this.check();
     await this.snapshots.ask();
     for (;;) {
-      if (this.snapshots.isStale) await this.snapshots.ask();
+      // Each time what went while it was told: another may have its name by now.
+      while (this.snapshots.isStale) await this.snapshots.ask();
       const bytesBefore = this.lackingBytes;
       const round = await this.nextRound();
       this.check();

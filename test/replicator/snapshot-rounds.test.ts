@@ -133,6 +133,38 @@ describe('snapshots that a mirror lacks', () => {
     await expectTwins(rig, mirror);
   });
 
+  it('are told to be gone before another of the same name comes, also when they went while it was told of others', async () => {
+    const scope = testScope();
+    const { rig, mirror } = await pair();
+    const { snapshots } = rig.volume;
+    await snapshots.create('one');
+    await snapshots.create('two');
+    await rig.inStep();
+    await outage(rig, mirror);
+    const meanwhile = [
+      () => snapshots.delete('one'),
+      async () => {
+        await snapshots.delete('two');
+        await rig.write(2 * MIB, stamped(64 * KIB, 9));
+        await snapshots.create('two');
+      },
+    ];
+    const rounds = SnapshotRounds.prototype;
+    const { ask } = rounds;
+    rounds.ask = async function asked(this: SnapshotRounds) {
+      await ask.call(this);
+      await meanwhile.shift()?.();
+    };
+    scope.defer('the rounds', () => {
+      rounds.ask = ask;
+    });
+    mirror.comeBack();
+    await rig.inStep();
+    expect(meanwhile).toEqual([]);
+    await expectTwins(rig, mirror);
+    expect(rig.status().last_refusal).toBeNull();
+  });
+
   it('stay there while it is not recorded here that they went', async () => {
     const scope = testScope();
     const disk = new MemoryDisk();
