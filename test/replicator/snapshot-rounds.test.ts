@@ -11,6 +11,7 @@ import {
   marksBehindSnapshot,
   SnapshotRounds,
 } from '../../src/replicator/snapshot-rounds.ts';
+import { replace } from '../sim/mutations.ts';
 import { testScope } from '../support/tools.ts';
 import { waitUntil } from '../support/wait.ts';
 import { MemoryDisk } from '../volume/support/memory-disk.ts';
@@ -149,15 +150,13 @@ describe('snapshots that a mirror lacks', () => {
         await snapshots.create('two');
       },
     ];
-    const rounds = SnapshotRounds.prototype;
-    const { ask } = rounds;
-    rounds.ask = async function asked(this: SnapshotRounds) {
-      await ask.call(this);
-      await meanwhile.shift()?.();
-    };
-    scope.defer('the rounds', () => {
-      rounds.ask = ask;
+    const mend = replace(SnapshotRounds.prototype, 'ask', (ask) => {
+      return async function asked(this: SnapshotRounds) {
+        await ask.call(this);
+        await meanwhile.shift()?.();
+      };
     });
+    scope.defer('the rounds', mend);
     mirror.comeBack();
     await rig.inStep();
     expect(meanwhile).toEqual([]);

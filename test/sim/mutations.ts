@@ -270,7 +270,7 @@ export const MUTATIONS: readonly Mutation[] = [
   },
   {
     name: 'a top is written while the log hears that it goes',
-    patch: () => replace(Changes.prototype, 'rearm', () => () => {}),
+    patch: () => replace(Changes.prototype, 'switching', () => () => {}),
   },
   {
     name: 'a layer takes writes again whatever a merge, or a power cut, left in its file',
