@@ -41,13 +41,15 @@ export function tellsBlocks(disk: Disk, directory: string, spare: Spare | null):
 export function keepProbe(disk: Disk, directory: string): boolean {
   if (!disk.knowsExtents) return false;
   const path = `${directory}/${PROBE_NAME}`;
+  let told: boolean | null = null;
   try {
-    if (looksRight(disk, path) === true) return true;
+    told = looksRight(disk, path);
+    if (told === true) return true;
     if (make(disk, directory)) return looksRight(disk, path) === true;
   } catch {
-    // It could not be made; nor, maybe, what is there be opened.
+    // It could not be made; what could not even be looked at stays.
   }
-  discard(disk, path);
+  if (told === false) discard(disk, path);
   return false;
 }
 
