@@ -21,6 +21,7 @@ import { loadTlsClientContext } from '../io/tls-client.ts';
 import type { EventKind } from '../replicator/event-kinds.ts';
 import type { HostedVolume } from '../replicator/hosted-volume.ts';
 import { SharedLimit } from '../replicator/shared-limit.ts';
+import { SlabPool } from '../replicator/slab.ts';
 import { SecondaryVolume } from '../replicator/intake/secondary.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import { VolumeStore, type Volume } from '../volume/store.ts';
@@ -100,12 +101,16 @@ export class BlockferryNode {
   private stopped: Promise<void> | null = null;
   /** What the mirrors of all volumes may be sent. */
   private readonly nodeLimit: SharedLimit;
+  /** Memory of what all volumes stage. */
+  private readonly slabs: SlabPool;
 
   private constructor(parts: NodeParts) {
     this.parts = parts;
     this.controlAddress = parts.config.control;
     this.events = new EventLog({ clock: parts.clock, log: parts.log });
-    this.nodeLimit = new SharedLimit(parts.config.replication.bandwidthLimit, parts.clock.now());
+    const { bandwidthLimit, stagingMemoryBytes } = parts.config.replication;
+    this.nodeLimit = new SharedLimit(bandwidthLimit, parts.clock.now());
+    this.slabs = SlabPool.forQueues(stagingMemoryBytes);
   }
 
   /**
@@ -238,6 +243,7 @@ export class BlockferryNode {
           nodeLimit: this.nodeLimit,
           graceMs: config.replication.graceMs,
           stagingBytes: config.replication.stagingMemoryBytes,
+          slabs: this.slabs,
           stagingDisk: { disk, sizeBytes: config.replication.stagingDiskBytes },
         })
       : new SecondaryVolume({ ...parts, disk });

@@ -145,7 +145,7 @@ export const SYSCALLS_IN_FLIGHT_MAX = 8;
 
 /** Staging: bytes of payload held for the mirrors of a volume. At the limit the policy leaves stream. */
 export const STAGING_BYTES_MAX: number = 256 * MIB;
-/** Staging: memory that an empty queue keeps for reuse. More is left to the garbage collector. */
+/** Staging: memory that a node whose queues are empty keeps for reuse. More is left to the garbage collector. */
 export const STAGING_POOL_BYTES_MAX: number = 32 * MIB;
 /** Staging: part of its memory that the epochs which are sent next may fill. More goes to disk, where there is a ring for it. */
 export const STAGING_KEPT_PART = 0.25;

@@ -65,6 +65,7 @@ export class SlabWriter {
     return this.slab;
   }
 
+  /** Lets go of the slab: what comes next begins another. */
   close(): void {
     this.slab?.release();
     this.slab = null;
@@ -103,8 +104,8 @@ export class Epoch {
   private readonly places = new Map<number, number>();
   private slabs: Slab[] = [];
   /** Of each entry; the last one may still grow. */
-  private readonly offsets: number[] = [];
-  private readonly lengths: number[] = [];
+  private offsets: number[] = [];
+  private lengths: number[] = [];
   private entryHeader = -1;
   private entryEnd = -1;
   private entryLength = 0;
@@ -244,9 +245,7 @@ export class Epoch {
   toDisk(stored: StoredEpoch): void {
     assert(this.closed !== null && !this.released && this.stored === null, 'a closed epoch');
     this.stored = stored;
-    for (const slab of this.slabs) slab.release();
-    this.slabs = [];
-    this.ownSegments = [];
+    this.giveBack();
   }
 
   /** The payload is in memory again: the same runs of entries, each with a hold on its slab. */
@@ -266,10 +265,21 @@ export class Epoch {
     };
   }
 
+  /** Its payloads are not needed any more, nor what was where: the queue keeps the epoch itself a while longer. */
   release(): void {
     assert(!this.released, 'released once');
     this.released = true;
+    this.giveBack();
+    this.offsets = [];
+    this.lengths = [];
+  }
+
+  /** Gives back the slabs. A slab that is still reached from here would stay in memory, though its pool has no use for it. */
+  private giveBack(): void {
     for (const slab of this.slabs) slab.release();
+    this.slabs = [];
+    this.ownSegments = [];
+    this.entrySlab = null;
   }
 
   private append(offset: number, buffer: Buffer, start: number, length: number): void {

@@ -36,6 +36,7 @@ import type { Mirror } from './mirror.ts';
 import { randomId } from './random-id.ts';
 import { RegionGate } from './region-gate.ts';
 import { Stager } from './stager.ts';
+import type { SlabPool } from './slab.ts';
 import { SnapshotStream } from './snapshot-stream.ts';
 import type { SharedLimit } from './shared-limit.ts';
 import { StartHold } from './start-hold.ts';
@@ -99,6 +100,8 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     events: EventSink;
     /** Payload bytes staged in memory at most; STAGING_BYTES_MAX if not given. */
     stagingBytes?: number;
+    /** Memory for it, shared by the volumes of the node; its own if not given. */
+    slabs?: SlabPool;
     /** How long a lost link to another node is bridged from memory, in milliseconds, 0: never; MIRROR_GRACE_MS if not given. */
     graceMs?: number;
     /** What the mirrors of all volumes of the node may be sent; no such limit if not given. */
@@ -108,13 +111,14 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     /** Where there is room for more: a file of at most so many bytes; null: there is none. */
     stagingDisk?: { readonly disk: Disk; readonly sizeBytes: number | null };
   }) {
-    const { volume, clock, random, network, tls, stagingBytes } = options;
+    const { volume, clock, random, network, tls, stagingBytes, slabs } = options;
     this.node = options.node;
     this.reserve = new EpochReserve(volume.metadata);
     this.queue = new StagingQueue({
       firstEpoch: this.reserve.first,
       clock,
       ...(stagingBytes === undefined ? {} : { limitBytes: stagingBytes }),
+      ...(slabs === undefined ? {} : { slabs }),
     });
     this.volume = volume;
     this.contextList = [volume.allocation];

@@ -1,15 +1,16 @@
 /**
- * Memory of the staging queue: slabs that hold payloads back to back, in the form in which they travel.
+ * Memory of the staging queues of a node: slabs that hold payloads back to back, in the form in which they travel.
  *
  * Invariants:
  * - A slab is written only by appending, or in place inside an epoch that is still open.
  * - A slab goes back to the pool when nobody holds it: not the writer, no epoch, no send in flight.
- * - `take` always succeeds: the queue has its own bound and its policy acts first.
+ * - `take` always succeeds: each queue has its own bound and its policy acts first.
  * - At most `idleBytes` of idle slabs are kept for reuse, and while many are in use as much more as there were slabs before
  *   (`busyBytes` at most): memory that a busy queue leaves to the garbage collector is there twice until that has run.
+ *   Volumes share a pool, so that what one of them has no use for is not kept beside what another one takes.
  */
 import assert from 'node:assert';
-import { STAGING_SLAB_BYTES } from '../io/limits.ts';
+import { STAGING_POOL_BYTES_MAX, STAGING_SLAB_BYTES } from '../io/limits.ts';
 
 export class Slab {
   readonly buffer: Buffer = Buffer.allocUnsafeSlow(STAGING_SLAB_BYTES);
@@ -49,6 +50,11 @@ export class SlabPool {
   constructor(idleBytes: number, busyBytes: number = idleBytes) {
     this.idleSlabs = Math.floor(idleBytes / STAGING_SLAB_BYTES);
     this.busySlabs = Math.floor(busyBytes / STAGING_SLAB_BYTES);
+  }
+
+  /** For queues of which each takes `queueBytes` at most. */
+  static forQueues(queueBytes: number): SlabPool {
+    return new SlabPool(Math.min(queueBytes, STAGING_POOL_BYTES_MAX), queueBytes);
   }
 
   /** Memory of slabs that nobody holds. */

@@ -21,7 +21,6 @@ import {
   STAGING_BYTES_MAX,
   STAGING_KEPT_PART,
   STAGING_LOADED_PART,
-  STAGING_POOL_BYTES_MAX,
   STAGING_SLAB_BYTES,
 } from '../io/limits.ts';
 import { Epoch, SlabWriter, type CloseReason } from './epoch.ts';
@@ -83,11 +82,12 @@ export class StagingQueue {
     clock: Pick<Clock, 'wall'>;
     /** Payload in memory before a mirror must leave; STAGING_BYTES_MAX if not given. */
     limitBytes?: number;
+    /** Memory that it shares with other queues; its own if not given. */
+    slabs?: SlabPool;
   }) {
     this.clock = options.clock;
     this.limitBytes = options.limitBytes ?? STAGING_BYTES_MAX;
-    const idleBytes = Math.min(this.limitBytes, STAGING_POOL_BYTES_MAX);
-    this.pool = new SlabPool(idleBytes, this.limitBytes);
+    this.pool = options.slabs ?? SlabPool.forQueues(this.limitBytes);
     this.writer = new SlabWriter(this.pool);
     this.open = new Epoch(options.firstEpoch, this.writer);
   }
@@ -401,6 +401,8 @@ export class StagingQueue {
       oldest.release();
       this.head += 1;
     }
+    // Nothing is staged: the next write may as well begin a slab that the processor still has in its caches.
+    if (this.head === this.epochs.length && this.open.empty) this.writer.close();
     if (this.head > 64 && this.head * 2 > this.epochs.length) {
       this.epochs = this.epochs.slice(this.head);
       this.head = 0;

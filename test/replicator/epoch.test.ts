@@ -172,6 +172,15 @@ describe('an epoch', () => {
     letGo();
   });
 
+  it('does not keep its slabs from the garbage collector once the queue let it go', () => {
+    const epoch = newEpoch();
+    epoch.add(0, stamped(3 * STAGING_SLAB_BYTES, 1), 0, 3 * STAGING_SLAB_BYTES);
+    epoch.close('size', 0);
+    expect(epoch.segments.length).toBeGreaterThan(2);
+    epoch.release();
+    expect(epoch.segments).toEqual([]);
+  });
+
   it('uses the slabs of a busy queue again, and keeps few of an idle one', () => {
     const pool = new SlabPool(STAGING_SLAB_BYTES * 2, STAGING_SLAB_BYTES * 40);
     const held = Array.from({ length: 30 }, () => pool.take());

@@ -9,7 +9,9 @@ import {
   EPOCHS_MAX,
   EPOCH_BYTES_MAX,
   EPOCH_ZERO_RANGES_MAX,
+  STAGING_SLAB_BYTES,
 } from '../../src/io/limits.ts';
+import { SlabPool } from '../../src/replicator/slab.ts';
 import { StagingQueue } from '../../src/replicator/staging-queue.ts';
 import { stamped } from './support/host.ts';
 import { SparseImage } from './support/sparse-image.ts';
@@ -55,6 +57,29 @@ describe('the staging queue', () => {
     expect(put(queue, 2)).toBe(first + 1);
     expect(queue.epoch(first)?.closed).toBe('barrier');
     expect(queue.epoch(first + 1)).toBeNull();
+  });
+
+  it('takes memory that the queue of another volume gave back, and keeps it once for both', () => {
+    const slabs = new SlabPool(2 * STAGING_SLAB_BYTES, 16 * STAGING_SLAB_BYTES);
+    const queueOf = (): StagingQueue =>
+      new StagingQueue({ firstEpoch: 1, clock: { wall: () => 1000 }, slabs });
+    const fill = (queue: StagingQueue): (() => void) => {
+      const follower = queue.follow();
+      for (let block = 0; block < 8 * 256; block += 64) put(queue, block, 1, 64);
+      return () => queue.release(follower, queue.close('barrier'));
+    };
+    const drained = fill(queueOf());
+    expect(slabs.idleBytes).toBe(0);
+    drained();
+    expect(slabs.idleBytes).toBe(2 * STAGING_SLAB_BYTES);
+    const first = fill(queueOf());
+    expect(slabs.idleBytes).toBe(0);
+    const second = fill(queueOf());
+    first();
+    // What the first gave back is there for the second, which is still busy.
+    expect(slabs.idleBytes).toBeGreaterThan(4 * STAGING_SLAB_BYTES);
+    second();
+    expect(slabs.idleBytes).toBe(2 * STAGING_SLAB_BYTES);
   });
 
   it('keeps an epoch until every follower has it', () => {
