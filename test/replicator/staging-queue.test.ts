@@ -28,6 +28,13 @@ function put(queue: StagingQueue, block: number, stamp = 1, blocks = 1, now = 5)
   );
 }
 
+/** Stages 8 MiB; what it returns lets go of them. */
+function fill(queue: StagingQueue): () => void {
+  const follower = queue.follow();
+  for (let block = 0; block < 8 * 256; block += 64) put(queue, block, 1, 64);
+  return () => queue.release(follower, queue.close('barrier'));
+}
+
 const newQueue = (limitBytes?: number): StagingQueue =>
   new StagingQueue({
     firstEpoch: 1,
@@ -63,11 +70,6 @@ describe('the staging queue', () => {
     const slabs = new SlabPool(2 * STAGING_SLAB_BYTES, 16 * STAGING_SLAB_BYTES);
     const queueOf = (): StagingQueue =>
       new StagingQueue({ firstEpoch: 1, clock: { wall: () => 1000 }, slabs });
-    const fill = (queue: StagingQueue): (() => void) => {
-      const follower = queue.follow();
-      for (let block = 0; block < 8 * 256; block += 64) put(queue, block, 1, 64);
-      return () => queue.release(follower, queue.close('barrier'));
-    };
     const drained = fill(queueOf());
     expect(slabs.idleBytes).toBe(0);
     drained();
