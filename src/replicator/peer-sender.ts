@@ -1,6 +1,7 @@
 /**
  * Streams epochs to another node over a private link: what was appended is sent once a turn, also of the open
- * epoch; the epoch's end follows when it is closed, and the next begins before this one is acknowledged.
+ * epoch when somebody waits for it or it is worth a frame; the epoch's end follows when it is closed, and the next begins before
+ * this one is acknowledged.
  *
  * Invariants:
  * - Every epoch is sent whole and in order: its frames count from 0, CLOSE says how many there are.
@@ -49,8 +50,9 @@ export class PeerSender {
   bytesSent = 0;
   /** The last epoch whose CLOSE was sent. */
   private closedEpoch: number;
-  /** Frames of the epoch that is being sent. */
+  /** Of the epoch that is being sent: frames, and payload that it had when all of it was taken. */
   private frames = 0;
+  private pushed = 0;
   private stopped = false;
   private idle = false;
   private turnPlanned = false;
@@ -220,11 +222,16 @@ export class PeerSender {
       const epoch = queue.epochOrOpen(this.cursor.number);
       assert(epoch !== null, 'epochs that were not sent are in the queue');
       if (!this.window.admits(epoch.number) || !queue.fetch(epoch, this.fetched)) return;
-      if (!this.sendContent(epoch)) return;
-      if (epoch.closed === null && !this.closeOpen()) {
-        queue.hungry = true;
+      const ends = epoch.closed !== null || this.isDue();
+      if (ends || epoch.bytes - this.pushed >= queue.pushBytes) {
+        if (!this.sendContent(epoch)) return;
+        this.pushed = epoch.bytes;
+      }
+      if (!ends) {
+        queue.wantsMore(this.pushed + queue.pushBytes);
         return;
       }
+      if (epoch.closed === null) this.closeOpen();
       this.sendEnd(epoch);
     }
   }
@@ -271,6 +278,7 @@ export class PeerSender {
     this.window.closed(epoch.number);
     this.closedEpoch = epoch.number;
     this.frames = 0;
+    this.pushed = 0;
     this.cursor.advance();
   }
 
@@ -302,18 +310,25 @@ export class PeerSender {
     return true;
   }
 
-  /** The open epoch was taken whole. Closes it if that is due, or sees to it that this is looked at again. */
-  private closeOpen(): boolean {
+  /** Whether the open epoch is to be closed now; if not yet, this is looked at again. */
+  private isDue(): boolean {
     const { queue, surroundings, hasWaiters } = this.host;
     if (queue.openIsEmpty) return false;
-    const ageMs = surroundings.clock.now() - queue.openedAt;
-    if (closesNow({ bytes: queue.openBytes, ageMs, waiters: hasWaiters })) {
-      queue.close(ageMs >= EPOCH_AGE_MS ? 'age' : 'size');
-      return true;
-    }
+    const { ageMs } = this;
+    if (closesNow({ bytes: queue.openBytes, ageMs, waiters: hasWaiters })) return true;
     // One timer until it fires: then it is set anew for the epoch that is open by then.
     this.ageTimer ??= surroundings.clock.after(Math.max(1, EPOCH_AGE_MS - ageMs), this.aged);
     return false;
+  }
+
+  private closeOpen(): void {
+    this.host.queue.close(this.ageMs >= EPOCH_AGE_MS ? 'age' : 'size');
+  }
+
+  /** Of the open epoch. */
+  private get ageMs(): number {
+    const { queue, surroundings } = this.host;
+    return surroundings.clock.now() - queue.openedAt;
   }
 
   private readonly aged = (): void => {

@@ -100,6 +100,8 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     events: EventSink;
     /** Payload bytes staged in memory at most; STAGING_BYTES_MAX if not given. */
     stagingBytes?: number;
+    /** What is sent ahead of the end of its epoch, in bytes; EPOCH_PUSH_BYTES if not given. */
+    pushBytes?: number;
     /** Memory for it, shared by the volumes of the node; its own if not given. */
     slabs?: SlabPool;
     /** How long a lost link to another node is bridged from memory, in milliseconds, 0: never; MIRROR_GRACE_MS if not given. */
@@ -111,13 +113,14 @@ export class ReplicatedVolume implements HostedVolume, MirrorHost {
     /** Where there is room for more: a file of at most so many bytes; null: there is none. */
     stagingDisk?: { readonly disk: Disk; readonly sizeBytes: number | null };
   }) {
-    const { volume, clock, random, network, tls, stagingBytes, slabs } = options;
+    const { volume, clock, random, network, tls, stagingBytes, pushBytes, slabs } = options;
     this.node = options.node;
     this.reserve = new EpochReserve(volume.metadata);
     this.queue = new StagingQueue({
       firstEpoch: this.reserve.first,
       clock,
       ...(stagingBytes === undefined ? {} : { limitBytes: stagingBytes }),
+      ...(pushBytes === undefined ? {} : { pushBytes }),
       ...(slabs === undefined ? {} : { slabs }),
     });
     this.volume = volume;

@@ -10,7 +10,7 @@
  *   ever inside a change.
  */
 import type { Clock } from '../io/clock.ts';
-import { BLOCK_BYTES, EPOCH_BYTES } from '../io/limits.ts';
+import { BLOCK_BYTES } from '../io/limits.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { Mirror } from './mirror.ts';
 import { isOutrun } from './policy.ts';
@@ -60,7 +60,7 @@ export class Stager {
     const end = offset + length;
     const first = Math.min(end, Math.ceil(offset / BLOCK_BYTES) * BLOCK_BYTES);
     const last = Math.max(first, Math.floor(end / BLOCK_BYTES) * BLOCK_BYTES);
-    const wakes = this.wakes();
+    const isFirst = this.queue.openIsEmpty;
     this.queue.beginPayloads(blocks.offset, blocks.length);
     let epoch = 0;
     if (offset < first) epoch = this.readBack(offset, first - offset);
@@ -68,15 +68,15 @@ export class Stager {
       epoch = this.appendBlocks(first, buffer, start + (first - offset), last - first);
     if (last < end) epoch = this.readBack(last, end - last);
     this.queue.endChange();
-    this.staged(wakes);
+    this.staged(isFirst);
     return this.epochToWaitFor(epoch);
   }
 
   /** Whole blocks: the common case. */
   private wroteBlocks(offset: number, buffer: Buffer, start: number, length: number): number {
-    const wakes = this.wakes();
+    const isFirst = this.queue.openIsEmpty;
     const epoch = this.appendBlocks(offset, buffer, start, length);
-    this.staged(wakes);
+    this.staged(isFirst);
     return this.epochToWaitFor(epoch);
   }
 
@@ -98,14 +98,14 @@ export class Stager {
     const end = offset + length;
     const first = Math.min(end, Math.ceil(offset / BLOCK_BYTES) * BLOCK_BYTES);
     const last = Math.max(first, Math.floor(end / BLOCK_BYTES) * BLOCK_BYTES);
-    const wakes = this.wakes();
+    const isFirst = this.queue.openIsEmpty;
     this.queue.beginMixed(blocks.offset, blocks.length);
     let epoch = 0;
     if (offset < first) epoch = this.readBack(offset, first - offset);
     if (first < last) epoch = this.appendZeroes(first, last - first, trim);
     if (last < end) epoch = this.readBack(last, end - last);
     this.queue.endChange();
-    this.staged(wakes);
+    this.staged(isFirst);
     return this.epochToWaitFor(epoch);
   }
 
@@ -119,11 +119,11 @@ export class Stager {
 
   private readBackWhole(offset: number, length: number): void {
     const blocks = wholeBlocks(offset, length);
-    const wakes = this.wakes();
+    const isFirst = this.queue.openIsEmpty;
     this.queue.beginPayloads(blocks.offset, blocks.length);
     this.readBack(offset, length);
     this.queue.endChange();
-    this.staged(wakes);
+    this.staged(isFirst);
   }
 
   /** Too much to be read here and now: every mirror leaves the stream, and it is marked. */
@@ -133,9 +133,9 @@ export class Stager {
   }
 
   private zeroedBlocks(offset: number, length: number, trim: boolean): number {
-    const wakes = this.wakes();
+    const isFirst = this.queue.openIsEmpty;
     const epoch = this.appendZeroes(offset, length, trim);
-    this.staged(wakes);
+    this.staged(isFirst);
     return this.epochToWaitFor(epoch);
   }
 
@@ -181,17 +181,11 @@ export class Stager {
     this.gate.wrote(offset, length, this.now, epoch);
   }
 
-  /** Whether a link waits for the change that is about to be staged. */
-  private wakes(): boolean {
-    const { queue } = this;
-    const wakes = queue.openIsEmpty || queue.hungry;
-    queue.hungry = false;
-    return wakes;
-  }
-
-  /** Behind every change. */
-  private staged(wakes: boolean): void {
-    if (wakes || this.queue.openBytes >= EPOCH_BYTES) {
+  /** Behind every change; `isFirst`: it began an epoch. */
+  private staged(isFirst: boolean): void {
+    // Both are asked: a wake is taken once.
+    const isWanted = this.queue.takeWake();
+    if (isFirst || isWanted) {
       for (const mirror of this.mirrors) mirror.wake();
     }
     if (this.queue.crowded) this.relieve();

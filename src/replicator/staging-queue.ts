@@ -17,7 +17,9 @@ import {
   BLOCK_BYTES,
   EPOCHS_MAX,
   EPOCHS_ON_DISK_MAX,
+  EPOCH_BYTES,
   EPOCH_BYTES_MAX,
+  EPOCH_PUSH_BYTES,
   STAGING_BYTES_MAX,
   STAGING_KEPT_PART,
   STAGING_LOADED_PART,
@@ -55,11 +57,10 @@ class FollowerState implements Follower {
 }
 
 export class StagingQueue {
-  /**
-   * A link took all there is, and wants to be woken by what is staged next: set by links, cleared by whoever
-   * wakes them.
-   */
-  hungry = false;
+  /** Payload of the open epoch that is worth to be sent before its end, when nobody waits for it. */
+  readonly pushBytes: number;
+  /** With so many bytes in the open epoch the links are to be woken; infinite: none asked for it since they were. */
+  private wakeAt = Number.POSITIVE_INFINITY;
   private readonly writer: SlabWriter;
   private readonly followers = new Set<FollowerState>();
   /** Closed epochs, the oldest at `head`; compacted now and then. */
@@ -82,11 +83,14 @@ export class StagingQueue {
     clock: Pick<Clock, 'wall'>;
     /** Payload in memory before a mirror must leave; STAGING_BYTES_MAX if not given. */
     limitBytes?: number;
+    /** What came to the open epoch before a link sends it ahead; EPOCH_PUSH_BYTES if not given, 0: at every turn. */
+    pushBytes?: number;
     /** Memory that it shares with other queues; its own if not given. */
     slabs?: SlabPool;
   }) {
     this.clock = options.clock;
     this.limitBytes = options.limitBytes ?? STAGING_BYTES_MAX;
+    this.pushBytes = options.pushBytes ?? EPOCH_PUSH_BYTES;
     this.pool = options.slabs ?? SlabPool.forQueues(this.limitBytes);
     this.writer = new SlabWriter(this.pool);
     this.open = new Epoch(options.firstEpoch, this.writer);
@@ -108,6 +112,18 @@ export class StagingQueue {
 
   get active(): boolean {
     return this.followers.size > 0;
+  }
+
+  /** A link took what it wants of the open epoch: it is to be woken when that has so many bytes, or is closed. */
+  wantsMore(bytes: number): void {
+    this.wakeAt = Math.min(this.wakeAt, bytes);
+  }
+
+  /** Whether links are to be woken now, by whoever asks. */
+  takeWake(): boolean {
+    if (this.open.bytes < this.wakeAt && this.open.bytes < EPOCH_BYTES) return false;
+    this.wakeAt = Number.POSITIVE_INFINITY;
+    return true;
   }
 
   /** The number of the epoch that takes the next write. */
@@ -361,6 +377,7 @@ export class StagingQueue {
     this.open.cumulativeBytes = this.appendedBytes;
     this.open.close(reason, this.clock.wall());
     this.epochs.push(this.open);
+    if (this.wakeAt !== Number.POSITIVE_INFINITY) this.wakeAt = 0;
     this.open = new Epoch(this.open.number + 1, this.writer);
     if (!this.active) this.trim();
     this.spillSome();

@@ -10,6 +10,7 @@ import {
   BLOCK_BYTES,
   EPOCH_AGE_MS,
   EPOCH_BYTES,
+  EPOCH_PUSH_BYTES,
   LINK_BACKLOG_BYTES_HIGH,
   LINK_FRAME_BYTES_MAX,
   LINK_UNACKED_BYTES_MAX,
@@ -82,8 +83,14 @@ class Stage {
   readonly base: number;
   private seen = 0;
 
-  constructor(options: { firstEpoch?: number; awaits?: boolean } = {}) {
-    this.queue = new StagingQueue({ firstEpoch: options.firstEpoch ?? 1, clock: this.clock });
+  constructor(options: { firstEpoch?: number; awaits?: boolean; pushBytes?: number } = {}) {
+    const { firstEpoch = 1, pushBytes } = options;
+    const { clock } = this;
+    this.queue = new StagingQueue({
+      firstEpoch,
+      clock,
+      ...(pushBytes === undefined ? {} : { pushBytes }),
+    });
     this.surroundings = { clock: this.clock };
     this.follower = this.queue.follow();
     this.base = this.follower.released;
@@ -103,12 +110,12 @@ class Stage {
   }
 
   write(block: number, blocks = 1, stamp = 1): number {
-    const wakes = this.queue.openIsEmpty || this.queue.hungry;
-    this.queue.hungry = false;
+    const isFirst = this.queue.openIsEmpty;
     const bytes = stamped(blocks * BLOCK_BYTES, stamp);
     const { time } = this.clock;
     const epoch = this.queue.append(block * BLOCK_BYTES, bytes, 0, bytes.length, time);
-    if (wakes || this.queue.openBytes >= EPOCH_BYTES) this.sender.pump();
+    const isWanted = this.queue.takeWake();
+    if (isFirst || isWanted) this.sender.pump();
     return epoch;
   }
 
@@ -179,21 +186,28 @@ function replay(
 }
 
 describe('a stream to a peer', () => {
-  it('sends the writes of a turn at once, in one frame, and the end of the epoch when it is old enough', () => {
+  it('sends the writes of some turns in one frame when they are worth it, and the rest with the end of their epoch', () => {
     const stage = new Stage();
-    stage.write(1);
-    stage.write(5);
+    const half = EPOCH_PUSH_BYTES / BLOCK_BYTES / 2;
+    stage.write(0, half);
+    stage.clock.turn();
     expect(stage.news()).toEqual([]);
+    stage.write(half, half - 1);
+    stage.clock.turn();
+    expect(stage.news()).toEqual([]);
+    stage.write(2 * half);
+    stage.write(2 * half + 1);
     stage.clock.turn();
     expect(stage.news()).toEqual(['DATA 1.0']);
-    stage.write(9);
+    stage.write(3 * half);
     stage.clock.turn();
-    expect(stage.news()).toEqual(['DATA 1.1']);
+    stage.write(4 * half);
     stage.clock.pass(EPOCH_AGE_MS - 1);
     expect(stage.news()).toEqual([]);
     stage.clock.pass(1);
-    const [close] = stage.newFrames();
+    const [data, close] = stage.newFrames();
     const wall = Math.floor(stage.clock.wall());
+    expect(data?.header).toMatchObject({ kind: FrameKind.DATA, index: 1 });
     expect(close?.header).toMatchObject({ kind: FrameKind.CLOSE, index: 2, aux: wall });
     expect(stage.link.heartbeatEpoch).toBe(stage.base + 1);
     expect(stage.clock.timerCount).toBe(0);
@@ -211,7 +225,31 @@ describe('a stream to a peer', () => {
     stage.clock.pass(5);
     expect(stage.news()).toEqual([]);
     stage.clock.pass(EPOCH_AGE_MS - 5);
-    expect(stage.news()).toEqual(['CLOSE 2.1']);
+    expect(stage.news()).toEqual(['DATA 2.0', 'CLOSE 2.1']);
+  });
+
+  it('sends what there is at every turn when it is told so', () => {
+    const stage = new Stage({ pushBytes: 0 });
+    stage.write(1);
+    stage.write(5);
+    expect(stage.news()).toEqual([]);
+    stage.clock.turn();
+    expect(stage.news()).toEqual(['DATA 1.0']);
+    stage.write(9);
+    stage.clock.turn();
+    expect(stage.news()).toEqual(['DATA 1.1']);
+  });
+
+  it('is woken by the end of an epoch that it wanted more of, whatever ended it', () => {
+    const stage = new Stage();
+    stage.queue.appendZeroes(8 * BLOCK_BYTES, 2 * BLOCK_BYTES, stage.clock.time, false);
+    stage.sender.pump();
+    stage.clock.turn();
+    expect(stage.news()).toEqual([]);
+    // A payload for blocks that the epoch zeroed: it ends, and the next one begins.
+    stage.write(9);
+    stage.clock.turn();
+    expect(stage.news()).toEqual(['RANGES 1.0', 'CLOSE 1.1']);
   });
 
   it('ends the epoch in the same turn when a synchronous reply waits for it, or a flush', () => {
@@ -228,7 +266,7 @@ describe('a stream to a peer', () => {
     stage.flush();
     stage.write(5);
     stage.clock.turn();
-    expect(stage.news()).toEqual(['DATA 2.0', 'DATA 2.1', 'CLOSE 2.2', 'DATA 3.0']);
+    expect(stage.news()).toEqual(['DATA 2.0', 'CLOSE 2.1']);
   });
 
   it('says once what the host waits for, to a peer that wants to know', () => {
@@ -258,11 +296,12 @@ describe('a stream to a peer', () => {
     const names = stage.news();
     expect(names.at(-1)).toMatch(/^CLOSE 1/);
     expect(stage.link.frames.every(({ copy }) => copy.length <= LINK_FRAME_BYTES_MAX)).toBe(true);
-    stage.write(7);
+    const worth = EPOCH_PUSH_BYTES / BLOCK_BYTES;
+    stage.write(7, worth);
     stage.clock.turn();
-    stage.write(7, 1, 2);
+    stage.write(7, worth, 2);
     stage.clock.turn();
-    expect(stage.news()).toEqual(['DATA 2.0', 'CLOSE 2.1', 'DATA 3.0']);
+    expect(stage.news().slice(0, 3)).toEqual(['DATA 2.0', 'CLOSE 2.1', 'DATA 3.0']);
   });
 
   it('sends ranges of zeroes, commands, and epochs with nothing in them', () => {

@@ -1,5 +1,6 @@
 /** Draws the history of a seed: its machines, its lines, its steps and its end. */
 import { Dice } from '../../../scripts/fuzz/dice.ts';
+import { EPOCH_PUSH_BYTES } from '../../../src/io/limits.ts';
 import type { DiskTraits } from '../sim-disk.ts';
 import { withFeatures } from './draw-features.ts';
 import { DrawnSteps, optionsOf, snapshotStep } from './draw-steps.ts';
@@ -40,6 +41,8 @@ function plainHistory(seed: number): History {
     // The longest epoch of so small a volume fits; a short file is used up soon.
     journalFileBytes: blocks > 256 ? 16 * MIB : dice.pick([MIB, 8 * MIB]),
     stagingBytes: dice.pick([256 * MIB, 256 * MIB, 256 * 1024]),
+    // Mostly at every turn: what is taken of an open epoch is what has the most to it.
+    pushBytes: new Dice(seed, 9).pick([0, 0, 0, 16 * 1024, EPOCH_PUSH_BYTES]),
     compression: null,
     keepsSchedules: false,
     keepsLimits: false,

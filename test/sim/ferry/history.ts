@@ -96,6 +96,8 @@ export interface History {
   readonly line: LineTraits;
   readonly journalFileBytes: number;
   readonly stagingBytes: number;
+  /** What is sent ahead of the end of its epoch, in bytes. */
+  readonly pushBytes: number;
   /** How long a lost link is bridged from memory, in milliseconds. */
   readonly graceMs: number;
   /** Null: nothing is. */

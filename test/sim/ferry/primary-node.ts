@@ -25,7 +25,7 @@ import type { SnapshotBook } from './snapshots.ts';
 
 export const PRIMARY_VOLUME = 'v';
 
-export type Staging = Pick<History, 'stagingBytes' | 'graceMs' | 'ringBytes'>;
+export type Staging = Pick<History, 'stagingBytes' | 'pushBytes' | 'graceMs' | 'ringBytes'>;
 
 interface Weighed {
   readonly mode: 'auto' | 'off';
@@ -95,7 +95,7 @@ export class PrimaryNode extends Node {
 
   replicate({ process, disk, random }: Begun): void {
     const { lines, compressor } = this.surroundings;
-    const { stagingBytes, graceMs, ringBytes } = this.staging;
+    const { stagingBytes, pushBytes, graceMs, ringBytes } = this.staging;
     const { volume } = this;
     this.tapVolume(volume);
     this.sharedLimit = new SharedLimit(this.limit, process.now());
@@ -114,6 +114,7 @@ export class PrimaryNode extends Node {
       },
       nodeLimit: this.sharedLimit,
       stagingBytes,
+      pushBytes,
       graceMs,
       stagingDisk: { disk, sizeBytes: ringBytes },
     });

@@ -92,7 +92,7 @@ export class Site {
   private deviceOf(volume: Volume): HostedVolume {
     const { process, disk, random } = this.begun!;
     const { lines, journalFileBytes, compressor } = this.node.surroundings;
-    const { stagingBytes, graceMs, ringBytes } = this.staging;
+    const { stagingBytes, pushBytes, graceMs, ringBytes } = this.staging;
     const parts = {
       node: this.node.name,
       volume,
@@ -110,6 +110,7 @@ export class Site {
           network: lines.of(this.node.name, process),
           ...(compressor === null ? {} : { compressor }),
           stagingBytes,
+          pushBytes,
           graceMs,
           stagingDisk: { disk, sizeBytes: ringBytes },
         })
