@@ -132,6 +132,12 @@ export class EpochSpill {
     );
   }
 
+  /** Nothing is staged: the next epoch that comes back begins another slab. What is being read holds the one it is read into. */
+  rest(): void {
+    this.slab?.release();
+    this.slab = null;
+  }
+
   /** The queue let the epoch go. */
   released(epoch: Epoch): void {
     const { stored } = epoch;

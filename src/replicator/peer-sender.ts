@@ -1,7 +1,6 @@
 /**
- * Streams epochs to another node over a private link: what was appended is sent once a turn, also of the open
- * epoch when somebody waits for it or it is worth a frame; the epoch's end follows when it is closed, and the next begins before
- * this one is acknowledged.
+ * Streams epochs to another node over a private link. What is closed goes in the same turn, and the next epoch begins before this one is
+ * acknowledged; of the open one what is there goes ahead of its end when it has come to `pushBytes`.
  *
  * Invariants:
  * - Every epoch is sent whole and in order: its frames count from 0, CLOSE says how many there are.
@@ -128,7 +127,7 @@ export class PeerSender {
     return this.window.unacked;
   }
 
-  /** Something was staged or closed, or there is room again: it is sent at the end of this turn. */
+  /** Something was staged or closed, or there is room again: at the end of this turn it is looked at, and what is due is sent. */
   pump(): void {
     if (this.stopped || this.turnPlanned) return;
     this.turnPlanned = true;

@@ -5,9 +5,10 @@
  * - A slab is written only by appending, or in place inside an epoch that is still open.
  * - A slab goes back to the pool when nobody holds it: not the writer, no epoch, no send in flight.
  * - `take` always succeeds: each queue has its own bound and its policy acts first.
- * - At most `idleBytes` of idle slabs are kept for reuse, and while many are in use as much more as there were slabs before
- *   (`busyBytes` at most): memory that a busy queue leaves to the garbage collector is there twice until that has run.
- *   Volumes share a pool, so that what one of them has no use for is not kept beside what another one takes.
+ * - At most `idleBytes` of idle slabs are kept for reuse; while more than that is in use, as much more as there were slabs
+ *   since it became so: memory that a busy queue leaves to the garbage collector is there twice until that has run.
+ * - Volumes share a pool, so that what one of them has no use for is not kept beside what another one takes. Whoever is done gives
+ *   back every slab: one that is lent for ever counts as use.
  */
 import assert from 'node:assert';
 import { STAGING_POOL_BYTES_MAX, STAGING_SLAB_BYTES } from '../io/limits.ts';
@@ -43,18 +44,22 @@ export class Slab {
 export class SlabPool {
   private readonly idle: Slab[] = [];
   private readonly idleSlabs: number;
-  private readonly busySlabs: number;
   private lent = 0;
+  /** The most that was in use since it was no more than `idleSlabs`. */
+  private mostLent = 0;
 
-  /** `busyBytes`: of slabs that are idle or in use; `idleBytes` if not given. */
-  constructor(idleBytes: number, busyBytes: number = idleBytes) {
+  constructor(idleBytes: number) {
     this.idleSlabs = Math.floor(idleBytes / STAGING_SLAB_BYTES);
-    this.busySlabs = Math.floor(busyBytes / STAGING_SLAB_BYTES);
   }
 
   /** For queues of which each takes `queueBytes` at most. */
   static forQueues(queueBytes: number): SlabPool {
-    return new SlabPool(Math.min(queueBytes, STAGING_POOL_BYTES_MAX), queueBytes);
+    return new SlabPool(Math.min(queueBytes, STAGING_POOL_BYTES_MAX));
+  }
+
+  /** Memory of slabs that somebody holds. */
+  get lentBytes(): number {
+    return this.lent * STAGING_SLAB_BYTES;
   }
 
   /** Memory of slabs that nobody holds. */
@@ -67,6 +72,7 @@ export class SlabPool {
     const slab = this.idle.pop() ?? new Slab(this);
     assert(slab.used === 0, 'an idle slab is empty');
     this.lent += 1;
+    this.mostLent = Math.max(this.mostLent, this.lent);
     slab.hold();
     return slab;
   }
@@ -75,8 +81,8 @@ export class SlabPool {
     slab.used = 0;
     this.lent -= 1;
     this.idle.push(slab);
-    const isBusy = this.lent > this.idleSlabs;
-    const most = isBusy ? Math.max(this.idleSlabs, this.busySlabs - this.lent) : this.idleSlabs;
+    if (this.lent <= this.idleSlabs) this.mostLent = this.lent;
+    const most = Math.max(this.idleSlabs, this.mostLent - this.lent);
     if (this.idle.length > most) this.idle.length = most;
   }
 }

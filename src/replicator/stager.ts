@@ -22,23 +22,33 @@ const READ_BACK_BYTES = 256 * 1024;
 /** A failed change of more than this is not read back: that would hold up everything else. */
 const READ_BACK_DOUBTFUL_MAX = 4 * 1024 * 1024;
 
+/** What staging asks of a mirror. */
+export interface StagedMirror extends Pick<
+  Mirror,
+  'wake' | 'shed' | 'outrun' | 'backlog' | 'inStream'
+> {
+  readonly blocks: Pick<Mirror['blocks'], 'mark'>;
+}
+
+interface StagerParts {
+  readonly clock: Clock;
+  readonly volume: Pick<Volume, 'sizeBytes' | 'readNow'>;
+  readonly queue: StagingQueue;
+  readonly gate: Pick<RegionGate, 'wrote'>;
+  readonly mirrors: readonly StagedMirror[];
+}
+
 export class Stager {
   private readBackBuffer: Buffer | null = null;
   /** Coarse clock time, for the age of regions. */
   private now: number;
   private readonly clock: Clock;
-  private readonly volume: Volume;
+  private readonly volume: StagerParts['volume'];
   private readonly queue: StagingQueue;
-  private readonly gate: RegionGate;
-  private readonly mirrors: readonly Mirror[];
+  private readonly gate: StagerParts['gate'];
+  private readonly mirrors: readonly StagedMirror[];
 
-  constructor(options: {
-    clock: Clock;
-    volume: Volume;
-    queue: StagingQueue;
-    gate: RegionGate;
-    mirrors: readonly Mirror[];
-  }) {
+  constructor(options: StagerParts) {
     this.clock = options.clock;
     this.volume = options.volume;
     this.queue = options.queue;

@@ -102,6 +102,7 @@ export class StagingQueue {
    */
   spillTo(disk: { readonly ring: StagingRing; readonly onUnreadable: () => void } | null): void {
     assert((this.spill?.bytes ?? 0) === 0, 'nothing that is staged is lost');
+    this.spill?.rest();
     this.spill = disk === null ? null : new EpochSpill({ ...disk, pool: this.pool });
   }
 
@@ -114,7 +115,7 @@ export class StagingQueue {
     return this.followers.size > 0;
   }
 
-  /** A link took what it wants of the open epoch: it is to be woken when that has so many bytes, or is closed. */
+  /** A link took what it wants of the open epoch: it is to be woken by the change that brings it to so many bytes, or comes behind its end. */
   wantsMore(bytes: number): void {
     this.wakeAt = Math.min(this.wakeAt, bytes);
   }
@@ -419,12 +420,17 @@ export class StagingQueue {
       this.head += 1;
     }
     // Nothing is staged: the next write may as well begin a slab that the processor still has in its caches.
-    if (this.head === this.epochs.length && this.open.empty) this.writer.close();
+    if (this.head === this.epochs.length && this.open.empty) this.rest();
     if (this.head > 64 && this.head * 2 > this.epochs.length) {
       this.epochs = this.epochs.slice(this.head);
       this.head = 0;
     }
     this.tellRoom();
+  }
+
+  private rest(): void {
+    this.writer.close();
+    this.spill?.rest();
   }
 
   /** Something left memory: whoever waits for room asks again. */

@@ -18,6 +18,7 @@ import {
 } from '../../src/io/limits.ts';
 import { FrameKind } from '../../src/replicator/link/link-types.ts';
 import { PeerSender } from '../../src/replicator/peer-sender.ts';
+import { Stager, type StagedMirror } from '../../src/replicator/stager.ts';
 import { StagingQueue, type Follower } from '../../src/replicator/staging-queue.ts';
 import { stamped } from './support/host.ts';
 import { ScriptedLink, type SentFrame } from './support/scripted-link.ts';
@@ -67,7 +68,7 @@ class TurnClock implements Clock {
   }
 }
 
-/** A host with one mirror that is a peer; wakes it as the stager does. */
+/** A host with one mirror that is a peer, and a volume that can be read back. */
 class Stage {
   readonly clock = new TurnClock();
   readonly queue: StagingQueue;
@@ -75,6 +76,9 @@ class Stage {
   readonly link = new ScriptedLink();
   readonly follower: Follower;
   readonly sender: PeerSender;
+  /** How often the stager woke the mirror. */
+  wakes = 0;
+  private readonly stager: Stager;
   hasWaiters = false;
   held: number[] = [];
   durable = 0;
@@ -107,16 +111,38 @@ class Stage {
       onReadable: () => (this.readable = this.sender.readable),
       onIdle: () => (this.idle += 1),
     });
+    this.stager = new Stager({
+      clock,
+      volume: { sizeBytes: 2 ** 40, readNow: () => 0 },
+      queue: this.queue,
+      gate: { wrote: () => {} },
+      mirrors: [this.mirror()],
+    });
+  }
+
+  private mirror(): StagedMirror {
+    return {
+      inStream: true,
+      backlog: null,
+      blocks: { mark: () => {} },
+      wake: () => {
+        this.wakes += 1;
+        this.sender.pump();
+      },
+      shed: () => {},
+      outrun: (reason) => {
+        throw new Error(reason);
+      },
+    };
   }
 
   write(block: number, blocks = 1, stamp = 1): number {
-    const isFirst = this.queue.openIsEmpty;
     const bytes = stamped(blocks * BLOCK_BYTES, stamp);
-    const { time } = this.clock;
-    const epoch = this.queue.append(block * BLOCK_BYTES, bytes, 0, bytes.length, time);
-    const isWanted = this.queue.takeWake();
-    if (isFirst || isWanted) this.sender.pump();
-    return epoch;
+    return this.stager.wrote(block * BLOCK_BYTES, bytes, 0, bytes.length);
+  }
+
+  zero(block: number, blocks = 1): number {
+    return this.stager.zeroed(block * BLOCK_BYTES, blocks * BLOCK_BYTES, false);
   }
 
   flush(awaited = true): number {
@@ -240,10 +266,21 @@ describe('a stream to a peer', () => {
     expect(stage.news()).toEqual(['DATA 1.1']);
   });
 
-  it('is woken by the end of an epoch that it wanted more of, whatever ended it', () => {
+  it('is woken when there is something to do, and not by every write', () => {
     const stage = new Stage();
-    stage.queue.appendZeroes(8 * BLOCK_BYTES, 2 * BLOCK_BYTES, stage.clock.time, false);
-    stage.sender.pump();
+    const most = EPOCH_PUSH_BYTES / BLOCK_BYTES;
+    for (let block = 0; block < 3 * most; block += 1) {
+      stage.write(block);
+      stage.clock.turn();
+    }
+    // The first of the epoch, which is looked at again when it is of age; and each 512 KiB, of which one lies in two slabs.
+    expect(stage.wakes).toBe(4);
+    expect(stage.news()).toEqual(['DATA 1.0', 'DATA 1.1', 'DATA 1.2', 'DATA 1.3']);
+  });
+
+  it('is woken by what follows the end of an epoch that it wanted more of, whatever ended it', () => {
+    const stage = new Stage();
+    stage.zero(8, 2);
     stage.clock.turn();
     expect(stage.news()).toEqual([]);
     // A payload for blocks that the epoch zeroed: it ends, and the next one begins.

@@ -15,6 +15,7 @@ import {
 import { systemClock, type Clock } from '../../src/io/clock.ts';
 import { EpochCursor } from '../../src/replicator/epoch-cursor.ts';
 import { isOutrun } from '../../src/replicator/policy.ts';
+import { SlabPool } from '../../src/replicator/slab.ts';
 import { StagingDisk } from '../../src/replicator/staging-disk.ts';
 import { StagingQueue } from '../../src/replicator/staging-queue.ts';
 import { StagingRing, type RingPlace } from '../../src/replicator/staging-ring.ts';
@@ -57,6 +58,7 @@ async function readBack(ring: StagingRing, place: RingPlace, length: number): Pr
 class Stage {
   readonly disk = new MemoryDisk();
   readonly ring: StagingRing;
+  readonly slabs = new SlabPool(8 * MIB);
   readonly queue: StagingQueue;
   readonly model = new SparseImage();
   readonly mirror = new SparseImage();
@@ -73,6 +75,7 @@ class Stage {
       firstEpoch: 1,
       clock: { wall: () => 0 },
       limitBytes,
+      slabs: this.slabs,
     });
     this.queue.spillTo({ ring: this.ring, onUnreadable: () => (this.unreadable += 1) });
     this.follower = this.queue.follow();
@@ -212,6 +215,7 @@ describe('staging on disk', () => {
       0, 0, 0,
     ]);
     expect(stage.disk.pagesUsed()).toBe(0);
+    expect(stage.slabs.lentBytes).toBe(0);
   });
 
   it('is right however links, disk and host take turns', async () => {
@@ -238,6 +242,9 @@ describe('staging on disk', () => {
         expect(stage.mirror.differences(stage.model)).toEqual([]);
         expect(stage.unreadable).toBe(0);
         expect([stage.queue.stagedBytes, stage.queue.memoryBytes]).toEqual([0, 0]);
+        // Nothing is kept from other volumes, once the disk is idle.
+        await turns();
+        expect(stage.slabs.lentBytes).toBe(0);
       }),
       { numRuns: 60 },
     );
@@ -255,7 +262,28 @@ describe('staging on disk', () => {
     stage.queue.leave(stage.follower, (_offset, length) => (bytes += length));
     expect(bytes).toBe(8 * MIB);
     await turns();
-    expect([stage.ring.usedBytes, stage.queue.memoryBytes]).toEqual([0, 0]);
+    expect([stage.ring.usedBytes, stage.queue.memoryBytes, stage.slabs.lentBytes]).toEqual([
+      0, 0, 0,
+    ]);
+  });
+
+  it('gives back the memory it read into when the disk goes before what was read', async () => {
+    const stage = new Stage(16 * MIB, 64 * MIB);
+    for (let round = 0; round < 7; round += 1) {
+      stage.write(round * 256, 256, round);
+      stage.queue.close('barrier');
+      await turns();
+    }
+    const numbers = Array.from({ length: 7 }, (_, index) => stage.follower.released + 1 + index);
+    const stored = numbers.filter((number) => stage.queue.epoch(number)?.stored !== null);
+    expect(stored.length).toBeGreaterThan(1);
+    for (const number of stored) stage.queue.fetch(stage.queue.epoch(number)!, () => {});
+    await turns();
+    expect(stage.queue.memoryBytes).toBe(7 * MIB);
+    stage.queue.spillTo(null);
+    await stage.takeAll();
+    expect(stage.mirror.differences(stage.model)).toEqual([]);
+    expect(stage.slabs.lentBytes).toBe(0);
   });
 
   it.each(['full', 'slow'])('goes by memory alone when the disk is %s', async (how) => {

@@ -7,6 +7,7 @@ import { describe, expect, it } from 'vitest';
 import {
   BLOCK_BYTES,
   EPOCHS_MAX,
+  EPOCH_BYTES,
   EPOCH_BYTES_MAX,
   EPOCH_ZERO_RANGES_MAX,
   STAGING_SLAB_BYTES,
@@ -66,8 +67,34 @@ describe('the staging queue', () => {
     expect(queue.epoch(first + 1)).toBeNull();
   });
 
+  it('has links woken when the open epoch has what one of them wants, at 8 MiB, and behind the end of an epoch; each time once', () => {
+    const queue = newQueue();
+    const follower = queue.follow();
+    put(queue, 0);
+    expect(queue.takeWake()).toBe(false);
+    for (const [most, least] of [[4, 2] as const, [2, 4] as const]) {
+      const from = queue.openBytes;
+      queue.wantsMore(from + most * BLOCK_BYTES);
+      queue.wantsMore(from + least * BLOCK_BYTES);
+      put(queue, from / BLOCK_BYTES);
+      expect(queue.takeWake()).toBe(false);
+      put(queue, from / BLOCK_BYTES + 1);
+      expect([queue.takeWake(), queue.takeWake()]).toEqual([true, false]);
+    }
+    queue.wantsMore(queue.openBytes + BLOCK_BYTES);
+    queue.close('barrier');
+    put(queue, 0);
+    expect([queue.takeWake(), queue.takeWake()]).toEqual([true, false]);
+    put(queue, 1, 1, EPOCH_BYTES / BLOCK_BYTES - 2);
+    expect(queue.takeWake()).toBe(false);
+    put(queue, EPOCH_BYTES / BLOCK_BYTES);
+    // Nobody asked: a mirror that is no node takes whole epochs, and has to be told that this one is large enough.
+    expect(queue.takeWake()).toBe(true);
+    queue.leave(follower, () => {});
+  });
+
   it('takes memory that the queue of another volume gave back, and keeps it once for both', () => {
-    const slabs = new SlabPool(2 * STAGING_SLAB_BYTES, 16 * STAGING_SLAB_BYTES);
+    const slabs = new SlabPool(2 * STAGING_SLAB_BYTES);
     const queueOf = (): StagingQueue =>
       new StagingQueue({ firstEpoch: 1, clock: { wall: () => 1000 }, slabs });
     const drained = fill(queueOf());
