@@ -21,8 +21,8 @@ const escape = (value: string): string =>
 const plain = (value: string): string =>
   value
     .replaceAll(/["+,;<>\\]/g, '\\$&')
-    .replace(/^[ #]/, '\\$&')
-    .replace(/(?<=.) $/, '\\ ');
+    .replace(/(?<=.) $/, '\\ ')
+    .replace(/^[ #]/, '\\$&');
 
 describe('subjects', () => {
   it.each([
