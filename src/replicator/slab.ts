@@ -6,7 +6,8 @@
  * - A slab goes back to the pool when nobody holds it: not the writer, no epoch, no send in flight.
  * - `take` always succeeds: each queue has its own bound and its policy acts first.
  * - At most `idleBytes` of idle slabs are kept for reuse; while more than that is in use, as much more as there were slabs
- *   since it became so: memory that a busy queue leaves to the garbage collector is there twice until that has run.
+ *   since it became so, `busyBytes` at most: memory that a busy queue leaves to the garbage collector is there twice until that
+ *   has run.
  * - Volumes share a pool, so that what one of them has no use for is not kept beside what another one takes. Whoever is done gives
  *   back every slab: one that is lent for ever counts as use.
  */
@@ -44,17 +45,20 @@ export class Slab {
 export class SlabPool {
   private readonly idle: Slab[] = [];
   private readonly idleSlabs: number;
+  private readonly busySlabs: number;
   private lent = 0;
   /** The most that was in use since it was no more than `idleSlabs`. */
   private mostLent = 0;
 
-  constructor(idleBytes: number) {
+  /** `busyBytes`: idle while many are in use; `idleBytes` if not given. */
+  constructor(idleBytes: number, busyBytes: number = idleBytes) {
     this.idleSlabs = Math.floor(idleBytes / STAGING_SLAB_BYTES);
+    this.busySlabs = Math.floor(busyBytes / STAGING_SLAB_BYTES);
   }
 
   /** For queues of which each takes `queueBytes` at most. */
   static forQueues(queueBytes: number): SlabPool {
-    return new SlabPool(Math.min(queueBytes, STAGING_POOL_BYTES_MAX));
+    return new SlabPool(Math.min(queueBytes, STAGING_POOL_BYTES_MAX), queueBytes);
   }
 
   /** Memory of slabs that somebody holds. */
@@ -82,7 +86,8 @@ export class SlabPool {
     this.lent -= 1;
     this.idle.push(slab);
     if (this.lent <= this.idleSlabs) this.mostLent = this.lent;
-    const most = Math.max(this.idleSlabs, this.mostLent - this.lent);
+    const busy = Math.min(this.busySlabs, this.mostLent - this.lent);
+    const most = Math.max(this.idleSlabs, busy);
     if (this.idle.length > most) this.idle.length = most;
   }
 }

@@ -197,7 +197,7 @@ describe('an epoch', () => {
   });
 
   it('uses the slabs of a busy queue again, and keeps few of an idle one', () => {
-    const pool = new SlabPool(STAGING_SLAB_BYTES * 2);
+    const pool = new SlabPool(STAGING_SLAB_BYTES * 2, STAGING_SLAB_BYTES * 20);
     const held = Array.from({ length: 30 }, () => pool.take());
     const known = new Set(held);
     for (let count = 0; count < 100; count += 1) {
@@ -206,6 +206,10 @@ describe('an epoch', () => {
       while (held.length < 30) held.push(pool.take());
     }
     expect(held.every((slab) => known.has(slab))).toBe(true);
+    // Many volumes were busy, and one still is: no more is kept for it than it can use.
+    while (held.length < 45) held.push(pool.take());
+    for (const slab of held.splice(0, 40)) slab.release();
+    expect(pool.idleBytes).toBe(STAGING_SLAB_BYTES * 20);
     for (const slab of held) slab.release();
     expect([pool.idleBytes, pool.lentBytes]).toEqual([STAGING_SLAB_BYTES * 2, 0]);
     // What it was once busy with is forgotten.

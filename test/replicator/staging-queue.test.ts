@@ -94,7 +94,7 @@ describe('the staging queue', () => {
   });
 
   it('takes memory that the queue of another volume gave back, and keeps it once for both', () => {
-    const slabs = new SlabPool(2 * STAGING_SLAB_BYTES);
+    const slabs = new SlabPool(2 * STAGING_SLAB_BYTES, 16 * STAGING_SLAB_BYTES);
     const queueOf = (): StagingQueue =>
       new StagingQueue({ firstEpoch: 1, clock: { wall: () => 1000 }, slabs });
     const drained = fill(queueOf());
