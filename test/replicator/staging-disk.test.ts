@@ -89,6 +89,15 @@ class Stage {
     this.memoryMost = Math.max(this.memoryMost, this.queue.memoryBytes);
   }
 
+  /** Epochs of 1 MiB, one behind the other. */
+  async stage(epochs: number): Promise<void> {
+    for (let epoch = 0; epoch < epochs; epoch += 1) {
+      this.write(epoch * 256, 256, epoch);
+      this.queue.close('barrier');
+      await turns();
+    }
+  }
+
   zero(block: number, blocks: number): void {
     this.queue.appendZeroes(block * BLOCK_BYTES, blocks * BLOCK_BYTES, 5, false);
     this.model.zero(block * BLOCK_BYTES, blocks * BLOCK_BYTES);
@@ -252,11 +261,7 @@ describe('staging on disk', () => {
 
   it('tells what a follower that leaves lacks, without reading it back', async () => {
     const stage = new Stage(4 * MIB, 64 * MIB);
-    for (let round = 0; round < 8; round += 1) {
-      stage.write(round * 256, 256, round);
-      stage.queue.close('barrier');
-      await turns();
-    }
+    await stage.stage(8);
     expect(stage.ring.usedBytes).toBeGreaterThan(4 * MIB);
     let bytes = 0;
     stage.queue.leave(stage.follower, (_offset, length) => (bytes += length));
@@ -269,11 +274,7 @@ describe('staging on disk', () => {
 
   it('gives back the memory it read into when the disk goes before what was read', async () => {
     const stage = new Stage(16 * MIB, 64 * MIB);
-    for (let round = 0; round < 7; round += 1) {
-      stage.write(round * 256, 256, round);
-      stage.queue.close('barrier');
-      await turns();
-    }
+    await stage.stage(7);
     const numbers = Array.from({ length: 7 }, (_, index) => stage.follower.released + 1 + index);
     const stored = numbers.filter((number) => stage.queue.epoch(number)?.stored !== null);
     expect(stored.length).toBeGreaterThan(1);
@@ -290,11 +291,7 @@ describe('staging on disk', () => {
     const stage = new Stage(8 * MIB, 64 * MIB);
     if (how === 'full') stage.disk.pagesMax = 3 * (MIB / 4096);
     else stage.disk.holding = true;
-    for (let round = 0; round < 8; round += 1) {
-      stage.write(round * 256, 256, round);
-      stage.queue.close('barrier');
-      await turns();
-    }
+    await stage.stage(8);
     expect(stage.queue.crowded).toBe(true);
     const outrun = isOutrun(stage.queue.backlogOf(stage.follower));
     expect(outrun).toBe(how === 'slow');
