@@ -7,7 +7,7 @@
  * - Both ways exclude each other too: whoever holds the `flock` also writes its identity, and a living
  *   identity refuses everybody else.
  * - With `flock` the lock file is never removed: a file that was replaced while somebody held the old one
- *   would have two holders.
+ *   would have two holders. Nor does it get shorter: on a full disk nobody could take the lock, with no room for the identity.
  */
 import * as fs from 'node:fs';
 import { join } from 'node:path';
@@ -17,7 +17,8 @@ import type { Syscalls } from './syscalls.ts';
 import { systemError } from './system-error.ts';
 
 const LOCK_FILE = 'lock';
-const LOCK_FILE_BYTES_MAX = 64;
+/** Of an identity with the blanks after it: the longest has 7, 20 and 2 characters. */
+const LOCK_FILE_BYTES = 64;
 const EWOULDBLOCK = 11;
 const LOCK_POLL_MS = 10;
 /** Tries to make the lock file while others make and remove theirs. */
@@ -44,18 +45,26 @@ function lockByFlock(path: string, lock: NonNullable<Syscalls['lock']>): Directo
     if (status === -EWOULDBLOCK) return null;
     if (status < 0) throw systemError(-status, 'flock', path);
     if (lives(readIdentity(fd))) return null;
-    fs.ftruncateSync(fd, 0);
-    fs.writeSync(fd, identityOf(process.pid), 0);
+    overwrite(fd, identityOf(process.pid));
     held = true;
   } finally {
     if (!held) fs.closeSync(fd);
   }
   return {
     release: once(() => {
-      fs.ftruncateSync(fd, 0);
+      try {
+        overwrite(fd, '');
+      } catch {
+        // A disk that copies on write may have no room. Then the identity ends with this process.
+      }
       fs.closeSync(fd);
     }),
   };
+}
+
+/** Through `flock` alone: the others replace the file. */
+function overwrite(fd: number, identity: string): void {
+  fs.writeSync(fd, `${identity.padEnd(LOCK_FILE_BYTES - 1)}\n`, 0);
 }
 
 /**
@@ -75,7 +84,7 @@ function lockOfLiving(fd: number, lock: NonNullable<Syscalls['lock']>): number {
 /** Without `flock`: a file that only one can create. A dead holder's file is moved away first. */
 function lockByIdentity(path: string): DirectoryLock | null {
   const mine = `${path}.${process.pid}`;
-  fs.writeFileSync(mine, identityOf(process.pid), { mode: 0o600 });
+  fs.writeFileSync(mine, `${identityOf(process.pid)}\n`, { mode: 0o600 });
   try {
     for (let attempt = 0; attempt < ATTEMPTS_MAX; attempt += 1) {
       if (linked(mine, path)) return { release: once(() => fs.unlinkSync(path)) };
@@ -116,20 +125,20 @@ function removedDead(path: string): boolean {
 }
 
 function readIdentity(fd: number): string {
-  const bytes = Buffer.alloc(LOCK_FILE_BYTES_MAX);
+  const bytes = Buffer.alloc(LOCK_FILE_BYTES);
   return bytes.toString('utf8', 0, fs.readSync(fd, bytes, 0, bytes.length, 0));
 }
 
 /** `PID START`: start is in clock ticks since the machine started, so a reused number is told apart. */
 function identityOf(pid: number): string {
-  return `${pid} ${startTimeOf(pid) ?? 'unknown'}\n`;
+  return `${pid} ${startTimeOf(pid) ?? 'unknown'}`;
 }
 
 function lives(identity: string): boolean {
-  const match = /^(\d+) (\d+|unknown)\n$/.exec(identity);
+  const match = /^((\d+) (?:\d+|unknown)) *\n$/.exec(identity);
   if (match === null) return false;
-  const pid = Number(match[1]);
-  return exists(pid) && identityOf(pid) === identity;
+  const pid = Number(match[2]);
+  return exists(pid) && identityOf(pid) === match[1];
 }
 
 function exists(pid: number): boolean {

@@ -1,11 +1,12 @@
 /**
  * A small disk runs full under a volume with snapshots. The client is told ENOSPC, the operator by event and status; what
- * was acknowledged, and both snapshots, stay as they were, through a kill too; a deleted snapshot gives its space back, and
+ * was acknowledged, and both snapshots, stay as they were, through a kill and a stop too, and a start when the last byte of
+ * the disk is taken; a deleted snapshot gives its space back, and
  * then everything goes on without a command. The disk is an ext4 of 64 MiB with blocks of 1 KiB: a write may fail in the
  * middle of a block of the volume. Judges: libnbd, which keeps its own image of the volume, and cmp.
  */
 import { join } from 'node:path';
-import { writeFileSync } from 'node:fs';
+import { closeSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import type { BlockferryEvent } from '../../src/replicator/status.ts';
 import { libnbd } from '../support/libnbd.ts';
@@ -34,6 +35,22 @@ async function smallExt4(scope: Scope): Promise<string> {
     await run('umount', ['--lazy', dir]);
   });
   return dir;
+}
+
+/** Takes what space there is, to the last block; the file that holds it. */
+async function fillUp(dir: string): Promise<string> {
+  const file = join(dir, 'filler');
+  const output = openSync(file, 'w');
+  try {
+    const block = Buffer.alloc(1024, 1);
+    expect(() => {
+      for (;;) writeSync(output, block);
+    }).toThrow('ENOSPC');
+  } finally {
+    closeSync(output);
+  }
+  await run('sync', ['--file-system', dir]);
+  return file;
 }
 
 async function same(one: string, other: string): Promise<void> {
@@ -93,9 +110,13 @@ test(
     );
     await compareAll({ one, two });
 
-    await node.kill();
-    await node.start();
-    await compareAll({ one, two });
+    for (const end of ['kill', 'stop'] as const) {
+      await node[end]();
+      const filler = await fillUp(node.dir);
+      await node.start();
+      await compareAll({ one, two });
+      rmSync(filler);
+    }
 
     await deleteSnapshot(node, VOLUME, 'one');
     await waitUntil('space', async () => (await node.status()).space.free_bytes! > 16 * MIB, {

@@ -148,6 +148,18 @@ describe.each(WAYS)('the lock of a directory through %s', (name, makeDisk) => {
   });
 });
 
+it('never gives the space of a lock back: on a full disk there would be none for the next', () => {
+  const directory = temporaryDirectory();
+  const size = (): number => statSync(join(directory, 'lock')).size;
+  const lock = disk.lock(directory);
+  const held = size();
+  expect(held).toBeGreaterThan(0);
+  lock?.release();
+  expect(size()).toBe(held);
+  disk.lock(directory)?.release();
+  expect(size()).toBe(held);
+});
+
 async function lockingProcess(directory: string, syscalls: string): Promise<ChildProcess> {
   const args = ['--input-type=module', '-e', lockScript(directory, syscalls)];
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
