@@ -6,13 +6,13 @@
  * middle of a block of the volume. Judges: libnbd, which keeps its own image of the volume, and cmp.
  */
 import { join } from 'node:path';
-import { closeSync, openSync, rmSync, writeFileSync, writeSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import type { BlockferryEvent } from '../../src/replicator/status.ts';
 import { libnbd } from '../support/libnbd.ts';
 import { startNode, type TestNode } from '../support/node.ts';
 import { run } from '../support/process.ts';
-import type { Scope } from '../support/scope.ts';
+import { fillUp, smallExt4 } from '../support/small-disk.ts';
 import { copyOut, deleteSnapshot, takeSnapshot } from '../support/snapshots.ts';
 import { requireRoot, requireTools, testScope } from '../support/tools.ts';
 import { waitUntil } from '../support/wait.ts';
@@ -22,36 +22,6 @@ const WRITTEN = 24 * MIB;
 /** What that takes: chunks of 64 KiB from byte 512 on, and the blocks at their edges. */
 const TAKEN = WRITTEN - 65_536 + 4096;
 const VOLUME = 'thin';
-
-/** Mounts a file system of 64 MiB, without blocks that only root may take. */
-async function smallExt4(scope: Scope): Promise<string> {
-  const image = join(scope.tempDir('bf-space-image-'), 'ext4');
-  const dir = scope.tempDir('bf-space-');
-  writeFileSync(image, '');
-  await run('truncate', ['--size', String(64 * MIB), image]);
-  await run('mkfs.ext4', ['-q', '-b', '1024', '-m', '0', image]);
-  await run('mount', ['-o', 'loop', image, dir]);
-  scope.defer(`unmount ${dir}`, async () => {
-    await run('umount', ['--lazy', dir]);
-  });
-  return dir;
-}
-
-/** Takes what space there is, to the last block; the file that holds it. */
-async function fillUp(dir: string): Promise<string> {
-  const file = join(dir, 'filler');
-  const output = openSync(file, 'w');
-  try {
-    const block = Buffer.alloc(1024, 1);
-    expect(() => {
-      for (;;) writeSync(output, block);
-    }).toThrow('ENOSPC');
-  } finally {
-    closeSync(output);
-  }
-  await run('sync', ['--file-system', dir]);
-  return file;
-}
 
 async function same(one: string, other: string): Promise<void> {
   await run('cmp', [one, other]);
@@ -71,7 +41,7 @@ test(
     requireTools(context, 'mkfs.ext4', 'losetup', 'nbdcopy', 'python3-libnbd');
     const scope = testScope();
     const files = scope.tempDir('bf-space-files-');
-    const node = await startNode(scope, { name: 'space', dir: await smallExt4(scope) });
+    const node = await startNode(scope, { name: 'space', dir: await smallExt4(scope, 64 * MIB) });
     await node.createVolume(VOLUME, '100M');
     const image = join(files, 'image');
     await run('truncate', ['--size', String(100 * MIB), image]);
@@ -112,7 +82,7 @@ test(
 
     for (const end of ['kill', 'stop'] as const) {
       await node[end]();
-      const filler = await fillUp(node.dir);
+      const filler = await fillUp(node.dir, 'filler');
       await node.start();
       await compareAll({ one, two });
       rmSync(filler);
