@@ -11,7 +11,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { ControlClient, volumePath } from '../src/cli/client.ts';
-import { formatBytes } from '../src/cli/format.ts';
+import { formatBytes } from '../src/cli/render/format.ts';
 import type { NodeFacts, NodeStatus, VolumeStatus } from '../src/control/status.ts';
 import { parseAddress } from '../src/io/address.ts';
 import { BlockferryError, errorText } from '../src/io/errors.ts';

@@ -2,12 +2,12 @@
  * Uses an NBD client as the replicator does, and keeps book: every callback comes once, and after success the
  * server's disk holds what was written, or the buffer what the disk held.
  */
-import type { NbdClient } from '../../src/nbd/client.ts';
+import type { NbdClient } from '../../src/nbd/client/client.ts';
 import {
   encodeWriteHeader,
   type PreparedBatch,
   WRITE_HEADER_BYTES,
-} from '../../src/nbd/client-prepared.ts';
+} from '../../src/nbd/client/client-prepared.ts';
 import type { Content } from './content.ts';
 import type { Dice } from './dice.ts';
 import { demand } from './judge-facts.ts';

@@ -5,8 +5,8 @@
  */
 import type { Network } from '../../src/io/network.ts';
 import { BlockferryError } from '../../src/io/errors.ts';
-import { NbdClient } from '../../src/nbd/client.ts';
-import { parseNbdUri } from '../../src/nbd/uri.ts';
+import { NbdClient } from '../../src/nbd/client/client.ts';
+import { parseNbdUri } from '../../src/nbd/uri/uri.ts';
 import { FakeConnection } from '../../test/nbd/support/fake-world.ts';
 import { ClientDriver } from './client-driver.ts';
 import { Content } from './content.ts';

@@ -1,5 +1,5 @@
 /** A case for the server in memory: what it serves, and what its clients do. Made from dice alone. */
-import { NBD_LIMITS_DEFAULT, type NbdLimits } from '../../src/nbd/server-limits.ts';
+import { NBD_LIMITS_DEFAULT, type NbdLimits } from '../../src/nbd/server/server-limits.ts';
 import { Dice } from './dice.ts';
 import { clientScript } from './generate.ts';
 import type { JudgedExport, ServerFacts } from './judge-facts.ts';

@@ -4,9 +4,9 @@
  */
 import type { Clock, Timer } from '../../src/io/clock.ts';
 import type { Connection, Listener, Network } from '../../src/io/network.ts';
-import type { ClientFacts, ExportAccess, ExportSource } from '../../src/nbd/exports.ts';
-import { NbdServer } from '../../src/nbd/server.ts';
-import type { NbdLimits } from '../../src/nbd/server-limits.ts';
+import type { ClientFacts, ExportAccess, ExportSource } from '../../src/nbd/server/exports.ts';
+import { NbdServer } from '../../src/nbd/server/server.ts';
+import type { NbdLimits } from '../../src/nbd/server/server-limits.ts';
 import { FakeConnection } from '../../test/nbd/support/fake-world.ts';
 import type { ServerFacts } from './judge-facts.ts';
 import type { FuzzDevice } from './memory-device.ts';

@@ -12,13 +12,13 @@ import {
   type FindingStatus,
   type RepairStatus,
   type VolumeCheckStatus,
-} from '../control/check-status.ts';
+} from '../control/api/check-status.ts';
 import type { NodeStatus } from '../control/status.ts';
 import { BlockferryError } from '../io/errors.ts';
 import { atFile, describePlace, finding } from '../volume/check/check-finding.ts';
 import { volumePath } from './client.ts';
 import { clientOf, print, printJson, wantsColour, type SharedOptions } from './context.ts';
-import { oneLine, paint, type Tone } from './format.ts';
+import { oneLine, paint, type Tone } from './render/format.ts';
 import { leaf } from './verb.ts';
 
 interface CheckFlags extends SharedOptions {

@@ -4,12 +4,12 @@ import {
   defaultControlAddress,
   defaultDataDirectory,
   type UserSurroundings,
-} from '../control/defaults.ts';
+} from '../control/config/defaults.ts';
 import { parseAddress } from '../io/address.ts';
 import { BlockferryError, errorText } from '../io/errors.ts';
 import type { Address } from '../io/network.ts';
 import { ControlClient } from './client.ts';
-import { oneLine } from './format.ts';
+import { oneLine } from './render/format.ts';
 
 export const EXIT_OK = 0;
 /** Refused or failed; one line on stderr says what, why and what to do. */

@@ -3,8 +3,8 @@ import type { Command } from 'commander';
 import type { FailbackStatus } from '../control/status.ts';
 import { volumePath } from './client.ts';
 import { clientOf, print, printJson, wantsColour, type SharedOptions } from './context.ts';
-import { renderFailback } from './render-failover.ts';
-import { renderVolume } from './render.ts';
+import { renderFailback } from './render/render-failover.ts';
+import { renderVolume } from './render/render.ts';
 import { leaf } from './verb.ts';
 
 interface FailbackOptions extends SharedOptions {

@@ -4,10 +4,10 @@
  */
 import { Command, CommanderError } from 'commander';
 import { VERSION } from '../control/version.ts';
-import { addAttachVerbs } from './attach-verbs.ts';
+import { addAttachVerbs } from './attach/attach-verbs.ts';
 import { addCheckVerb } from './check.ts';
 import { EXIT_FAILED, EXIT_OK, EXIT_USAGE, reportError } from './context.ts';
-import { oneLine } from './format.ts';
+import { oneLine } from './render/format.ts';
 import { addMirrorVerbs } from './mirror-verbs.ts';
 import { addFailbackVerb } from './failback-verb.ts';
 import { addPromoteVerb } from './promote-verb.ts';

@@ -13,8 +13,8 @@ import {
   wantsColour,
   type SharedOptions,
 } from './context.ts';
-import { renderVerify } from './render-mirrors.ts';
-import { renderVolume } from './render.ts';
+import { renderVerify } from './render/render-mirrors.ts';
+import { renderVolume } from './render/render.ts';
 import { leaf } from './verb.ts';
 
 interface AddOptions extends SharedOptions {

@@ -6,8 +6,8 @@
  */
 import { hostname } from 'node:os';
 import type { Logger } from 'pino';
-import { takeActivation } from '../control/activation.ts';
-import { resolveConfig, type ConfigFlags, type NodeConfig } from '../control/config.ts';
+import { takeActivation } from '../control/config/activation.ts';
+import { resolveConfig, type ConfigFlags, type NodeConfig } from '../control/config/config.ts';
 import { openLog } from '../control/logger.ts';
 import { BlockferryNode } from '../control/node.ts';
 import { systemClock } from '../io/clock.ts';

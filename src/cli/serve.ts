@@ -1,7 +1,7 @@
 /** `blockferry serve`: its flags and its page. */
 import { Option, type Command } from 'commander';
-import type { ConfigFlags } from '../control/config.ts';
-import { LOG_LEVELS, NBD_ADDRESS_DEFAULT, TLS_MODES } from '../control/defaults.ts';
+import type { ConfigFlags } from '../control/config/config.ts';
+import { LOG_LEVELS, NBD_ADDRESS_DEFAULT, TLS_MODES } from '../control/config/defaults.ts';
 
 const HELP = `
 ADDR is host:port or unix:PATH. Clients attach volumes by name, for example with

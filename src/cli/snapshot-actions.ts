@@ -1,5 +1,5 @@
 /** What the verbs of `blockferry snapshot` do. */
-import { exportName, splitExportName } from '../control/export-name.ts';
+import { exportName, splitExportName } from '../control/exports/export-name.ts';
 import type {
   MeasuredSnapshot,
   MergeProgress,
@@ -10,8 +10,8 @@ import type {
 import { BlockferryError } from '../io/errors.ts';
 import { volumePath } from './client.ts';
 import { clientOf, print, printJson, type SharedOptions } from './context.ts';
-import { oneLine } from './format.ts';
-import { renderMerge, renderRange, renderSnapshotList } from './render-snapshots.ts';
+import { oneLine } from './render/format.ts';
+import { renderMerge, renderRange, renderSnapshotList } from './render/render-snapshots.ts';
 
 interface ForceOptions extends SharedOptions {
   readonly force?: boolean;

@@ -6,8 +6,8 @@ import { BlockferryError } from '../io/errors.ts';
 import type { BlockferryEvent } from '../replicator/status.ts';
 import type { ControlClient } from './client.ts';
 import { clientOf, print, printJson, wantsColour, type SharedOptions } from './context.ts';
-import { oneLine } from './format.ts';
-import { renderEvent, renderStatus } from './render.ts';
+import { oneLine } from './render/format.ts';
+import { renderEvent, renderStatus } from './render/render.ts';
 import { leaf } from './verb.ts';
 
 const WATCH_MS = 1_000;

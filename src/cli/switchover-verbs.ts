@@ -4,8 +4,8 @@ import type { SwitchoverStatus, VolumeStatus } from '../control/status.ts';
 import { HANDOVER_MS, HANDOVER_MS_MAX } from '../io/limits.ts';
 import { volumePath } from './client.ts';
 import { clientOf, print, printJson, wantsColour, type SharedOptions } from './context.ts';
-import { oneLine } from './format.ts';
-import { renderVolume } from './render.ts';
+import { oneLine } from './render/format.ts';
+import { renderVolume } from './render/render.ts';
 import { leaf } from './verb.ts';
 
 interface HandoverOptions extends SharedOptions {

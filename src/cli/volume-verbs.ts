@@ -3,9 +3,9 @@ import type { Command } from 'commander';
 import type { VolumeStatus } from '../control/status.ts';
 import { volumePath } from './client.ts';
 import { clientOf, print, printJson, wantsColour, type SharedOptions } from './context.ts';
-import { formatBytes, oneLine } from './format.ts';
-import { renderVolume, renderVolumeList } from './render.ts';
-import { addTransferVerbs } from './transfer-verbs.ts';
+import { formatBytes, oneLine } from './render/format.ts';
+import { renderVolume, renderVolumeList } from './render/render.ts';
+import { addTransferVerbs } from './transfer/transfer-verbs.ts';
 import { leaf } from './verb.ts';
 
 interface CreateOptions extends SharedOptions {

@@ -7,7 +7,7 @@
 import { pino, type Logger } from 'pino';
 import { LOG_BACKLOG_BYTES_MAX } from '../io/limits.ts';
 import { loadSyscalls } from '../io/syscalls.ts';
-import type { LogLevel } from './defaults.ts';
+import type { LogLevel } from './config/defaults.ts';
 
 const STDERR = 2;
 

@@ -17,11 +17,11 @@ import { BlockferryError, errorText } from '../io/errors.ts';
 import { CONTROL_DRAIN_MS_MAX } from '../io/limits.ts';
 import type { Address, Network, TlsClientContext } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
-import { loadTlsClientContext } from '../io/tls-client.ts';
+import { loadTlsClientContext } from '../io/tls/tls-client.ts';
 import type { EventKind } from '../replicator/event-kinds.ts';
 import type { HostedVolume } from '../replicator/hosted-volume.ts';
-import { SharedLimit } from '../replicator/shared-limit.ts';
-import { SlabPool } from '../replicator/slab.ts';
+import { SharedLimit } from '../replicator/pace/shared-limit.ts';
+import { SlabPool } from '../replicator/staging/slab.ts';
 import { SecondaryVolume } from '../replicator/intake/secondary.ts';
 import { ReplicatedVolume } from '../replicator/replicated-volume.ts';
 import { VolumeStore, type Volume } from '../volume/store.ts';
@@ -29,24 +29,24 @@ import { createExaminer } from '../workers/examiner-pool.ts';
 import { createCompressor } from '../workers/compressor-pool.ts';
 import type { Compressor } from '../workers/compressor.ts';
 import type { Examiner } from '../workers/examiner.ts';
-import type { Activation } from './activation.ts';
-import { createApi } from './api.ts';
-import { CommandRoom } from './command-room.ts';
-import type { NodeConfig } from './config.ts';
+import type { Activation } from './config/activation.ts';
+import { createApi } from './api/api.ts';
+import { CommandRoom } from './commands/command-room.ts';
+import type { NodeConfig } from './config/config.ts';
 import { NodeContainers } from './containers/containers.ts';
 import { SpaceWatch } from './disk-space.ts';
 import { EventLog } from './events.ts';
-import { HeldNetwork } from './held-network.ts';
-import { listenForControl, listenForHttp } from './listen.ts';
-import { MergeCommands } from './merges.ts';
-import { MirrorCommands } from './mirrors.ts';
-import { NbdService } from './nbd-service.ts';
-import { leadsTo } from './own-address.ts';
-import { SnapshotCommands } from './snapshots.ts';
+import { HeldNetwork } from './exports/held-network.ts';
+import { listenForControl, listenForHttp } from './api/listen.ts';
+import { MergeCommands } from './commands/merges.ts';
+import { MirrorCommands } from './commands/mirrors.ts';
+import { NbdService } from './exports/nbd-service.ts';
+import { leadsTo } from './commands/own-address.ts';
+import { SnapshotCommands } from './commands/snapshots.ts';
 import type { NodeFacts, ReloadReport } from './status.ts';
 import { VERSION } from './version.ts';
-import { FailoverCommands } from './failover.ts';
-import { VolumeCommands } from './volumes.ts';
+import { FailoverCommands } from './commands/failover.ts';
+import { VolumeCommands } from './commands/volumes.ts';
 
 export interface NodeParts {
   readonly config: NodeConfig;
@@ -253,7 +253,7 @@ export class BlockferryNode {
   private async openHttp(commands: VolumeCommands, nbd: NbdService): Promise<void> {
     const { config, network } = this.parts;
     if (config.http === null) return;
-    const { createHttp } = await import('./http.ts');
+    const { createHttp } = await import('./api/http.ts');
     const app = createHttp({
       measure: () => ({
         facts: this.facts(nbd),

@@ -1,6 +1,6 @@
 /** What a node says about itself, and what may be asked of it: the words of the control API (design section 9). */
-import type { NbdServerCounters } from '../nbd/server.ts';
-import type { TlsMode } from './defaults.ts';
+import type { NbdServerCounters } from '../nbd/server/server.ts';
+import type { TlsMode } from './config/defaults.ts';
 import type { Role } from '../replicator/hosted-volume.ts';
 import type { MirrorStatus, Position, SourceStatus } from '../replicator/status.ts';
 import type { ContainerKind } from '../volume/containers.ts';

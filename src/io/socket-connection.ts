@@ -27,12 +27,12 @@ import type {
   TlsPeer,
   TlsServerContext,
 } from './network.ts';
-import { openSecureClient } from './secure-client.ts';
-import type { SecureOutcome } from './secure-parts.ts';
-import { openSecureSocket } from './secure-socket.ts';
+import { openSecureClient } from './tls/secure-client.ts';
+import type { SecureOutcome } from './tls/secure-parts.ts';
+import { openSecureSocket } from './tls/secure-socket.ts';
 import { loadSyscalls, type Syscalls } from './syscalls.ts';
-import { LoadedTlsClientTerms } from './tls-client.ts';
-import { LoadedTlsContext } from './tls.ts';
+import { LoadedTlsClientTerms } from './tls/tls-client.ts';
+import { LoadedTlsContext } from './tls/tls.ts';
 
 /** Who is at the other end: for logs, and as `Connection.remoteIp`. */
 export interface RemoteEnd {

@@ -13,35 +13,35 @@ import { MIRROR_GRACE_MS, REPLICATOR_TICK_MS } from '../io/limits.ts';
 import type { Disk } from '../io/disk.ts';
 import type { Network, TlsClientContext } from '../io/network.ts';
 import type { Random } from '../io/random.ts';
-import type { NbdUri } from '../nbd/uri.ts';
+import type { NbdUri } from '../nbd/uri/uri.ts';
 import type { MirrorRecord } from '../volume/log/metadata.ts';
 import type { Volume } from '../volume/volume.ts';
 import type { Compressor } from '../workers/compressor.ts';
 import type { Examiner } from '../workers/examiner.ts';
-import { ChangeWay } from './change-way.ts';
-import { DirtyContexts } from './dirty-context.ts';
-import { EpochReserve } from './epoch-reserve.ts';
+import { ChangeWay } from './changes/change-way.ts';
+import { DirtyContexts } from './mirror/dirty-context.ts';
+import { EpochReserve } from './staging/epoch-reserve.ts';
 import type { EventKind } from './event-kinds.ts';
-import { Fence } from './fence.ts';
-import { chooseTaker, type TakerWish } from './handover-taker.ts';
-import { Handover } from './handover.ts';
+import { Fence } from './changes/fence.ts';
+import { chooseTaker, type TakerWish } from './failover/handover-taker.ts';
+import { Handover } from './failover/handover.ts';
 import type { HostedVolume, Role } from './hosted-volume.ts';
 import { KeptJournal } from './intake/kept-journal.ts';
-import type { ParkedRegions } from './mirror-blocks.ts';
-import type { MirrorHost } from './mirror-host.ts';
-import type { LinkSurroundings } from './mirror-link.ts';
-import type { MirrorPolicy } from './mirror-policy.ts';
-import { MirrorSet, type NewMirror } from './mirror-set.ts';
-import type { Mirror } from './mirror.ts';
+import type { ParkedRegions } from './mirror/mirror-blocks.ts';
+import type { MirrorHost } from './mirror/mirror-host.ts';
+import type { LinkSurroundings } from './mirror/mirror-link.ts';
+import type { MirrorPolicy } from './policy/mirror-policy.ts';
+import { MirrorSet, type NewMirror } from './mirror/mirror-set.ts';
+import type { Mirror } from './mirror/mirror.ts';
 import { randomId } from './random-id.ts';
-import { RegionGate } from './region-gate.ts';
-import { Stager } from './stager.ts';
-import type { SlabPool } from './slab.ts';
-import { SnapshotStream } from './snapshot-stream.ts';
-import type { SharedLimit } from './shared-limit.ts';
-import { StartHold } from './start-hold.ts';
-import { StagingDisk } from './staging-disk.ts';
-import { StagingQueue } from './staging-queue.ts';
+import { RegionGate } from './changes/region-gate.ts';
+import { Stager } from './staging/stager.ts';
+import type { SlabPool } from './staging/slab.ts';
+import { SnapshotStream } from './contact/snapshot-stream.ts';
+import type { SharedLimit } from './pace/shared-limit.ts';
+import { StartHold } from './changes/start-hold.ts';
+import { StagingDisk } from './staging/staging-disk.ts';
+import { StagingQueue } from './staging/staging-queue.ts';
 import type {
   EventSink,
   MirrorRecordStatus,
@@ -49,7 +49,7 @@ import type {
   Position,
   VerifyReport,
 } from './status.ts';
-import { SyncReplies } from './sync-replies.ts';
+import { SyncReplies } from './changes/sync-replies.ts';
 
 export class ReplicatedVolume implements HostedVolume, MirrorHost {
   readonly node: string;

@@ -16,7 +16,7 @@ import {
 } from 'node:fs';
 import { join } from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';
-import { parseNbdUri } from '../../src/nbd/uri.ts';
+import { parseNbdUri } from '../../src/nbd/uri/uri.ts';
 import { open } from '../nbd-client/support/fake-server.ts';
 import { nbdkit } from '../nbd-client/support/real-servers.ts';
 import { startNode, type TestNode } from '../support/node.ts';

@@ -6,7 +6,7 @@ import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { ControlClient } from '../../src/cli/client.ts';
-import { NO_ACTIVATION, takeActivation } from '../../src/control/activation.ts';
+import { NO_ACTIVATION, takeActivation } from '../../src/control/config/activation.ts';
 import type { NodeFacts, VolumeStatus } from '../../src/control/status.ts';
 import { BlockferryError } from '../../src/io/errors.ts';
 import { run, start, type ManagedProcess } from '../support/process.ts';

@@ -4,7 +4,7 @@
  */
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { attach as attachHere, type AttachFlags } from '../../src/cli/attach-run.ts';
+import { attach as attachHere, type AttachFlags } from '../../src/cli/attach/attach-run.ts';
 import { startNode, type TestNode } from '../support/node.ts';
 import { run } from '../support/process.ts';
 import { BLOCKFERRY_BIN } from '../support/root.ts';

@@ -3,15 +3,15 @@
  * which it passes over, and how many connections it replaces.
  */
 import { describe, expect, test } from 'vitest';
-import { Keeper, type KeeperOptions } from '../../src/cli/attach-keeper.ts';
-import type { KernelLink } from '../../src/cli/attach-link.ts';
+import { Keeper, type KeeperOptions } from '../../src/cli/attach/attach-keeper.ts';
+import type { KernelLink } from '../../src/cli/attach/attach-link.ts';
 import { BlockferryError } from '../../src/io/errors.ts';
-import type { NbdDriver } from '../../src/io/nbd-driver.ts';
+import type { NbdDriver } from '../../src/io/kernel/nbd-driver.ts';
 import { systemError } from '../../src/io/system-error.ts';
-import { judgeExport } from '../../src/nbd/client-export-info.ts';
-import { DEFAULT_BLOCK_SIZES } from '../../src/nbd/client-export-info.ts';
+import { judgeExport } from '../../src/nbd/client/client-export-info.ts';
+import { DEFAULT_BLOCK_SIZES } from '../../src/nbd/client/client-export-info.ts';
 import { NBD_FLAG } from '../../src/nbd/constants.ts';
-import { parseNbdUri } from '../../src/nbd/uri.ts';
+import { parseNbdUri } from '../../src/nbd/uri/uri.ts';
 import { VirtualClock } from '../support/virtual-clock.ts';
 
 const EBUSY = 16;

@@ -5,7 +5,7 @@
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { attachedDevices, renderAttached } from '../../src/cli/attach-list.ts';
+import { attachedDevices, renderAttached } from '../../src/cli/attach/attach-list.ts';
 import {
   canPersist,
   chooseDevice,
@@ -15,11 +15,11 @@ import {
   parseDevice,
   shellWords,
   type AttachWishes,
-} from '../../src/cli/attach-plan.ts';
-import { AttachRecords } from '../../src/io/attach-records.ts';
+} from '../../src/cli/attach/attach-plan.ts';
+import { AttachRecords } from '../../src/io/kernel/attach-records.ts';
 import { BlockferryError, type ErrorCode } from '../../src/io/errors.ts';
-import type { KernelDevice } from '../../src/io/kernel-devices.ts';
-import { parseNbdUri } from '../../src/nbd/uri.ts';
+import type { KernelDevice } from '../../src/io/kernel/kernel-devices.ts';
+import { parseNbdUri } from '../../src/nbd/uri/uri.ts';
 import { testScope } from '../support/tools.ts';
 
 const FREE: KernelDevice = {

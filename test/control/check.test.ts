@@ -6,7 +6,7 @@ import { mkdirSync, readFileSync, readdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { createProgram } from '../../src/cli/main.ts';
-import type { VolumeCheckStatus } from '../../src/control/check-status.ts';
+import type { VolumeCheckStatus } from '../../src/control/api/check-status.ts';
 import { BlockferryError } from '../../src/io/errors.ts';
 import { FINDINGS } from '../../src/volume/check/check-finding.ts';
 import { ROOT } from '../support/root.ts';

@@ -3,7 +3,7 @@
  * other for ever, nobody at an export that is being changed, and an end. Pure: volumes are names, and the server is a list.
  */
 import { describe, expect, test } from 'vitest';
-import { CommandRoom, type Sessions } from '../../src/control/command-room.ts';
+import { CommandRoom, type Sessions } from '../../src/control/commands/command-room.ts';
 import type { BlockDevice } from '../../src/io/device.ts';
 import type { ReplicatedVolume } from '../../src/replicator/replicated-volume.ts';
 import { codeOf } from './fixture.ts';

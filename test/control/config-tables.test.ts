@@ -3,11 +3,15 @@
  * line for whatever is wrong in them. Pure: files are text.
  */
 import { describe, expect, test } from 'vitest';
-import { resolveConfig, type ConfigFlags, type NodeConfig } from '../../src/control/config.ts';
-import { EXPORT_POLICY_DEFAULT } from '../../src/control/export-rules.ts';
-import { uriAt } from '../../src/control/replication-config.ts';
+import {
+  resolveConfig,
+  type ConfigFlags,
+  type NodeConfig,
+} from '../../src/control/config/config.ts';
+import { EXPORT_POLICY_DEFAULT } from '../../src/control/exports/export-rules.ts';
+import { uriAt } from '../../src/control/config/replication-config.ts';
 import { BlockferryError } from '../../src/io/errors.ts';
-import { NBD_LIMITS_DEFAULT } from '../../src/nbd/server-limits.ts';
+import { NBD_LIMITS_DEFAULT } from '../../src/nbd/server/server-limits.ts';
 
 const FILES: Readonly<Record<string, string>> = {
   '/etc/passwd': 'root:x:0:0::/root:/bin/sh\nann:x:1001:1002::/home/ann:/bin/sh\n',

@@ -2,10 +2,14 @@
  * Configuration: defaults, file, flags, and one exact line for whatever is wrong. Pure: the file is text.
  */
 import { describe, expect, test } from 'vitest';
-import { resolveConfig, type ConfigFlags, type Surroundings } from '../../src/control/config.ts';
-import { EXPORT_POLICY_DEFAULT } from '../../src/control/export-rules.ts';
+import {
+  resolveConfig,
+  type ConfigFlags,
+  type Surroundings,
+} from '../../src/control/config/config.ts';
+import { EXPORT_POLICY_DEFAULT } from '../../src/control/exports/export-rules.ts';
 import { BlockferryError } from '../../src/io/errors.ts';
-import { NBD_LIMITS_DEFAULT } from '../../src/nbd/server-limits.ts';
+import { NBD_LIMITS_DEFAULT } from '../../src/nbd/server/server-limits.ts';
 
 function surroundings(text = '', more: Partial<Surroundings> = {}): Surroundings {
   return {

@@ -6,7 +6,7 @@
  */
 import { expect, test } from 'vitest';
 import type { PromotionStatus, VolumeStatus } from '../../src/control/status.ts';
-import { renderPromotion } from '../../src/cli/render-failover.ts';
+import { renderPromotion } from '../../src/cli/render/render-failover.ts';
 import { systemClock } from '../../src/io/clock.ts';
 import { BlockferryError } from '../../src/io/errors.ts';
 import { nodeDisk } from '../../src/io/node-disk.ts';

@@ -2,13 +2,13 @@
 import { join } from 'node:path';
 import { pino } from 'pino';
 import { ControlClient } from '../../src/cli/client.ts';
-import { NO_ACTIVATION, type Activation } from '../../src/control/activation.ts';
+import { NO_ACTIVATION, type Activation } from '../../src/control/config/activation.ts';
 import {
   resolveConfig,
   type ConfigFlags,
   type NodeConfig,
   type Surroundings,
-} from '../../src/control/config.ts';
+} from '../../src/control/config/config.ts';
 import { BlockferryNode } from '../../src/control/node.ts';
 import { systemClock } from '../../src/io/clock.ts';
 import { BlockferryError } from '../../src/io/errors.ts';

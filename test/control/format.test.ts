@@ -1,8 +1,8 @@
 /** What people read: sizes, times, aligned columns, one line whatever the text holds. Pure. */
 import { describe, expect, test } from 'vitest';
-import { formatBytes, formatSeconds, formatTable, oneLine } from '../../src/cli/format.ts';
-import { renderMirrors, renderSource, renderVerify } from '../../src/cli/render-mirrors.ts';
-import { renderEvent, renderStatus } from '../../src/cli/render.ts';
+import { formatBytes, formatSeconds, formatTable, oneLine } from '../../src/cli/render/format.ts';
+import { renderMirrors, renderSource, renderVerify } from '../../src/cli/render/render-mirrors.ts';
+import { renderEvent, renderStatus } from '../../src/cli/render/render.ts';
 import type { NodeStatus } from '../../src/control/status.ts';
 
 const STATUS: NodeStatus = {

@@ -5,8 +5,8 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { METRICS } from '../../src/control/metric-table.ts';
-import { Metrics } from '../../src/control/metrics.ts';
+import { METRICS } from '../../src/control/metrics/metric-table.ts';
+import { Metrics } from '../../src/control/metrics/metrics.ts';
 import type { NodeFacts, NodeStatus, VolumeStatus } from '../../src/control/status.ts';
 import { formatAddress } from '../../src/io/address.ts';
 import { MIRROR_STATES } from '../../src/replicator/status.ts';

@@ -5,9 +5,9 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
 import { describe, expect, test } from 'vitest';
-import { PeerLinks, type LinkTarget } from '../../src/control/peer-links.ts';
+import { PeerLinks, type LinkTarget } from '../../src/control/exports/peer-links.ts';
 import type { TlsPeer } from '../../src/io/network.ts';
-import type { ClientFacts } from '../../src/nbd/server.ts';
+import type { ClientFacts } from '../../src/nbd/server/server.ts';
 import { encodeHello, LINK_VERSION, type Hello } from '../../src/replicator/link/messages.ts';
 import type { Scope } from '../support/scope.ts';
 import { testScope } from '../support/tools.ts';

@@ -3,7 +3,7 @@
  * none takes long. Pure, over ranges and a clock that the test makes.
  */
 import { describe, expect, test } from 'vitest';
-import { diffPage } from '../../src/control/snapshot-diff.ts';
+import { diffPage } from '../../src/control/commands/snapshot-diff.ts';
 import type { Clock } from '../../src/io/clock.ts';
 import { DIFF_PAGE_MS, DIFF_PAGE_RANGES_MAX } from '../../src/io/limits.ts';
 import type { ChangedRange, VolumeSnapshots } from '../../src/volume/snapshots/snapshot-types.ts';

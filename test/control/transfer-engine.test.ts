@@ -5,8 +5,8 @@
  * gets there; a failed flush is final; little is in flight at one time.
  */
 import { expect, test } from 'vitest';
-import type { DataRun, TransferTarget } from '../../src/control/transfer-ends.ts';
-import { Transfer, type TransferOptions } from '../../src/control/transfer.ts';
+import type { DataRun, TransferTarget } from '../../src/control/transfer/transfer-ends.ts';
+import { Transfer, type TransferOptions } from '../../src/control/transfer/transfer.ts';
 import type { Clock } from '../../src/io/clock.ts';
 import { TRANSFER_CHUNKS_IN_FLIGHT_MAX, TRANSFER_CHUNK_BYTES } from '../../src/io/limits.ts';
 

@@ -3,12 +3,12 @@
  * and identity, and without learning of what it may not have. Pure: devices are names.
  */
 import { beforeEach, describe, expect, test } from 'vitest';
-import { resolveConfig } from '../../src/control/config.ts';
-import type { ExportRules } from '../../src/control/export-rules.ts';
-import { VolumeExports, type Exported } from '../../src/control/volume-exports.ts';
+import { resolveConfig } from '../../src/control/config/config.ts';
+import type { ExportRules } from '../../src/control/exports/export-rules.ts';
+import { VolumeExports, type Exported } from '../../src/control/exports/volume-exports.ts';
 import type { BlockDevice } from '../../src/io/device.ts';
 import { SNAPSHOTS_LISTED_MAX } from '../../src/io/limits.ts';
-import type { ClientFacts } from '../../src/nbd/server.ts';
+import type { ClientFacts } from '../../src/nbd/server/server.ts';
 
 const LOCAL: ClientFacts = { ip: null, tls: null };
 const NEAR: ClientFacts = { ip: '10.1.2.3', tls: null };

@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { Dice } from '../../scripts/fuzz/dice.ts';
 import { FuzzDevice } from '../../scripts/fuzz/memory-device.ts';
 import { MemoryWorld } from '../../scripts/fuzz/memory-world.ts';
-import { NBD_LIMITS_DEFAULT } from '../../src/nbd/server-limits.ts';
+import { NBD_LIMITS_DEFAULT } from '../../src/nbd/server/server-limits.ts';
 import * as wire from '../wire/encoder.ts';
 
 const MIB = 2 ** 20;

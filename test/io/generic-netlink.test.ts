@@ -14,7 +14,7 @@ import {
   textOf,
   u32Attribute,
   u64Attribute,
-} from '../../src/io/generic-netlink.ts';
+} from '../../src/io/kernel/generic-netlink.ts';
 
 /** Of NBD_CMD_CONNECT to the device 0: the device, then the status. */
 const CONNECTED = Buffer.from('1c0000001a00000002000000ca020000010100000800010000000000', 'hex');

@@ -10,7 +10,7 @@ import {
   mountsByDevice,
   processName,
   readKernelDevices,
-} from '../../src/io/kernel-devices.ts';
+} from '../../src/io/kernel/kernel-devices.ts';
 import { testScope } from '../support/tools.ts';
 
 function tree(files: Readonly<Record<string, string>>): string {

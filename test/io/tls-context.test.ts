@@ -9,8 +9,8 @@ import { describe, expect, it } from 'vitest';
 
 import { BlockferryError } from '../../src/io/errors.ts';
 import { PSK_KEY_BYTES_MAX, PSK_USER_BYTES_MAX, TLS_FILE_BYTES_MAX } from '../../src/io/limits.ts';
-import { parsePskFile } from '../../src/io/psk-file.ts';
-import { loadTlsServerContext, type TlsServerFiles } from '../../src/io/tls.ts';
+import { parsePskFile } from '../../src/io/tls/psk-file.ts';
+import { loadTlsServerContext, type TlsServerFiles } from '../../src/io/tls/tls.ts';
 import { issue, makePskFile, type Certificates } from '../support/certificates.ts';
 import { certificates, listenTls, peerOf, secureClient, serverFiles } from './tls-wire.ts';
 import { temporaryDirectory } from './wire.ts';

@@ -6,7 +6,7 @@ import { onTestFinished } from 'vitest';
 import { parseAddress } from '../../src/io/address.ts';
 import type { Connection, Listener, TlsPeer } from '../../src/io/network.ts';
 import { nodeNetwork } from '../../src/io/node-network.ts';
-import { loadTlsServerContext, type TlsServerFiles } from '../../src/io/tls.ts';
+import { loadTlsServerContext, type TlsServerFiles } from '../../src/io/tls/tls.ts';
 import { makeCertificates, type Certificates } from '../support/certificates.ts';
 import { Recorder, temporaryDirectory, until } from './wire.ts';
 

@@ -9,7 +9,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { NbdClient } from '../../src/nbd/client.ts';
+import type { NbdClient } from '../../src/nbd/client/client.ts';
 import { nbdinfoMap, type Run } from '../support/maps.ts';
 import { requireTools, testScope } from '../support/tools.ts';
 import { closed, flush, pattern, read, write, zero } from './support/calls.ts';

@@ -8,7 +8,7 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import type { BlockferryError } from '../../src/io/errors.ts';
-import { ClientHandshake, type HandshakeOutcome } from '../../src/nbd/client-handshake.ts';
+import { ClientHandshake, type HandshakeOutcome } from '../../src/nbd/client/client-handshake.ts';
 import {
   ACK,
   FLAGS,

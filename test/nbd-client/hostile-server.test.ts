@@ -9,8 +9,8 @@ import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { nodeNetwork } from '../../src/io/node-network.ts';
 import { systemClock } from '../../src/io/clock.ts';
-import { NbdClient } from '../../src/nbd/client.ts';
-import { parseNbdUri } from '../../src/nbd/uri.ts';
+import { NbdClient } from '../../src/nbd/client/client.ts';
+import { parseNbdUri } from '../../src/nbd/uri/uri.ts';
 import { testScope } from '../support/tools.ts';
 import { closed, flush, read, rejection, write } from './support/calls.ts';
 import {

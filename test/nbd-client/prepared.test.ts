@@ -6,7 +6,7 @@
  */
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { encodeWriteHeader, encodeWriteLength } from '../../src/nbd/client-prepared.ts';
+import { encodeWriteHeader, encodeWriteLength } from '../../src/nbd/client/client-prepared.ts';
 import { testScope } from '../support/tools.ts';
 import { consecutive, TestBatch } from './support/batches.ts';
 import { closed, flush, pattern, read, write } from './support/calls.ts';

@@ -8,8 +8,8 @@ import {
   ClientHandshake,
   type ClientWishes,
   type HandshakeOutcome,
-} from '../../src/nbd/client-handshake.ts';
-import { goData } from '../../src/nbd/client-questions.ts';
+} from '../../src/nbd/client/client-handshake.ts';
+import { goData } from '../../src/nbd/client/client-questions.ts';
 import { ACK, FLAGS, GREETING, infoExport, optionReply } from './support/fake-server.ts';
 
 const PRIVATE = 0x62660001;

@@ -8,7 +8,7 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { beforeEach, describe, expect, it } from 'vitest';
-import type { NbdClient } from '../../src/nbd/client.ts';
+import type { NbdClient } from '../../src/nbd/client/client.ts';
 import { requireTools, testScope } from '../support/tools.ts';
 import { consecutive, TestBatch } from './support/batches.ts';
 import { closed, flush, pattern, read, rejection, write, zero } from './support/calls.ts';

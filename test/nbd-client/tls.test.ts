@@ -11,11 +11,11 @@ import { beforeAll, describe, expect, it, onTestFinished } from 'vitest';
 import { systemClock } from '../../src/io/clock.ts';
 import type { TlsClientContext } from '../../src/io/network.ts';
 import { nodeNetwork } from '../../src/io/node-network.ts';
-import { loadTlsServerContext, type TlsServerFiles } from '../../src/io/tls.ts';
-import { loadTlsClientContext, tlsClientDirectory } from '../../src/io/tls-client.ts';
-import { NbdClient } from '../../src/nbd/client.ts';
-import { NbdServer, type ServerTls } from '../../src/nbd/server.ts';
-import { parseNbdUri, type NbdUri } from '../../src/nbd/uri.ts';
+import { loadTlsServerContext, type TlsServerFiles } from '../../src/io/tls/tls.ts';
+import { loadTlsClientContext, tlsClientDirectory } from '../../src/io/tls/tls-client.ts';
+import { NbdClient } from '../../src/nbd/client/client.ts';
+import { NbdServer, type ServerTls } from '../../src/nbd/server/server.ts';
+import { parseNbdUri, type NbdUri } from '../../src/nbd/uri/uri.ts';
 import { MemoryDevice, sourceOf } from '../nbd/support/memory-device.ts';
 import {
   issue,

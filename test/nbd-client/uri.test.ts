@@ -8,7 +8,7 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { BlockferryError } from '../../src/io/errors.ts';
-import { parseNbdUri } from '../../src/nbd/uri.ts';
+import { parseNbdUri } from '../../src/nbd/uri/uri.ts';
 
 const tcp = (host: string, port: number): object => ({ kind: 'tcp', host, port });
 const unix = (path: string): object => ({ kind: 'unix', path });

@@ -5,7 +5,7 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { BlockferryError } from '../../src/io/errors.ts';
-import { AddressList } from '../../src/nbd/access.ts';
+import { AddressList } from '../../src/nbd/server/access.ts';
 
 const has = (texts: readonly string[], ip: string | null): boolean =>
   AddressList.parse(texts).has(ip);

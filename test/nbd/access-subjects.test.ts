@@ -4,7 +4,7 @@
  */
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { AddressList, judgeAccess, SubjectList } from '../../src/nbd/access.ts';
+import { AddressList, judgeAccess, SubjectList } from '../../src/nbd/server/access.ts';
 import type { TlsPeer } from '../../src/io/network.ts';
 
 const x509 = (identity: string): TlsPeer => ({ kind: 'x509', identity });

@@ -16,7 +16,7 @@ import {
   NBD_REQUESTS_PER_TURN_MAX,
 } from '../../src/io/limits.ts';
 import { nodeNetwork } from '../../src/io/node-network.ts';
-import { NbdServer } from '../../src/nbd/server.ts';
+import { NbdServer } from '../../src/nbd/server/server.ts';
 import { testScope } from '../support/tools.ts';
 import { waitUntil } from '../support/wait.ts';
 import { type FakeConnection, FakeWorld, NOTHING_LEFT } from './support/fake-world.ts';

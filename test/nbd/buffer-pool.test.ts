@@ -1,7 +1,7 @@
 /** Pooled buffers: large enough, lent once at a time, kept within a bound. Method: direct calls. */
 import { expect, it } from 'vitest';
 
-import { BufferPool } from '../../src/nbd/buffer-pool.ts';
+import { BufferPool } from '../../src/nbd/transmission/buffer-pool.ts';
 
 it.each([0, 1, 4096, 4097, 4160, 4161, 65_536, 2 ** 25, 2 ** 25 + 16])(
   'lends at least %i bytes, and not much more than double',

@@ -4,7 +4,7 @@
  */
 import { describe, expect, it } from 'vitest';
 
-import type { Handshake, HandshakeEffect } from '../../src/nbd/handshake.ts';
+import type { Handshake, HandshakeEffect } from '../../src/nbd/handshake/handshake.ts';
 import { machine as machineOf, TestExports } from './support/handshake-talk.ts';
 import {
   CLIENT_FLAGS,

@@ -4,7 +4,7 @@
  */
 import { describe, expect, it } from 'vitest';
 import { NBD_WARNINGS_PER_MINUTE_MAX } from '../../src/io/limits.ts';
-import { NBD_LIMITS_DEFAULT, type NbdLimits } from '../../src/nbd/server-limits.ts';
+import { NBD_LIMITS_DEFAULT, type NbdLimits } from '../../src/nbd/server/server-limits.ts';
 import { FakeWorld, NOTHING_LEFT } from './support/fake-world.ts';
 import { CLIENT_FLAGS, go, OPT, option } from './support/wire.ts';
 

@@ -7,7 +7,7 @@ import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 
 import { NBD_IN_FLIGHT_REQUESTS_MAX } from '../../src/io/limits.ts';
-import { NBD_LIMITS_DEFAULT } from '../../src/nbd/server-limits.ts';
+import { NBD_LIMITS_DEFAULT } from '../../src/nbd/server/server-limits.ts';
 import { type Session, Sessions } from './support/sessions.ts';
 import { CMD } from './support/wire.ts';
 

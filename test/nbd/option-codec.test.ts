@@ -15,7 +15,7 @@ import {
   encodeOptionError,
   quoted,
   stringBytes,
-} from '../../src/nbd/option-codec.ts';
+} from '../../src/nbd/handshake/option-codec.ts';
 import { infoData, metaData, optionReplies } from './support/wire.ts';
 
 const text = fc.string({ unit: 'grapheme', maxLength: 40 }).filter((each) => !each.includes('\0'));

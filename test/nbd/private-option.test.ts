@@ -10,8 +10,8 @@ import {
   NBD_OPTION_BYTES_MAX,
 } from '../../src/io/limits.ts';
 import type { Connection, ConnectionHandler, TlsPeer } from '../../src/io/network.ts';
-import type { ClientFacts, NbdServerOptions, PrivateAnswer } from '../../src/nbd/server.ts';
-import { NBD_LIMITS_DEFAULT } from '../../src/nbd/server-limits.ts';
+import type { ClientFacts, NbdServerOptions, PrivateAnswer } from '../../src/nbd/server/server.ts';
+import { NBD_LIMITS_DEFAULT } from '../../src/nbd/server/server-limits.ts';
 import { FakeWorld, NOTHING_LEFT, type FakeConnection } from './support/fake-world.ts';
 import { CLIENT_FLAGS, go, hex, OPT, option, optionReplies, REP } from './support/wire.ts';
 

@@ -10,7 +10,7 @@ import { describe, expect, it } from 'vitest';
 
 import { systemClock } from '../../src/io/clock.ts';
 import { nodeNetwork } from '../../src/io/node-network.ts';
-import { NbdServer } from '../../src/nbd/server.ts';
+import { NbdServer } from '../../src/nbd/server/server.ts';
 import { run } from '../support/process.ts';
 import type { Scope } from '../support/scope.ts';
 import { requireTools, testScope } from '../support/tools.ts';

@@ -6,7 +6,7 @@ import {
   decodeRequestHeader,
   EXTENDED_REQUESTS,
   newRequestHeader,
-} from '../../src/nbd/request-header.ts';
+} from '../../src/nbd/transmission/request-header.ts';
 import { extendedRequest, request } from './support/wire.ts';
 
 const decode = (bytes: Buffer, at = 0): ReturnType<typeof newRequestHeader> => {

@@ -6,7 +6,7 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 
-import type { ReplyForm } from '../../src/nbd/negotiated.ts';
+import type { ReplyForm } from '../../src/nbd/handshake/negotiated.ts';
 import { FakeWorld, NOTHING_LEFT } from './support/fake-world.ts';
 import { blockMap, type Call } from './support/memory-device.ts';
 import { answersOf, bytesRead } from './support/replies.ts';

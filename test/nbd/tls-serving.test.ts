@@ -6,8 +6,8 @@
 import { describe, expect, it } from 'vitest';
 import { NBD_HANDSHAKE_DRAIN_MS_MAX } from '../../src/io/limits.ts';
 import type { TlsPeer, TlsServerContext } from '../../src/io/network.ts';
-import type { ServerTls } from '../../src/nbd/server.ts';
-import { NBD_LIMITS_DEFAULT } from '../../src/nbd/server-limits.ts';
+import type { ServerTls } from '../../src/nbd/server/server.ts';
+import { NBD_LIMITS_DEFAULT } from '../../src/nbd/server/server-limits.ts';
 import { type FakeConnection, FakeWorld, NOTHING_LEFT } from './support/fake-world.ts';
 import { CLIENT_FLAGS, go, OPT, option, optionReplies, REP } from './support/wire.ts';
 

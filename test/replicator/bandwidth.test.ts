@@ -7,9 +7,9 @@ import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import type { Clock, Timer } from '../../src/io/clock.ts';
 import { LIMIT_BURST_BYTES_MIN } from '../../src/io/limits.ts';
-import { limitLookMs, SendLimit } from '../../src/replicator/send-limit.ts';
-import { SharedLimit } from '../../src/replicator/shared-limit.ts';
-import { TokenBucket } from '../../src/replicator/token-bucket.ts';
+import { limitLookMs, SendLimit } from '../../src/replicator/pace/send-limit.ts';
+import { SharedLimit } from '../../src/replicator/pace/shared-limit.ts';
+import { TokenBucket } from '../../src/replicator/pace/token-bucket.ts';
 
 const MIB = 2 ** 20;
 const SECOND = 1000;

@@ -4,7 +4,11 @@
  */
 import { describe, expect, it } from 'vitest';
 import { BLOCK_BYTES, DELTA_BATCH_BYTES, DELTA_ZERO_BYTES_MAX } from '../../src/io/limits.ts';
-import { BatchPlanner, type DataBatch, type ZeroBatch } from '../../src/replicator/delta-batch.ts';
+import {
+  BatchPlanner,
+  type DataBatch,
+  type ZeroBatch,
+} from '../../src/replicator/runs/delta-batch.ts';
 import { BlockSet } from '../../src/volume/maps/block-set.ts';
 import { seeded } from './support/host.ts';
 

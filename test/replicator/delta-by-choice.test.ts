@@ -4,7 +4,7 @@
  * replicator, mirrors on another node and on a plain server over real sockets.
  */
 import { describe, expect, it } from 'vitest';
-import type { Schedule } from '../../src/replicator/schedule.ts';
+import type { Schedule } from '../../src/replicator/policy/schedule.ts';
 import { testScope } from '../support/tools.ts';
 import { stamped } from './support/host.ts';
 import { PeerMirror } from './support/peer-mirror.ts';

@@ -8,8 +8,8 @@ import { runInNewContext } from 'node:vm';
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { BLOCK_BYTES, STAGING_SLAB_BYTES } from '../../src/io/limits.ts';
-import { ENTRY_BYTES_MAX, Epoch, SlabWriter } from '../../src/replicator/epoch.ts';
-import { SlabPool } from '../../src/replicator/slab.ts';
+import { ENTRY_BYTES_MAX, Epoch, SlabWriter } from '../../src/replicator/staging/epoch.ts';
+import { SlabPool } from '../../src/replicator/staging/slab.ts';
 import { seeded, stamped } from './support/host.ts';
 import { SparseImage } from './support/sparse-image.ts';
 

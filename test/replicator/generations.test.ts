@@ -5,8 +5,12 @@
  */
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { decide } from '../../src/replicator/generations.ts';
-import type { Decision, MirrorSide, PrimarySide } from '../../src/replicator/generations.ts';
+import { decide } from '../../src/replicator/failover/generations.ts';
+import type {
+  Decision,
+  MirrorSide,
+  PrimarySide,
+} from '../../src/replicator/failover/generations.ts';
 import type { Generation, LinkPosition } from '../../src/replicator/link/messages.ts';
 
 const generation = (number: number, firstEpoch: number, id = `${number}`): Generation => ({

@@ -5,10 +5,10 @@
  */
 import { expect, test } from 'vitest';
 import { systemClock } from '../../src/io/clock.ts';
-import { Fence } from '../../src/replicator/fence.ts';
-import { Handover } from '../../src/replicator/handover.ts';
-import type { Mirror } from '../../src/replicator/mirror.ts';
-import type { MirrorHost } from '../../src/replicator/mirror-host.ts';
+import { Fence } from '../../src/replicator/changes/fence.ts';
+import { Handover } from '../../src/replicator/failover/handover.ts';
+import type { Mirror } from '../../src/replicator/mirror/mirror.ts';
+import type { MirrorHost } from '../../src/replicator/mirror/mirror-host.ts';
 import type { Volume } from '../../src/volume/volume.ts';
 import { testScope } from '../support/tools.ts';
 import { Rig } from './support/rig.ts';

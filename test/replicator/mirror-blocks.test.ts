@@ -4,7 +4,7 @@
  */
 import { describe, expect, it } from 'vitest';
 import { BLOCKS_PER_REGION, BLOCK_BYTES, REGION_BYTES } from '../../src/io/limits.ts';
-import { MirrorBlocks } from '../../src/replicator/mirror-blocks.ts';
+import { MirrorBlocks } from '../../src/replicator/mirror/mirror-blocks.ts';
 import type { BlockSet } from '../../src/volume/maps/block-set.ts';
 import { HotRegion, RegionTable } from '../../src/volume/maps/hot-region.ts';
 import type { Metadata } from '../../src/volume/log/metadata.ts';

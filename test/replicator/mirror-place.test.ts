@@ -4,11 +4,11 @@
  */
 import { describe, expect, it } from 'vitest';
 import { BLOCK_BYTES } from '../../src/io/limits.ts';
-import type { Sender } from '../../src/replicator/contact.ts';
-import type { MirrorBlocks } from '../../src/replicator/mirror-blocks.ts';
-import type { MirrorHost } from '../../src/replicator/mirror-host.ts';
-import { MirrorPlace } from '../../src/replicator/mirror-place.ts';
-import { StagingQueue } from '../../src/replicator/staging-queue.ts';
+import type { Sender } from '../../src/replicator/contact/contact.ts';
+import type { MirrorBlocks } from '../../src/replicator/mirror/mirror-blocks.ts';
+import type { MirrorHost } from '../../src/replicator/mirror/mirror-host.ts';
+import { MirrorPlace } from '../../src/replicator/mirror/mirror-place.ts';
+import { StagingQueue } from '../../src/replicator/staging/staging-queue.ts';
 import { stamped } from './support/host.ts';
 
 function placed(epochs: number): { queue: StagingQueue; place: MirrorPlace; marked: number[] } {

@@ -5,8 +5,8 @@
  */
 import { expect, it } from 'vitest';
 import { systemClock } from '../../src/io/clock.ts';
-import { PeerSender } from '../../src/replicator/peer-sender.ts';
-import { StagingQueue } from '../../src/replicator/staging-queue.ts';
+import { PeerSender } from '../../src/replicator/contact/peer-sender.ts';
+import { StagingQueue } from '../../src/replicator/staging/staging-queue.ts';
 import { testScope } from '../support/tools.ts';
 import { waitUntil } from '../support/wait.ts';
 import { MemoryDisk } from '../volume/support/memory-disk.ts';

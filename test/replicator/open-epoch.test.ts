@@ -12,8 +12,8 @@ import {
   EPOCH_ZERO_RANGES_MAX,
   NBD_PAYLOAD_BYTES_MAX,
 } from '../../src/io/limits.ts';
-import { EpochCursor } from '../../src/replicator/epoch-cursor.ts';
-import { StagingQueue } from '../../src/replicator/staging-queue.ts';
+import { EpochCursor } from '../../src/replicator/staging/epoch-cursor.ts';
+import { StagingQueue } from '../../src/replicator/staging/staging-queue.ts';
 import { seeded, stamped } from './support/host.ts';
 import { SparseImage } from './support/sparse-image.ts';
 import { decodeEntries } from './support/staged-entries.ts';

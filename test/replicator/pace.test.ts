@@ -7,7 +7,7 @@ import { describe, expect, it } from 'vitest';
 import { systemClock } from '../../src/io/clock.ts';
 import { Status } from '../../src/io/device.ts';
 import { THROTTLE_MS_MAX } from '../../src/io/limits.ts';
-import { SharedLimit } from '../../src/replicator/shared-limit.ts';
+import { SharedLimit } from '../../src/replicator/pace/shared-limit.ts';
 import { testScope } from '../support/tools.ts';
 import { stamped } from './support/host.ts';
 import { PeerMirror } from './support/peer-mirror.ts';

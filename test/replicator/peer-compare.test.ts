@@ -5,10 +5,10 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { BLOCK_BYTES, COMPARE_GROUP_BYTES, COMPARE_QUESTIONS_MAX } from '../../src/io/limits.ts';
-import { RunAborted, RunFailed } from '../../src/replicator/delta-run.ts';
+import { RunAborted, RunFailed } from '../../src/replicator/runs/delta-run.ts';
 import { FrameKind, type FrameHeader } from '../../src/replicator/link/link-types.ts';
-import { PeerVerify, rangesOf } from '../../src/replicator/peer-verify.ts';
-import { COMPARE_GROUPS } from '../../src/replicator/run-frames.ts';
+import { PeerVerify, rangesOf } from '../../src/replicator/runs/peer-verify.ts';
+import { COMPARE_GROUPS } from '../../src/replicator/runs/run-frames.ts';
 import { BlockSet } from '../../src/volume/maps/block-set.ts';
 import { inlineExaminer } from '../../src/workers/examiner.ts';
 import { seeded } from './support/host.ts';

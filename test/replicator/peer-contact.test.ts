@@ -5,7 +5,7 @@
 import { expect, it } from 'vitest';
 import type { BlockferryError } from '../../src/io/errors.ts';
 import { FrameKind, type FrameHeader, type Link } from '../../src/replicator/link/link-types.ts';
-import { PeerContact, type PeerTalk } from '../../src/replicator/peer-contact.ts';
+import { PeerContact, type PeerTalk } from '../../src/replicator/contact/peer-contact.ts';
 
 const talk: PeerTalk = { control: () => {}, frame: () => {}, drained: () => {}, lost: () => {} };
 

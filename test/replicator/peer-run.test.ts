@@ -6,12 +6,12 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { BLOCK_BYTES, RUN_BUFFERS_MAX } from '../../src/io/limits.ts';
-import { RunAborted, RunFailed } from '../../src/replicator/delta-run.ts';
+import { RunAborted, RunFailed } from '../../src/replicator/runs/delta-run.ts';
 import { FrameKind } from '../../src/replicator/link/link-types.ts';
 import type { ControlMessage } from '../../src/replicator/link/messages.ts';
-import { PeerRun, type PeerRunParameters } from '../../src/replicator/peer-run.ts';
-import { COMPARE_TWIN } from '../../src/replicator/run-frames.ts';
-import type { RunLimiter } from '../../src/replicator/run-pace.ts';
+import { PeerRun, type PeerRunParameters } from '../../src/replicator/runs/peer-run.ts';
+import { COMPARE_TWIN } from '../../src/replicator/runs/run-frames.ts';
+import type { RunLimiter } from '../../src/replicator/runs/run-pace.ts';
 import { BlockSet } from '../../src/volume/maps/block-set.ts';
 import { inlineExaminer, type Examiner } from '../../src/workers/examiner.ts';
 import { seeded } from './support/host.ts';

@@ -17,9 +17,9 @@ import {
   LINK_UNACKED_EPOCHS_MAX,
 } from '../../src/io/limits.ts';
 import { FrameKind } from '../../src/replicator/link/link-types.ts';
-import { PeerSender } from '../../src/replicator/peer-sender.ts';
-import { Stager, type StagedMirror } from '../../src/replicator/stager.ts';
-import { StagingQueue, type Follower } from '../../src/replicator/staging-queue.ts';
+import { PeerSender } from '../../src/replicator/contact/peer-sender.ts';
+import { Stager, type StagedMirror } from '../../src/replicator/staging/stager.ts';
+import { StagingQueue, type Follower } from '../../src/replicator/staging/staging-queue.ts';
 import { stamped } from './support/host.ts';
 import { ScriptedLink, type SentFrame } from './support/scripted-link.ts';
 import { SparseImage } from './support/sparse-image.ts';

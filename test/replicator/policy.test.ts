@@ -19,7 +19,7 @@ import {
   isOutrun,
   retryDelayMs,
   throttleMs,
-} from '../../src/replicator/policy.ts';
+} from '../../src/replicator/policy/policy.ts';
 
 describe('policy', () => {
   it('closes an epoch by size, by age, or for who waits', () => {

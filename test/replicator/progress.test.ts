@@ -1,6 +1,11 @@
 /** The progress of a mirror, state by state and event by event: the table of the design, written out again. */
 import { describe, expect, it } from 'vitest';
-import { nextState, step, TRANSITIONS, type MirrorEvent } from '../../src/replicator/progress.ts';
+import {
+  nextState,
+  step,
+  TRANSITIONS,
+  type MirrorEvent,
+} from '../../src/replicator/mirror/progress.ts';
 import { MIRROR_STATES, type MirrorState } from '../../src/replicator/status.ts';
 
 const EVENTS: Readonly<Record<string, MirrorEvent>> = {

@@ -4,7 +4,7 @@
  */
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { StagedBlocks } from '../../src/replicator/redundancy.ts';
+import { StagedBlocks } from '../../src/replicator/staging/redundancy.ts';
 
 describe('staged blocks', () => {
   test('nine changes of three blocks are three times what is to be sent', () => {

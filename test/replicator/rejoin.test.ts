@@ -4,9 +4,9 @@
  */
 import { describe, expect, test } from 'vitest';
 import { LINK_MESSAGE_BYTES_MAX, REJOIN_RUNS_MAX } from '../../src/io/limits.ts';
-import { decideRejoin } from '../../src/replicator/generations.ts';
+import { decideRejoin } from '../../src/replicator/failover/generations.ts';
 import { decodeControl, encodeControl } from '../../src/replicator/link/messages.ts';
-import { tellBlocks, ToldBlocks, type MayDiffer } from '../../src/replicator/rejoin.ts';
+import { tellBlocks, ToldBlocks, type MayDiffer } from '../../src/replicator/failover/rejoin.ts';
 import { BlockSet } from '../../src/volume/maps/block-set.ts';
 
 const id = (byte: number): string => byte.toString(16).padStart(2, '0').repeat(16);

@@ -5,8 +5,8 @@
 import * as fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { BLOCK_BYTES, DELTA_BATCH_BYTES, ZERO_PART_BYTES } from '../../src/io/limits.ts';
-import { LOOKS_MAX, nextBatch, type RunBatch } from '../../src/replicator/run-batches.ts';
-import type { FrozenSource } from '../../src/replicator/frozen-source.ts';
+import { LOOKS_MAX, nextBatch, type RunBatch } from '../../src/replicator/runs/run-batches.ts';
+import type { FrozenSource } from '../../src/replicator/runs/frozen-source.ts';
 import { BlockSet } from '../../src/volume/maps/block-set.ts';
 import { seeded } from './support/host.ts';
 

@@ -11,8 +11,8 @@ import {
   isRunDue,
   parseSchedule,
   quietSince,
-} from '../../src/replicator/schedule.ts';
-import type { Schedule, ScheduleView } from '../../src/replicator/schedule.ts';
+} from '../../src/replicator/policy/schedule.ts';
+import type { Schedule, ScheduleView } from '../../src/replicator/policy/schedule.ts';
 
 const MINUTE = 60_000;
 const HALF_HOUR = 30 * MINUTE;

@@ -5,12 +5,12 @@
  */
 import { describe, expect, it } from 'vitest';
 import { BlockSet } from '../../src/volume/maps/block-set.ts';
-import type { PeerContact } from '../../src/replicator/peer-contact.ts';
+import type { PeerContact } from '../../src/replicator/contact/peer-contact.ts';
 import {
   blocksOfSnapshot,
   marksBehindSnapshot,
   SnapshotRounds,
-} from '../../src/replicator/snapshot-rounds.ts';
+} from '../../src/replicator/contact/snapshot-rounds.ts';
 import { replace } from '../sim/mutations.ts';
 import { testScope } from '../support/tools.ts';
 import { waitUntil } from '../support/wait.ts';

@@ -13,12 +13,12 @@ import {
   STAGING_SLAB_BYTES,
 } from '../../src/io/limits.ts';
 import { systemClock, type Clock } from '../../src/io/clock.ts';
-import { EpochCursor } from '../../src/replicator/epoch-cursor.ts';
-import { isOutrun } from '../../src/replicator/policy.ts';
-import { SlabPool } from '../../src/replicator/slab.ts';
-import { StagingDisk } from '../../src/replicator/staging-disk.ts';
-import { StagingQueue } from '../../src/replicator/staging-queue.ts';
-import { StagingRing, type RingPlace } from '../../src/replicator/staging-ring.ts';
+import { EpochCursor } from '../../src/replicator/staging/epoch-cursor.ts';
+import { isOutrun } from '../../src/replicator/policy/policy.ts';
+import { SlabPool } from '../../src/replicator/staging/slab.ts';
+import { StagingDisk } from '../../src/replicator/staging/staging-disk.ts';
+import { StagingQueue } from '../../src/replicator/staging/staging-queue.ts';
+import { StagingRing, type RingPlace } from '../../src/replicator/staging/staging-ring.ts';
 import { MemoryDisk } from '../volume/support/memory-disk.ts';
 import { seeded, stamped } from './support/host.ts';
 import { SparseImage } from './support/sparse-image.ts';

@@ -12,8 +12,8 @@ import {
   EPOCH_ZERO_RANGES_MAX,
   STAGING_SLAB_BYTES,
 } from '../../src/io/limits.ts';
-import { SlabPool } from '../../src/replicator/slab.ts';
-import { StagingQueue } from '../../src/replicator/staging-queue.ts';
+import { SlabPool } from '../../src/replicator/staging/slab.ts';
+import { StagingQueue } from '../../src/replicator/staging/staging-queue.ts';
 import { stamped } from './support/host.ts';
 import { SparseImage } from './support/sparse-image.ts';
 

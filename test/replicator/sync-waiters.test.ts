@@ -1,6 +1,6 @@
 /** Who waits for synchronous mirrors: answered in order, as far as the mirrors are, each exactly once. */
 import { describe, expect, it } from 'vitest';
-import { SyncWaiters, type SyncLevel } from '../../src/replicator/sync-waiters.ts';
+import { SyncWaiters, type SyncLevel } from '../../src/replicator/changes/sync-waiters.ts';
 import { HostRequest } from './support/host.ts';
 
 function waiting(waiters: SyncWaiters, level: SyncLevel, epoch: number, now = 0): number[] {

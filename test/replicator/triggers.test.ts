@@ -12,8 +12,8 @@ import {
   STREAM_STEADY_MS,
   TRIGGER_HOLD_MS,
 } from '../../src/io/limits.ts';
-import { RateMeter } from '../../src/replicator/rate-meter.ts';
-import { StagedBlocks } from '../../src/replicator/redundancy.ts';
+import { RateMeter } from '../../src/replicator/pace/rate-meter.ts';
+import { StagedBlocks } from '../../src/replicator/staging/redundancy.ts';
 import {
   DEFAULT_LIMITS,
   NEVER_LEFT,
@@ -22,8 +22,8 @@ import {
   TRIGGERS,
   entered,
   left,
-} from '../../src/replicator/triggers.ts';
-import type { ReturnState, StreamSample, Trigger } from '../../src/replicator/triggers.ts';
+} from '../../src/replicator/policy/triggers.ts';
+import type { ReturnState, StreamSample, Trigger } from '../../src/replicator/policy/triggers.ts';
 
 /** Nothing is wrong. */
 const CALM: StreamSample = {

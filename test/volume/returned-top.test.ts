@@ -6,7 +6,7 @@
 import { describe, expect, test } from 'vitest';
 import { systemClock } from '../../src/io/clock.ts';
 import type { DiskFile } from '../../src/io/disk.ts';
-import { RegionGate } from '../../src/replicator/region-gate.ts';
+import { RegionGate } from '../../src/replicator/changes/region-gate.ts';
 import type { Volume } from '../../src/volume/volume.ts';
 import { MemoryDisk } from './support/memory-disk.ts';
 import { answered, flush, read, requestOf, write } from './support/request.ts';

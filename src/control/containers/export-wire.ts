@@ -7,7 +7,7 @@
  * - Each callback is called once, with 0 or a positive errno, and never from inside the call that took it.
  */
 import { BLOCK_BYTES, CONTAINER_ZERO_BYTES_MAX } from '../../io/limits.ts';
-import type { NbdClient, RequestCallback } from '../../nbd/client.ts';
+import type { NbdClient, RequestCallback } from '../../nbd/client/client.ts';
 
 /** A connection to an export, as far as it is needed here. */
 export type ExportClient = Pick<

@@ -11,7 +11,7 @@ import { BlockferryError } from '../../io/errors.ts';
 import { INTAKE_SILENT_MS, INTAKE_WELCOME_MS, LINK_LANES_MAX } from '../../io/limits.ts';
 import type { TlsPeer } from '../../io/network.ts';
 import type { Random } from '../../io/random.ts';
-import { SubjectList } from '../../nbd/subject-list.ts';
+import { SubjectList } from '../../nbd/server/subject-list.ts';
 import type { Volume } from '../../volume/volume.ts';
 import { hasFeature } from '../link/link-version.ts';
 import { LINK_VERSION } from '../link/messages.ts';

@@ -6,7 +6,7 @@
  * - Nothing is taken over such a link: it is closed as soon as it stands.
  */
 import type { Volume } from '../../volume/volume.ts';
-import type { Handover } from '../handover.ts';
+import type { Handover } from '../failover/handover.ts';
 import type { Link } from '../link/link-types.ts';
 import type { Hello } from '../link/messages.ts';
 import { endHistoryLink, historyWelcome, isOfDescent } from './history-welcome.ts';

@@ -27,7 +27,7 @@ import type { Examiner } from '../../workers/examiner.ts';
 import { DIGEST_BYTES, bitmapBytes, digestsBytes, everyBlock } from '../../workers/kernels.ts';
 import { FrameKind } from '../link/link-types.ts';
 import type { FrameHeader, Link, ReceivedPayload } from '../link/link-types.ts';
-import { COMPARE_GROUPS, COMPARE_TWIN, COMPARE_ZERO } from '../run-frames.ts';
+import { COMPARE_GROUPS, COMPARE_TWIN, COMPARE_ZERO } from '../runs/run-frames.ts';
 
 const BLOCKS_ASKED_MAX = Math.max(COMPARE_QUESTION_BYTES_MAX, COMPARE_ZERO_BYTES_MAX) / BLOCK_BYTES;
 assert(BLOCKS_ASKED_MAX <= LINK_ANSWER_BLOCKS_MAX, 'every question can be answered');

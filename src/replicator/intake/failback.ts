@@ -15,8 +15,8 @@ import type { CopyPosition, SnapshotRecord } from '../../volume/log/metadata-sta
 import type { MetadataRecord } from '../../volume/log/records.ts';
 import type { SnapshotMark } from '../../volume/volume-state.ts';
 import type { Volume } from '../../volume/volume.ts';
-import { forkOf } from '../fork.ts';
-import { bytesOf } from '../rejoin.ts';
+import { forkOf } from '../failover/fork.ts';
+import { bytesOf } from '../failover/rejoin.ts';
 import { refusal } from './epoch-intake.ts';
 import { releaseJournal } from './kept-journal.ts';
 

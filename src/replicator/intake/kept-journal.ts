@@ -18,7 +18,7 @@ import { INTAKE_RETRY_MS } from '../../io/limits.ts';
 import { beginAbove, nameBelow } from '../../volume/snapshots/late-snapshot.ts';
 import type { VolumeState } from '../../volume/log/metadata-state.ts';
 import type { Volume } from '../../volume/volume.ts';
-import { forkName } from '../fork.ts';
+import { forkName } from '../failover/fork.ts';
 import { prove, replayAround } from './kept-replay.ts';
 
 /** Volumes whose content is whole in this process: what was written is in their files, durable or not. */

@@ -13,7 +13,7 @@ import { beginAbove } from '../../volume/snapshots/late-snapshot.ts';
 import type { Volume } from '../../volume/volume.ts';
 import { isBefore } from '../../volume/log/metadata-copy.ts';
 import { Status } from '../../io/device.ts';
-import { dropForks, keepFork } from '../fork.ts';
+import { dropForks, keepFork } from '../failover/fork.ts';
 import type { DeltaIntake } from './delta-intake.ts';
 import { refusal, type EpochIntake } from './epoch-intake.ts';
 import { noteWhole } from './kept-journal.ts';

@@ -23,7 +23,7 @@ import type { HostedVolume } from '../hosted-volume.ts';
 import type { Link } from '../link/link-types.ts';
 import { hasFeature } from '../link/link-version.ts';
 import type { Hello } from '../link/messages.ts';
-import { tellBlocks } from '../rejoin.ts';
+import { tellBlocks } from '../failover/rejoin.ts';
 import type { EventSink, MirrorStatus, Position, SourceState, SourceStatus } from '../status.ts';
 import { LinkAdmission } from './admission.ts';
 import type { AdmissionHost, Verdict } from './admission.ts';

@@ -8,10 +8,10 @@
 import type { Clock } from '../../io/clock.ts';
 import { Status } from '../../io/device.ts';
 import { errorText } from '../../io/errors.ts';
-import { parseNbdUri } from '../../nbd/uri.ts';
+import { parseNbdUri } from '../../nbd/uri/uri.ts';
 import type { MetadataRecord } from '../../volume/log/records.ts';
 import type { Volume } from '../../volume/volume.ts';
-import { keepFork } from '../fork.ts';
+import { keepFork } from '../failover/fork.ts';
 import { hasFeature } from '../link/link-version.ts';
 import type { HandoverMirror, OtherMirror } from '../link/messages.ts';
 import type { EventSink, Position } from '../status.ts';

@@ -14,7 +14,7 @@ import { BlockferryError } from '../../io/errors.ts';
 import { LINK_LANES_MAX, LINK_LANES_MS_MAX, LINKS_HALF_OPEN_MAX } from '../../io/limits.ts';
 import type { Connection } from '../../io/network.ts';
 import type { Random } from '../../io/random.ts';
-import type { ClientFacts, PrivateAnswer, Successor } from '../../nbd/server.ts';
+import type { ClientFacts, PrivateAnswer, Successor } from '../../nbd/server/server.ts';
 import type { Compressor } from '../../workers/compressor.ts';
 import { HandedConnection } from './handed-connection.ts';
 import { decodeHello, encodeWelcome, type Hello, type Welcome } from './messages.ts';

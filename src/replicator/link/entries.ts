@@ -1,6 +1,6 @@
 /**
  * The entries of a payload of DATA and RUN_DATA: NBD write requests with their data, back to back, as
- * `nbd/client-prepared.ts` writes them.
+ * `nbd/client/client-prepared.ts` writes them.
  *
  * Invariants:
  * - A payload is judged whole before any entry of it is shown.
@@ -8,7 +8,7 @@
  *   They may stand in any order; where two meet, the later one is the content.
  */
 import { BLOCK_BYTES } from '../../io/limits.ts';
-import { WRITE_HEADER_BYTES } from '../../nbd/client-prepared.ts';
+import { WRITE_HEADER_BYTES } from '../../nbd/client/client-prepared.ts';
 import { NBD_CMD, NBD_REQUEST_MAGIC } from '../../nbd/constants.ts';
 
 /** Offsets in the header of an entry, in their order. The cookie is the sender's and says nothing. */

@@ -13,9 +13,9 @@ import {
   LINK_MESSAGE_BYTES_MAX,
   LINK_RANGES_MAX,
 } from '../../io/limits.ts';
-import { WRITE_HEADER_BYTES } from '../../nbd/client-prepared.ts';
+import { WRITE_HEADER_BYTES } from '../../nbd/client/client-prepared.ts';
 import { DIGEST_BYTES } from '../../workers/kernels.ts';
-import { COMPARE_GROUPS, COMPARE_TWIN, COMPARE_ZERO } from '../run-frames.ts';
+import { COMPARE_GROUPS, COMPARE_TWIN, COMPARE_ZERO } from '../runs/run-frames.ts';
 import { FrameKind } from './link-types.ts';
 import { RANGE_BYTES } from './ranges.ts';
 

@@ -17,7 +17,7 @@ import {
   LINK_MESSAGE_BYTES_MAX,
   LINK_TEXT_CHARACTERS_MAX,
 } from '../../io/limits.ts';
-import { printable } from '../../nbd/client-text.ts';
+import { printable } from '../../nbd/client/client-text.ts';
 import { LINK_VERSION } from './link-version.ts';
 import { messageSchemas } from './message-schemas.ts';
 import type { ControlMessage, Generation, Hello, StreamCommand, Welcome } from './messages.ts';

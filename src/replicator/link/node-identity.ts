@@ -1,6 +1,6 @@
 /** Whether what TLS proved of a client is the name of a node. */
 import type { TlsPeer } from '../../io/network.ts';
-import { SubjectList } from '../../nbd/access.ts';
+import { SubjectList } from '../../nbd/server/access.ts';
 
 /**
  * A certificate whose subject has the common name `node`, or the pre-shared key of the user `node`. A client in clear, or one

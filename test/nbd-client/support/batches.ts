@@ -3,7 +3,7 @@ import {
   encodeWriteHeader,
   WRITE_HEADER_BYTES,
   type PreparedBatch,
-} from '../../../src/nbd/client-prepared.ts';
+} from '../../../src/nbd/client/client-prepared.ts';
 import { pattern } from './calls.ts';
 
 export interface Span {

@@ -1,6 +1,6 @@
 /** The callback calls of the client as promises of their errno, for tests. */
 import type { BlockferryError } from '../../../src/io/errors.ts';
-import type { NbdClient } from '../../../src/nbd/client.ts';
+import type { NbdClient } from '../../../src/nbd/client/client.ts';
 
 export const read = (client: NbdClient, target: Buffer, offset: number): Promise<number> =>
   new Promise((resolve) => client.read(target, 0, target.length, offset, resolve));

@@ -6,8 +6,8 @@ import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { systemClock } from '../../../src/io/clock.ts';
 import { nodeNetwork } from '../../../src/io/node-network.ts';
-import { NbdClient, type NbdClientOptions } from '../../../src/nbd/client.ts';
-import { parseNbdUri, type NbdUri } from '../../../src/nbd/uri.ts';
+import { NbdClient, type NbdClientOptions } from '../../../src/nbd/client/client.ts';
+import { parseNbdUri, type NbdUri } from '../../../src/nbd/uri/uri.ts';
 import type { Scope } from '../../support/scope.ts';
 
 export const GREETING: Buffer = Buffer.from('4e42444d4147494349484156454f50540003', 'hex');

@@ -6,8 +6,8 @@ import type {
   ConnectionHealth,
   Network,
 } from '../../../src/io/network.ts';
-import { NbdClient } from '../../../src/nbd/client.ts';
-import { parseNbdUri } from '../../../src/nbd/uri.ts';
+import { NbdClient } from '../../../src/nbd/client/client.ts';
+import { parseNbdUri } from '../../../src/nbd/uri/uri.ts';
 import { ACK, GREETING, infoExport, simpleReply } from './fake-server.ts';
 
 export class PuppetClock implements Clock {

@@ -2,7 +2,7 @@
 import { existsSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
-import { parseNbdUri, type NbdUri } from '../../../src/nbd/uri.ts';
+import { parseNbdUri, type NbdUri } from '../../../src/nbd/uri/uri.ts';
 import { start, type ManagedProcess } from '../../support/process.ts';
 import type { Scope } from '../../support/scope.ts';
 import { waitUntil } from '../../support/wait.ts';

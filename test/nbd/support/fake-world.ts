@@ -15,7 +15,11 @@ import type {
   TlsPeer,
   TlsServerContext,
 } from '../../../src/io/network.ts';
-import { type ExportSource, NbdServer, type NbdServerOptions } from '../../../src/nbd/server.ts';
+import {
+  type ExportSource,
+  NbdServer,
+  type NbdServerOptions,
+} from '../../../src/nbd/server/server.ts';
 import { MemoryDevice } from './memory-device.ts';
 import { CLIENT_FLAGS, go, optionReplies } from './wire.ts';
 

@@ -5,9 +5,14 @@
  */
 import { expect } from 'vitest';
 import type { TlsPeer } from '../../../src/io/network.ts';
-import type { ClientFacts, ExportAccess, ExportSource, TlsMode } from '../../../src/nbd/exports.ts';
-import { Handshake, type HandshakeEffect } from '../../../src/nbd/handshake.ts';
-import type { Negotiated } from '../../../src/nbd/negotiated.ts';
+import type {
+  ClientFacts,
+  ExportAccess,
+  ExportSource,
+  TlsMode,
+} from '../../../src/nbd/server/exports.ts';
+import { Handshake, type HandshakeEffect } from '../../../src/nbd/handshake/handshake.ts';
+import type { Negotiated } from '../../../src/nbd/handshake/negotiated.ts';
 import { MapContext, MemoryDevice } from './memory-device.ts';
 import { CLIENT_FLAGS, type OptionReply, optionReplies } from './wire.ts';
 

@@ -11,7 +11,7 @@ import {
   Status,
 } from '../../../src/io/device.ts';
 import { BLOCK_BYTES } from '../../../src/io/limits.ts';
-import type { ExportSource, NbdExport } from '../../../src/nbd/exports.ts';
+import type { ExportSource, NbdExport } from '../../../src/nbd/server/exports.ts';
 
 export type Operation = 'read' | 'write' | 'zero' | 'trim' | 'flush' | 'cache';
 

@@ -2,7 +2,7 @@
 import { parseAddress } from '../../../src/io/address.ts';
 import { systemClock } from '../../../src/io/clock.ts';
 import { nodeNetwork } from '../../../src/io/node-network.ts';
-import { NbdServer } from '../../../src/nbd/server.ts';
+import { NbdServer } from '../../../src/nbd/server/server.ts';
 import { MemoryDevice, sourceOf } from './memory-device.ts';
 
 const [address = 'unix:/tmp/memory-server.sock', sizeMib = '64'] = process.argv.slice(2);

@@ -2,7 +2,7 @@
  * Replies of every form, read by the specification and not by src/nbd: numbers stand here as literals on
  * purpose. Whatever breaks a rule of protocol section 5 that does not depend on the request throws.
  */
-import type { ReplyForm } from '../../../src/nbd/negotiated.ts';
+import type { ReplyForm } from '../../../src/nbd/handshake/negotiated.ts';
 
 export interface DataChunk {
   readonly kind: 'data' | 'hole';

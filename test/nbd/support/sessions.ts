@@ -2,10 +2,10 @@
  * Transmissions without a handshake: whatever a client and a server may have agreed on, at once. Clock and
  * network are those of the fake world; nothing happens but in `settle`.
  */
-import type { ReplyForm, SelectedContext } from '../../../src/nbd/negotiated.ts';
-import { NBD_LIMITS_DEFAULT, type NbdLimits } from '../../../src/nbd/server-limits.ts';
-import { ServerShared } from '../../../src/nbd/server-shared.ts';
-import { Transmission } from '../../../src/nbd/transmission.ts';
+import type { ReplyForm, SelectedContext } from '../../../src/nbd/handshake/negotiated.ts';
+import { NBD_LIMITS_DEFAULT, type NbdLimits } from '../../../src/nbd/server/server-limits.ts';
+import { ServerShared } from '../../../src/nbd/server/server-shared.ts';
+import { Transmission } from '../../../src/nbd/transmission/transmission.ts';
 import { FakeClock, FakeConnection } from './fake-world.ts';
 import { MemoryDevice } from './memory-device.ts';
 import { type Answer, answersOf, bytesRead } from './replies.ts';

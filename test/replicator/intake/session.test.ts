@@ -8,7 +8,11 @@ import type { TlsPeer } from '../../../src/io/network.ts';
 import type { Verdict } from '../../../src/replicator/intake/admission.ts';
 import { FrameKind } from '../../../src/replicator/link/link-types.ts';
 import { encodeCommand, type Hello } from '../../../src/replicator/link/messages.ts';
-import { COMPARE_GROUPS, COMPARE_TWIN, COMPARE_ZERO } from '../../../src/replicator/run-frames.ts';
+import {
+  COMPARE_GROUPS,
+  COMPARE_TWIN,
+  COMPARE_ZERO,
+} from '../../../src/replicator/runs/run-frames.ts';
 import { digestUnits } from '../../../src/workers/kernels.ts';
 import { ENOSPC } from '../../sim/sim-disk.ts';
 import { blockOf, entriesOf, tagsOf } from './support/copy-model.ts';

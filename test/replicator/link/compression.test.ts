@@ -9,7 +9,7 @@ import { describe, expect, test } from 'vitest';
 import { BlockferryError } from '../../../src/io/errors.ts';
 import { LINK_EXPANDED_BYTES_MAX, LINK_FRAME_BYTES_MAX } from '../../../src/io/limits.ts';
 import type { WireLimit } from '../../../src/replicator/link/link-types.ts';
-import { SendLimit } from '../../../src/replicator/send-limit.ts';
+import { SendLimit } from '../../../src/replicator/pace/send-limit.ts';
 import { inlineCompressor, type Compressor } from '../../../src/workers/compressor.ts';
 import { header, NOTHING_LEFT, Pair, type PairOptions } from './support/link-pair.ts';
 import { entry, wireFrame, type WireFrame } from './support/wire.ts';

@@ -9,8 +9,8 @@ import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { BlockferryError } from '../../../src/io/errors.ts';
 import { LINK_LANES_MS_MAX, LINKS_HALF_OPEN_MAX } from '../../../src/io/limits.ts';
-import type { NbdClient } from '../../../src/nbd/client.ts';
-import { parseNbdUri } from '../../../src/nbd/uri.ts';
+import type { NbdClient } from '../../../src/nbd/client/client.ts';
+import { parseNbdUri } from '../../../src/nbd/uri/uri.ts';
 import type { ConnectedPeer } from '../../../src/replicator/link/connect-peer.ts';
 import {
   decodeWelcome,

@@ -5,9 +5,9 @@
 import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import type { TlsPeer } from '../../../src/io/network.ts';
-import { loadTlsServerContext } from '../../../src/io/tls.ts';
-import { loadTlsClientContext, tlsClientDirectory } from '../../../src/io/tls-client.ts';
-import { parseNbdUri } from '../../../src/nbd/uri.ts';
+import { loadTlsServerContext } from '../../../src/io/tls/tls.ts';
+import { loadTlsClientContext, tlsClientDirectory } from '../../../src/io/tls/tls-client.ts';
+import { parseNbdUri } from '../../../src/nbd/uri/uri.ts';
 import { decodeWelcome, encodeHello, type Hello } from '../../../src/replicator/link/messages.ts';
 import { provesNode } from '../../../src/replicator/link/node-identity.ts';
 import { rejection } from '../../nbd-client/support/calls.ts';

@@ -6,7 +6,7 @@ import { crc32 } from 'node:zlib';
 import * as fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { LINK_RANGES_MAX, VOLUME_BYTES_MAX } from '../../../src/io/limits.ts';
-import { encodeWriteHeader } from '../../../src/nbd/client-prepared.ts';
+import { encodeWriteHeader } from '../../../src/nbd/client/client-prepared.ts';
 import { faultInEntries, visitEntries } from '../../../src/replicator/link/entries.ts';
 import {
   encodeRanges,

@@ -2,8 +2,8 @@
 import { systemClock } from '../../../src/io/clock.ts';
 import type { Connection, Network } from '../../../src/io/network.ts';
 import { nodeNetwork } from '../../../src/io/node-network.ts';
-import type { NbdExport } from '../../../src/nbd/exports.ts';
-import { NbdServer } from '../../../src/nbd/server.ts';
+import type { NbdExport } from '../../../src/nbd/server/exports.ts';
+import { NbdServer } from '../../../src/nbd/server/server.ts';
 import type { Scope } from '../../support/scope.ts';
 import { MirrorDevice } from './mirror-device.ts';
 

@@ -4,7 +4,7 @@
  */
 import type { Disk } from '../../../src/io/disk.ts';
 import { systemRandom } from '../../../src/io/random.ts';
-import { NbdServer } from '../../../src/nbd/server.ts';
+import { NbdServer } from '../../../src/nbd/server/server.ts';
 import { SecondaryVolume } from '../../../src/replicator/intake/secondary.ts';
 import { PeerAcceptor } from '../../../src/replicator/link/accept-peer.ts';
 import { VolumeStore } from '../../../src/volume/store.ts';

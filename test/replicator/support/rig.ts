@@ -8,7 +8,7 @@ import type { Disk } from '../../../src/io/disk.ts';
 import { nodeDisk } from '../../../src/io/node-disk.ts';
 import { systemRandom } from '../../../src/io/random.ts';
 import { ReplicatedVolume } from '../../../src/replicator/replicated-volume.ts';
-import type { SharedLimit } from '../../../src/replicator/shared-limit.ts';
+import type { SharedLimit } from '../../../src/replicator/pace/shared-limit.ts';
 import type { BlockferryEvent, MirrorStatus } from '../../../src/replicator/status.ts';
 import { VolumeStore, type Volume } from '../../../src/volume/store.ts';
 import { inlineExaminer } from '../../../src/workers/examiner.ts';

@@ -4,7 +4,7 @@
  */
 import type { Clock, Timer } from '../../../src/io/clock.ts';
 import { BLOCK_BYTES, COMPARE_GROUP_BYTES } from '../../../src/io/limits.ts';
-import type { FrozenSource } from '../../../src/replicator/frozen-source.ts';
+import type { FrozenSource } from '../../../src/replicator/runs/frozen-source.ts';
 import { FRAME_HEADER_BYTES } from '../../../src/replicator/link/frame.ts';
 import { faultInEntries, visitEntries } from '../../../src/replicator/link/entries.ts';
 import { FrameKind } from '../../../src/replicator/link/link-types.ts';
@@ -15,7 +15,11 @@ import type {
 } from '../../../src/replicator/link/link-types.ts';
 import type { ControlMessage } from '../../../src/replicator/link/messages.ts';
 import { faultInRanges, visitRanges } from '../../../src/replicator/link/ranges.ts';
-import { COMPARE_GROUPS, COMPARE_TWIN, COMPARE_ZERO } from '../../../src/replicator/run-frames.ts';
+import {
+  COMPARE_GROUPS,
+  COMPARE_TWIN,
+  COMPARE_ZERO,
+} from '../../../src/replicator/runs/run-frames.ts';
 import { DIGEST_BYTES, digestUnits } from '../../../src/workers/kernels.ts';
 
 /** One byte a block: what each byte of it is. 0 is a block of zeroes. */

@@ -1,8 +1,8 @@
 /** What must hold at any moment (docs/internals: I3, I5, I6, and what synchronous hosts were promised). */
 import { Dice } from '../../../scripts/fuzz/dice.ts';
 import type { LinkPosition } from '../../../src/replicator/link/messages.ts';
-import type { Mirror } from '../../../src/replicator/mirror.ts';
-import type { StagingQueue } from '../../../src/replicator/staging-queue.ts';
+import type { Mirror } from '../../../src/replicator/mirror/mirror.ts';
+import type { StagingQueue } from '../../../src/replicator/staging/staging-queue.ts';
 import { Wrong, wrongUnless } from '../failure.ts';
 import { Platter } from '../platter.ts';
 import type { MirrorNode } from './mirror-node.ts';

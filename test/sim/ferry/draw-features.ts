@@ -1,7 +1,7 @@
 /** What only some histories have: each of these is chosen by the seed, and most histories have one or none of them. */
 import type { Dice } from '../../../scripts/fuzz/dice.ts';
-import type { MirrorPolicy } from '../../../src/replicator/mirror-policy.ts';
-import type { Schedule } from '../../../src/replicator/schedule.ts';
+import type { MirrorPolicy } from '../../../src/replicator/policy/mirror-policy.ts';
+import type { Schedule } from '../../../src/replicator/policy/schedule.ts';
 import type { Compression, History, Move, Place, Plain, Step } from './history.ts';
 import { BLOCK } from './oracle.ts';
 import { snapshotStep } from './draw-steps.ts';

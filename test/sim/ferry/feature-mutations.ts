@@ -1,10 +1,10 @@
 /** Ways to break what only some histories have (draw-features.ts). */
-import { Fence } from '../../../src/replicator/fence.ts';
-import { Handover } from '../../../src/replicator/handover.ts';
+import { Fence } from '../../../src/replicator/changes/fence.ts';
+import { Handover } from '../../../src/replicator/failover/handover.ts';
 import { PrimarySnapshots } from '../../../src/replicator/intake/primary-snapshots.ts';
 import { FrameCompressor } from '../../../src/replicator/link/frame-compressor.ts';
-import { Mirror } from '../../../src/replicator/mirror.ts';
-import { SharedLimit } from '../../../src/replicator/shared-limit.ts';
+import { Mirror } from '../../../src/replicator/mirror/mirror.ts';
+import { SharedLimit } from '../../../src/replicator/pace/shared-limit.ts';
 import type { Refusal } from '../../../src/volume/refusals.ts';
 import type { Packed } from '../../../src/workers/compressor.ts';
 import { replace } from '../mutations.ts';

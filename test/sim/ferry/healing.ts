@@ -1,6 +1,6 @@
 /** The end of a history: everything is healed, and must find back by itself. */
 import { Dice } from '../../../scripts/fuzz/dice.ts';
-import type { Schedule } from '../../../src/replicator/schedule.ts';
+import type { Schedule } from '../../../src/replicator/policy/schedule.ts';
 import type { MirrorRecord } from '../../../src/volume/log/metadata.ts';
 import { answered } from '../../volume/support/request.ts';
 import { wrongUnless } from '../failure.ts';

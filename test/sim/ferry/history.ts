@@ -2,7 +2,7 @@
  * Histories of a primary with its mirrors: lists of steps that are data. They come from a seed alone (draw.ts), and any part of
  * the steps is a history too: that is how a failing one is made shorter.
  */
-import type { MirrorPolicy } from '../../../src/replicator/mirror-policy.ts';
+import type { MirrorPolicy } from '../../../src/replicator/policy/mirror-policy.ts';
 import type { Refusal } from '../../../src/volume/refusals.ts';
 import type { CallKind, DiskTraits } from '../sim-disk.ts';
 import type { LineTraits } from './lines.ts';

@@ -3,8 +3,8 @@
  * hold is noted, and held against it.
  */
 import type { Dice } from '../../../scripts/fuzz/dice.ts';
-import { PeerLinks } from '../../../src/control/peer-links.ts';
-import { NbdServer } from '../../../src/nbd/server.ts';
+import { PeerLinks } from '../../../src/control/exports/peer-links.ts';
+import { NbdServer } from '../../../src/nbd/server/server.ts';
 import { SecondaryVolume } from '../../../src/replicator/intake/secondary.ts';
 import {
   PeerAcceptor,

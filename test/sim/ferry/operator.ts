@@ -1,6 +1,6 @@
 /** What the operator of the primary does with its mirrors. */
 import { BlockferryError } from '../../../src/io/errors.ts';
-import type { MirrorPolicy } from '../../../src/replicator/mirror-policy.ts';
+import type { MirrorPolicy } from '../../../src/replicator/policy/mirror-policy.ts';
 import type { Refusal } from '../../../src/volume/refusals.ts';
 import { wrongUnless } from '../failure.ts';
 import type { MirrorOptions, Verb } from './history.ts';

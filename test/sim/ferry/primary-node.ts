@@ -8,10 +8,10 @@ import {
   type Completer,
   type DeviceRequest,
 } from '../../../src/io/device.ts';
-import type { Mirror } from '../../../src/replicator/mirror.ts';
+import type { Mirror } from '../../../src/replicator/mirror/mirror.ts';
 import { ReplicatedVolume } from '../../../src/replicator/replicated-volume.ts';
-import { SharedLimit } from '../../../src/replicator/shared-limit.ts';
-import type { StagingQueue } from '../../../src/replicator/staging-queue.ts';
+import { SharedLimit } from '../../../src/replicator/pace/shared-limit.ts';
+import type { StagingQueue } from '../../../src/replicator/staging/staging-queue.ts';
 import type { Volume } from '../../../src/volume/volume.ts';
 import { takeBytes, takePage } from '../arena.ts';
 import { wrongUnless } from '../failure.ts';

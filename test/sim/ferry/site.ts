@@ -2,17 +2,17 @@
  * A node in whatever role its volume has by its log: what the daemon puts together, with its own commands for promotion and
  * failback. Histories use it from the moment at which roles change.
  */
-import { CommandRoom } from '../../../src/control/command-room.ts';
-import { FailoverCommands } from '../../../src/control/failover.ts';
-import { PeerLinks } from '../../../src/control/peer-links.ts';
-import { NbdServer } from '../../../src/nbd/server.ts';
+import { CommandRoom } from '../../../src/control/commands/command-room.ts';
+import { FailoverCommands } from '../../../src/control/commands/failover.ts';
+import { PeerLinks } from '../../../src/control/exports/peer-links.ts';
+import { NbdServer } from '../../../src/nbd/server/server.ts';
 import type { HostedVolume } from '../../../src/replicator/hosted-volume.ts';
 import { SecondaryVolume } from '../../../src/replicator/intake/secondary.ts';
 import { PeerAcceptor } from '../../../src/replicator/link/accept-peer.ts';
 import { ReplicatedVolume } from '../../../src/replicator/replicated-volume.ts';
 import type { Volume } from '../../../src/volume/volume.ts';
 import type { SpaceStatus } from '../../../src/control/status.ts';
-import { VolumeCommands } from '../../../src/control/volumes.ts';
+import { VolumeCommands } from '../../../src/control/commands/volumes.ts';
 import { takeBytes } from '../arena.ts';
 import { wrongUnless } from '../failure.ts';
 import type { Staging } from './primary-node.ts';

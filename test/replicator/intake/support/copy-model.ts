@@ -3,7 +3,10 @@
  * bytes follow from it, and 0 is zeroes.
  */
 import type { Dice } from '../../../../scripts/fuzz/dice.ts';
-import { encodeWriteHeader, WRITE_HEADER_BYTES } from '../../../../src/nbd/client-prepared.ts';
+import {
+  encodeWriteHeader,
+  WRITE_HEADER_BYTES,
+} from '../../../../src/nbd/client/client-prepared.ts';
 import { FrameKind } from '../../../../src/replicator/link/link-types.ts';
 import { encodeRanges, type LinkRange } from '../../../../src/replicator/link/ranges.ts';
 

@@ -9,8 +9,8 @@ import type { BlockferryError } from '../../../../src/io/errors.ts';
 import type { Address } from '../../../../src/io/network.ts';
 import { nodeNetwork } from '../../../../src/io/node-network.ts';
 import { systemRandom } from '../../../../src/io/random.ts';
-import { type ClientFacts, NbdServer, type ServerTls } from '../../../../src/nbd/server.ts';
-import { parseNbdUri, type NbdUri } from '../../../../src/nbd/uri.ts';
+import { type ClientFacts, NbdServer, type ServerTls } from '../../../../src/nbd/server/server.ts';
+import { parseNbdUri, type NbdUri } from '../../../../src/nbd/uri/uri.ts';
 import { type Judgement, PeerAcceptor } from '../../../../src/replicator/link/accept-peer.ts';
 import {
   connectPeer,
