@@ -197,6 +197,8 @@ function withMoves(history: History, dice: Dice): History {
       [1, 'silent'],
     ]),
     loser: dice.pick([0, 1] as const),
+    full: dice.chance(25) ? movesFull(dice) : [],
+    refused: dice.chance(25) ? movesRefused(dice) : [],
   }));
   // Nobody waits for a mirror that does not come along.
   const mirrors = history.mirrors.map((options, index) =>
@@ -211,5 +213,21 @@ function movesEnds(dice: Dice): Move['ends'] {
     node: dice.pick([0, 1] as const),
     how: dice.pick(['kill', 'cut'] as const),
     calls: dice.skewed(120),
+  }));
+}
+
+function movesFull(dice: Dice): Move['full'] {
+  return Array.from({ length: dice.between(1, 2) }, () => ({
+    node: dice.pick([0, 1] as const),
+    pages: dice.skewed(40),
+    stays: dice.chance(50),
+  }));
+}
+
+function movesRefused(dice: Dice): Move['refused'] {
+  return Array.from({ length: dice.between(1, 2) }, () => ({
+    node: dice.pick([0, 1] as const),
+    passes: dice.skewed(12),
+    fails: dice.between(1, 3),
   }));
 }

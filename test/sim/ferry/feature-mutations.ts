@@ -1,4 +1,5 @@
 /** Ways to break what only some histories have (draw-features.ts). */
+import { Status } from '../../../src/io/device.ts';
 import { Fence } from '../../../src/replicator/changes/fence.ts';
 import { Handover } from '../../../src/replicator/failover/handover.ts';
 import { PrimarySnapshots } from '../../../src/replicator/intake/primary-snapshots.ts';
@@ -6,6 +7,7 @@ import { FrameCompressor } from '../../../src/replicator/link/frame-compressor.t
 import { Mirror } from '../../../src/replicator/mirror/mirror.ts';
 import { SharedLimit } from '../../../src/replicator/pace/shared-limit.ts';
 import type { Refusal } from '../../../src/volume/refusals.ts';
+import { Volume } from '../../../src/volume/volume.ts';
 import type { Packed } from '../../../src/workers/compressor.ts';
 import { replace } from '../mutations.ts';
 import type { FerryMutation } from './mutations.ts';
@@ -79,6 +81,17 @@ export const FEATURE_MUTATIONS: readonly FerryMutation[] = [
       replace(Handover.prototype, 'learned', () => {
         return function learned() {
           return false;
+        };
+      }),
+  },
+  {
+    name: 'a record that the log has no room for counts as made',
+    from: 700,
+    patch: () =>
+      replace(Volume.prototype, 'commit', (original) => {
+        return async function commit(this: Volume, ...args: never[]) {
+          const status = await (original.call(this, ...args) as Promise<number>);
+          return status === Status.ENOSPC ? Status.OK : status;
         };
       }),
   },

@@ -132,6 +132,18 @@ export interface Move {
   readonly ends: Finale['ends'];
   /** What becomes of the line between them. */
   readonly line: 'open' | 'cut' | 'silent';
+  /** Disks that have room for so many pages more until it is over, or (not `stays`) until their node begins anew. */
+  readonly full: readonly {
+    readonly node: 0 | 1;
+    readonly pages: number;
+    readonly stays: boolean;
+  }[];
+  /** Some writes to the metadata log that find no room, after so many that do. */
+  readonly refused: readonly {
+    readonly node: 0 | 1;
+    readonly passes: number;
+    readonly fails: number;
+  }[];
   /** Which of the two nodes gives up what it has, when both went on alone. */
   readonly loser: 0 | 1;
 }

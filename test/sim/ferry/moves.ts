@@ -1,8 +1,9 @@
 /**
  * The end of a history in which the writes move between two nodes, there and back again: switchovers and splits, asked for on either
- * side, while hosts write and nodes end. At no time two nodes take the writes of one line, no write that was answered is lost, and
+ * side, while hosts write, disks run full and nodes end. At no time two nodes take the writes of one line, no write that was answered is lost, and
  * after each move all is in step again: of two lines one survives.
  */
+import { Status } from '../../../src/io/device.ts';
 import { BlockferryError } from '../../../src/io/errors.ts';
 import type { ReplicatedVolume } from '../../../src/replicator/replicated-volume.ts';
 import { answered } from '../../volume/support/request.ts';
@@ -112,6 +113,8 @@ export class Moves {
     this.giver = from;
     this.parted = move.what === 'split';
     for (const end of move.ends) [from, to][end.node]!.node.disk?.endAfter(end.how, end.calls);
+    this.fill(move, [from, to]);
+    this.refuse(move, [from, to]);
     const over = this.ask(move, from, to);
     if (move.line === 'cut') for (const { node } of this.sides) lines.cut(node.name, false);
     else if (move.line === 'silent') for (const { node } of this.sides) lines.isolate(node.name);
@@ -120,14 +123,42 @@ export class Moves {
       'the end of a move',
       () => {
         this.write();
+        for (const { node } of this.sides) if (node.pagesMax < Infinity) this.parts.start(node);
         return over() || world.time - since > move.withinMs + ASK_MS;
       },
       () => '',
     );
-    for (const { node } of this.sides) lines.heal(node.name);
+    this.makeRight();
     this.busy = true;
     await this.load();
     await this.settle(move);
+  }
+
+  /** `pair`: who gives the writes and who takes them. */
+  private fill(move: Move, pair: readonly [Side, Side]): void {
+    for (const { node: index, pages, stays } of move.full) {
+      const { node } = pair[index];
+      const { platter } = node;
+      platter.pagesMax = platter.pagesUsed() + pages;
+      if (stays) node.pagesMax = platter.pagesMax;
+    }
+  }
+
+  private refuse(move: Move, pair: readonly [Side, Side]): void {
+    for (const { node, passes, fails } of move.refused) {
+      const { disk } = pair[node].node;
+      disk?.faults.push({ calls: ['write'], files: 'log', errno: Status.ENOSPC, passes, fails });
+    }
+  }
+
+  private makeRight(): void {
+    for (const { node } of this.sides) {
+      node.disk?.faults.splice(0);
+      this.parts.lines.heal(node.name);
+      node.pagesMax = Infinity;
+      node.platter.pagesMax = Infinity;
+      if (node.disk !== null) node.disk.platter.pagesMax = Infinity;
+    }
   }
 
   /** Hosts write for a while. */

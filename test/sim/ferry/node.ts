@@ -49,6 +49,8 @@ export abstract class Node {
   /** Since when it is down, in milliseconds of the world. */
   downSince = 0;
   lastEnding: Ending = 'kill';
+  /** Pages of its disk when a process begins: by then somebody made room, if nothing is said. */
+  pagesMax = Infinity;
   /** Its volume failed in an earlier life, and the machine was not started anew since. */
   private distrusted = false;
   /** Told of each end of a process, before it is forgotten. */
@@ -96,8 +98,7 @@ export abstract class Node {
     const { world, traits } = this.surroundings;
     this.lives += 1;
     this.closing = false;
-    // Somebody made room.
-    this.platter.pagesMax = Infinity;
+    this.platter.pagesMax = this.pagesMax;
     const process = new Process(world);
     const disk = new SimDisk(this.platter, traits, process, this.dice(100_000 + this.lives));
     this.process = process;
