@@ -4,7 +4,7 @@ import type { MirrorPolicy } from '../../../src/replicator/policy/mirror-policy.
 import type { Schedule } from '../../../src/replicator/policy/schedule.ts';
 import type { Compression, History, Move, Place, Plain, Step } from './history.ts';
 import { BLOCK } from './oracle.ts';
-import { snapshotStep } from './draw-steps.ts';
+import { refusedOf, snapshotStep } from './draw-steps.ts';
 
 type Feature = 'compression' | 'schedules' | 'limits' | 'refusals' | 'moves';
 
@@ -198,7 +198,7 @@ function withMoves(history: History, dice: Dice): History {
     ]),
     loser: dice.pick([0, 1] as const),
     full: dice.chance(25) ? movesFull(dice) : [],
-    refused: dice.chance(25) ? movesRefused(dice) : [],
+    refused: refusedOf(dice),
   }));
   // Nobody waits for a mirror that does not come along.
   const mirrors = history.mirrors.map((options, index) =>
@@ -221,13 +221,5 @@ function movesFull(dice: Dice): Move['full'] {
     node: dice.pick([0, 1] as const),
     pages: dice.skewed(40),
     stays: dice.chance(50),
-  }));
-}
-
-function movesRefused(dice: Dice): Move['refused'] {
-  return Array.from({ length: dice.between(1, 2) }, () => ({
-    node: dice.pick([0, 1] as const),
-    passes: dice.skewed(12),
-    fails: dice.between(1, 3),
   }));
 }

@@ -1,7 +1,16 @@
 /** Draws the steps of a history, one after another. */
 import type { Dice } from '../../../scripts/fuzz/dice.ts';
 import type { CallKind } from '../sim-disk.ts';
-import type { LineTrouble, MirrorOptions, Place, Plain, Step, StepFault, Verb } from './history.ts';
+import type {
+  LineTrouble,
+  MirrorOptions,
+  Place,
+  Plain,
+  Refused,
+  Step,
+  StepFault,
+  Verb,
+} from './history.ts';
 import { BLOCK } from './oracle.ts';
 
 const SECTOR = 512;
@@ -37,6 +46,15 @@ export function snapshotStep(dice: Dice): Plain {
     [1, () => ({ kind: 'snapshot', how: 'refresh', name })],
     [2, () => ({ kind: 'read-snapshots', mirror: dice.below(2) })],
   ])();
+}
+
+export function refusedOf(dice: Dice): Refused[] {
+  if (!dice.chance(25)) return [];
+  return Array.from({ length: dice.between(1, 2) }, () => ({
+    node: dice.pick([0, 1] as const),
+    passes: dice.skewed(12),
+    fails: dice.between(1, 3),
+  }));
 }
 
 export class DrawnSteps {

@@ -3,7 +3,7 @@ import { Dice } from '../../../scripts/fuzz/dice.ts';
 import { EPOCH_PUSH_BYTES } from '../../../src/io/limits.ts';
 import type { DiskTraits } from '../sim-disk.ts';
 import { withFeatures } from './draw-features.ts';
-import { DrawnSteps, optionsOf, snapshotStep } from './draw-steps.ts';
+import { DrawnSteps, optionsOf, refusedOf, snapshotStep } from './draw-steps.ts';
 import type { Finale, History, Place, Step } from './history.ts';
 import type { LineTraits } from './lines.ts';
 import { BLOCK } from './oracle.ts';
@@ -91,6 +91,7 @@ function finaleOf(dice: Dice): Finale {
     primary: dice.pick(['dead', 'cut off', 'alive'] as const),
     healed: dice.chance(40),
     ends,
+    refused: refusedOf(dice),
   };
 }
 

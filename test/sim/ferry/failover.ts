@@ -1,6 +1,6 @@
 /**
  * The end of a history in which roles change: a mirror is promoted, by force or because its primary is gone; the old primary hears
- * of it and takes no write; then it becomes a mirror of what goes on, with processes that end on the way.
+ * of it and takes no write; then it becomes a mirror of what goes on, with processes that end and logs that find no room on the way.
  */
 import type { Dice } from '../../../scripts/fuzz/dice.ts';
 import { BlockferryError } from '../../../src/io/errors.ts';
@@ -214,6 +214,7 @@ export class Failover {
     const { plan } = this.parts;
     this.scatter(this.next);
     const ends = [...plan.ends];
+    const refused = [...plan.refused];
     let asked = -Infinity;
     await this.until(
       'the way back after a failover',
@@ -221,6 +222,8 @@ export class Failover {
         const { time } = this.parts.world;
         if (time - asked > 2000) {
           asked = time;
+          const no = refused.shift();
+          if (no !== undefined) [this.newNode, this.oldNode][no.node]!.refuse(no);
           this.ask();
           const end = ends.shift();
           if (end !== undefined)

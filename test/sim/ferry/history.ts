@@ -138,14 +138,17 @@ export interface Move {
     readonly pages: number;
     readonly stays: boolean;
   }[];
-  /** Some writes to the metadata log that find no room, after so many that do. */
-  readonly refused: readonly {
-    readonly node: 0 | 1;
-    readonly passes: number;
-    readonly fails: number;
-  }[];
+  /** Of the node that gives the writes (0) or takes them (1). */
+  readonly refused: readonly Refused[];
   /** Which of the two nodes gives up what it has, when both went on alone. */
   readonly loser: 0 | 1;
+}
+
+/** Some writes to the metadata log of a node that find no room, after so many that do. */
+export interface Refused {
+  readonly node: 0 | 1;
+  readonly passes: number;
+  readonly fails: number;
 }
 
 export interface Finale {
@@ -159,6 +162,8 @@ export interface Finale {
     readonly how: 'kill' | 'cut';
     readonly calls: number;
   }[];
+  /** Of the new primary (0) or the old one (1), on the way back too. */
+  readonly refused: readonly Refused[];
 }
 
 /** A step without its place in time. */

@@ -3,7 +3,6 @@
  * side, while hosts write, disks run full and nodes end. At no time two nodes take the writes of one line, no write that was answered is lost, and
  * after each move all is in step again: of two lines one survives.
  */
-import { Status } from '../../../src/io/device.ts';
 import { BlockferryError } from '../../../src/io/errors.ts';
 import type { ReplicatedVolume } from '../../../src/replicator/replicated-volume.ts';
 import { answered } from '../../volume/support/request.ts';
@@ -114,7 +113,7 @@ export class Moves {
     this.parted = move.what === 'split';
     for (const end of move.ends) [from, to][end.node]!.node.disk?.endAfter(end.how, end.calls);
     this.fill(move, [from, to]);
-    this.refuse(move, [from, to]);
+    for (const refused of move.refused) [from, to][refused.node]!.node.refuse(refused);
     const over = this.ask(move, from, to);
     if (move.line === 'cut') for (const { node } of this.sides) lines.cut(node.name, false);
     else if (move.line === 'silent') for (const { node } of this.sides) lines.isolate(node.name);
@@ -141,13 +140,6 @@ export class Moves {
       const { platter } = node;
       platter.pagesMax = platter.pagesUsed() + pages;
       if (stays) node.pagesMax = platter.pagesMax;
-    }
-  }
-
-  private refuse(move: Move, pair: readonly [Side, Side]): void {
-    for (const { node, passes, fails } of move.refused) {
-      const { disk } = pair[node].node;
-      disk?.faults.push({ calls: ['write'], files: 'log', errno: Status.ENOSPC, passes, fails });
     }
   }
 
@@ -280,6 +272,8 @@ export class Moves {
   /** Of two lines one is given up: what its node holds is kept there as a snapshot. */
   private giveUp(loser: Side): void {
     const winner = this.sides.find((side) => side !== loser)!;
+    // What one was asked for before they parted, and answers now, is its own.
+    this.part();
     loser.book = null;
     if (!this.quiet(loser)) return;
     const { site, node } = loser;

@@ -1,5 +1,6 @@
 /** A machine of the simulation: its disk stays, its process comes and goes. */
 import { Dice } from '../../../scripts/fuzz/dice.ts';
+import { Status } from '../../../src/io/device.ts';
 import type { Disk } from '../../../src/io/disk.ts';
 import type { Random } from '../../../src/io/random.ts';
 import { VolumeStore } from '../../../src/volume/store.ts';
@@ -8,6 +9,7 @@ import { PAGE, filler } from '../arena.ts';
 import { Wrong } from '../failure.ts';
 import { Platter } from '../platter.ts';
 import { SimDisk, type DiskTraits, type Ending } from '../sim-disk.ts';
+import type { Refused } from './history.ts';
 import type { Lines } from './lines.ts';
 import { Process, type World } from './world.ts';
 
@@ -112,6 +114,12 @@ export abstract class Node {
     if (damaged !== undefined) throw new Wrong(`${this.name} does not open: ${damaged.reason}`);
     this.begun = { process, disk: wrapped, random };
     return this.begun;
+  }
+
+  /** Its metadata log finds no room, now and then. */
+  refuse({ passes, fails }: Refused): void {
+    const errno = Status.ENOSPC;
+    this.disk?.faults.push({ calls: ['write'], files: 'log', errno, passes, fails });
   }
 
   /** Starts a process, of which the caller makes what it is. */
