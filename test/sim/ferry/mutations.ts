@@ -223,7 +223,7 @@ export const FERRY_MUTATIONS: readonly FerryMutation[] = [
   {
     name: 'a delta run that was given up is not taken back',
     // A promotion in the midst of a run.
-    from: 1000,
+    from: 1500,
     patch: () => replace(Snapshots.prototype, 'restoreHidden', () => () => Promise.resolve()),
   },
   {
