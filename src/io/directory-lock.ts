@@ -62,9 +62,10 @@ function lockByFlock(path: string, lock: NonNullable<Syscalls['lock']>): Directo
   };
 }
 
-/** Through `flock` alone: the others replace the file. */
+/** Through `flock` alone: the others replace the file. What somebody else left behind the identity goes. */
 function overwrite(fd: number, identity: string): void {
   fs.writeSync(fd, `${identity.padEnd(LOCK_FILE_BYTES - 1)}\n`, 0);
+  if (fs.fstatSync(fd).size > LOCK_FILE_BYTES) fs.ftruncateSync(fd, LOCK_FILE_BYTES);
 }
 
 /**

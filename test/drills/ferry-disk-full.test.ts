@@ -27,9 +27,12 @@ test.for(['kill', 'stop'] as const)(
 
     const early = await fillUp(disk, 'early');
     await rig.fill(0, SIZE);
-    const full = await rig.waitMirror('the error', ({ last_error }) => last_error !== null);
-    expect(full.last_error).toContain('its disk is full');
+    await rig.waitMirror(
+      'the error',
+      ({ last_error }) => last_error?.includes('its disk is full') === true,
+    );
     await rig.beta[end]();
+    expect(rig.beta.log().includes('"node-stopped"')).toBe(end === 'stop');
     const late = await fillUp(disk, 'late');
     await rig.beta.start();
     expect((await rig.source()).durable_epoch).toBeGreaterThan(0);

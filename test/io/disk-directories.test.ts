@@ -132,11 +132,13 @@ describe.each(WAYS)('the lock of a directory through %s', (name, makeDisk) => {
       `${process.pid} 12345\n`,
       '',
       'not what a lock writes',
+      'longer than what a lock writes '.repeat(9),
       '999999999 1\n',
     ]) {
       writeFileSync(join(directory, 'lock'), content);
       const lock = makeDisk().lock(directory);
       expect(lock).not.toBeNull();
+      for (const [, makeOther] of WAYS) expect(makeOther().lock(directory)).toBeNull();
       lock?.release();
     }
   });

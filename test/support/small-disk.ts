@@ -26,9 +26,10 @@ export async function fillUp(dir: string, name: string): Promise<string> {
   const file = join(dir, name);
   const output = openSync(file, 'w');
   try {
-    const block = Buffer.alloc(BLOCK_BYTES, 1);
+    // What does not fit whole is written in part, to the last block.
+    const piece = Buffer.alloc(256 * BLOCK_BYTES, 1);
     expect(() => {
-      for (;;) writeSync(output, block);
+      for (;;) writeSync(output, piece);
     }).toThrow('ENOSPC');
   } finally {
     closeSync(output);

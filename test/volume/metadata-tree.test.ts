@@ -136,7 +136,7 @@ const record: fc.Arbitrary<MetadataRecord> = fc.oneof(
 
 /** Steps that fit the state more often than a record at random does. */
 const move = fc.record({
-  step: fc.constantFrom('push', 'push', 'fork', 'fork', 'up', 'down', 'remove', 'back'),
+  step: fc.constantFrom('push', 'push', 'fork', 'fork', 'up', 'down', 'remove', 'back', 'forget'),
   pick: fc.nat(99),
 });
 
@@ -151,6 +151,10 @@ function recordsOfMove(
   if (step === 'up') return [{ kind: 'layers-merged', from: parent, into: id }];
   if (step === 'down') return [{ kind: 'layers-merged', from: id, into: parent }];
   if (step === 'remove') return [{ kind: 'layer-removed', layer: id }];
+  if (step === 'forget') {
+    const ids = [...state.snapshots.keys()];
+    return ids.length === 0 ? [] : [{ kind: 'snapshot-removed', id: ids[pick % ids.length]! }];
+  }
   if (step === 'back') return [{ kind: 'top-removed', layer: state.topLayer }];
   const { topLayer, nextLayer } = state;
   return [
