@@ -95,4 +95,18 @@ export const FEATURE_MUTATIONS: readonly FerryMutation[] = [
         };
       }),
   },
+  {
+    name: 'a volume whose disk was full once takes no writes any more',
+    patch: () => {
+      const full = new WeakSet<Volume>();
+      return replace(Volume.prototype, 'write', (original) => {
+        return function write(this: Volume, ...args: never[]) {
+          if (full.has(this)) return Status.ENOSPC;
+          const status = original.call(this, ...args) as number;
+          if (status === Status.ENOSPC) full.add(this);
+          return status;
+        };
+      });
+    },
+  },
 ];

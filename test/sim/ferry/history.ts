@@ -162,7 +162,7 @@ export interface Finale {
     readonly how: 'kill' | 'cut';
     readonly calls: number;
   }[];
-  /** Of the new primary (0) or the old one (1), on the way back too. */
+  /** Of the new primary (0) or the old one (1), on the way back. */
   readonly refused: readonly Refused[];
 }
 

@@ -65,9 +65,7 @@ export class LineHost {
     if (dice.chance(12)) return this.flush(site, device, book);
     const block = dice.below(book.blockCount);
     if (book.isOpen(block)) return;
-    this.tags += 1;
-    const value = takePage().fill(this.tags % 251);
-    value.writeUInt32LE(this.tags, 0);
+    const value = this.value();
     book.asked(block, value);
     const pending = { device, process: site.node.process, book, block };
     const { generation } = book;
@@ -83,6 +81,26 @@ export class LineHost {
         book.answered(block, value);
       },
     );
+  }
+
+  /** What a write is answered that nothing is in the way of. */
+  async probe({ primary }: Site, book: LineBook): Promise<number> {
+    const value = this.value();
+    book.asked(0, value);
+    const bytes = takePage();
+    value.copy(bytes);
+    const status = await answered(writeOf(0, bytes), (asked) => primary!.write(asked));
+    if (status === 0) book.answered(0, value);
+    else book.given(0);
+    return status;
+  }
+
+  /** No two alike. */
+  private value(): Buffer {
+    this.tags += 1;
+    const value = takePage().fill(this.tags % 251);
+    value.writeUInt32LE(this.tags, 0);
+    return value;
   }
 
   private flush(site: Site, device: ReplicatedVolume, book: LineBook): void {

@@ -244,7 +244,13 @@ export class Moves {
     const from = this.sides.find(({ site }) => site.primary !== null)!;
     const to = this.sides.find((side) => side !== from)!;
     this.parted = false;
+    await this.probe(from);
     await this.flush(from.site.primary!);
+    await this.until(
+      'the mirror after a move',
+      () => this.inStep(),
+      () => this.whyNot(),
+    );
     const bytes = contentOf(from.site.primary!);
     from.book!.observed(bytes, `after a ${move.what} ${from.node.name}`);
     to.book = from.book;
@@ -320,6 +326,18 @@ export class Moves {
       ]),
       this.parts.operations.names,
     ]);
+  }
+
+  /** Whatever was refused while a disk was full: by now there is room. */
+  private async probe({ site, node, book }: Side): Promise<void> {
+    let status: number | null = null;
+    void this.host.probe(site, book!).then((result) => (status = result));
+    await this.until(
+      'a write after a move',
+      () => status !== null,
+      () => this.whyNot(),
+    );
+    wrongUnless(status === 0, `${node.name} answered a write after a move ${String(status)}`);
   }
 
   /** So that nothing of what is seen can be lost any more. */
