@@ -6,6 +6,7 @@ import { PrimarySnapshots } from '../../../src/replicator/intake/primary-snapsho
 import { FrameCompressor } from '../../../src/replicator/link/frame-compressor.ts';
 import { Mirror } from '../../../src/replicator/mirror/mirror.ts';
 import { SharedLimit } from '../../../src/replicator/pace/shared-limit.ts';
+import { ReplicatedVolume } from '../../../src/replicator/replicated-volume.ts';
 import type { Refusal } from '../../../src/volume/refusals.ts';
 import { Volume } from '../../../src/volume/volume.ts';
 import type { Packed } from '../../../src/workers/compressor.ts';
@@ -96,17 +97,26 @@ export const FEATURE_MUTATIONS: readonly FerryMutation[] = [
       }),
   },
   {
-    name: 'a volume whose disk was full once takes no writes any more',
+    name: 'a host whose volume found the disk full once writes no more',
+    from: 3700,
     patch: () => {
       const full = new WeakSet<Volume>();
-      return replace(Volume.prototype, 'write', (original) => {
+      const noticing = replace(Volume.prototype, 'write', (original) => {
         return function write(this: Volume, ...args: never[]) {
-          if (full.has(this)) return Status.ENOSPC;
           const status = original.call(this, ...args) as number;
           if (status === Status.ENOSPC) full.add(this);
           return status;
         };
       });
+      const refusing = replace(ReplicatedVolume.prototype, 'write', (original) => {
+        return function write(this: ReplicatedVolume, ...args: never[]) {
+          return full.has(this.volume) ? Status.ENOSPC : (original.call(this, ...args) as number);
+        };
+      });
+      return () => {
+        refusing();
+        noticing();
+      };
     },
   },
 ];
