@@ -197,6 +197,8 @@ function marksFor(
       return { full: false, rejoin: { since: fork.snapshot, tells: false } };
     }
   }
+  // What is found equal is let go of because it holds this: if it is set back before the run is over, that must be known.
+  if (decision.kind === 'delta' && position !== null) blocks.acknowledge(position);
   return { ...markBy(decision, blocks), rejoin: null };
 }
 

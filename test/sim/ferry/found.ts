@@ -1,0 +1,68 @@
+/** Histories that once failed, as data: what a seed means changes with what is drawn. */
+import type { History } from './history.ts';
+
+export const FOUND: readonly { readonly what: string; readonly history: History }[] = [
+  {
+    what: 'a mirror that is set back in the midst of a comparison, and promoted before its primary hears of that',
+    history: {
+      seed: 65000634,
+      blocks: 999,
+      mirrors: [
+        { mode: 'sync', stallPolicy: 'degrade', lanes: 1, seeded: false },
+        { mode: 'async', stallPolicy: 'degrade', lanes: 1, seeded: true },
+      ],
+      traits: {
+        knowsExtents: true,
+        knowsBoot: true,
+        canPunch: true,
+        canProvision: true,
+        grain: 1,
+        cold: 15,
+        slow: 0,
+      },
+      line: { delayMs: [2.048, 4.096], pieceBytes: [1, 65536], windowBytes: 4096 },
+      journalFileBytes: 16777216,
+      stagingBytes: 262144,
+      pushBytes: 0,
+      compression: { bytesPerSecond: 2000000, noise: 0 },
+      keepsSchedules: false,
+      keepsLimits: false,
+      graceMs: 10000,
+      ringBytes: null,
+      filled: [
+        { offset: 0, length: 262144 },
+        { offset: 262144, length: 262144 },
+        { offset: 524288, length: 262144 },
+        { offset: 786432, length: 262144 },
+        { offset: 1048576, length: 262144 },
+        { offset: 1310720, length: 262144 },
+        { offset: 1572864, length: 262144 },
+        { offset: 1835008, length: 262144 },
+        { offset: 2097152, length: 262144 },
+        { offset: 2359296, length: 262144 },
+        { offset: 2621440, length: 262144 },
+        { offset: 2883584, length: 262144 },
+        { offset: 3145728, length: 262144 },
+        { offset: 3407872, length: 262144 },
+        { offset: 3670016, length: 262144 },
+        { offset: 3932160, length: 159744 },
+      ],
+      settled: true,
+      finale: {
+        primary: 'alive',
+        healed: false,
+        ends: [{ node: 1, how: 'kill', calls: 1 }],
+        refused: [],
+      },
+      steps: [
+        { salt: 1, ms: 5, kind: 'backup', mirror: 0 },
+        { salt: 2, ms: 1205, kind: 'write', offset: 991232, length: 3584, fua: false },
+        { salt: 3, ms: 0, kind: 'burst', count: 12, blocks: 1, flushes: true },
+        { salt: 21, ms: 44, kind: 'line', mirror: 1, how: 'stall-forth' },
+        { salt: 22, ms: 0, kind: 'cut', node: 0, calls: 0, downMs: 0 },
+        { salt: 25, ms: 60, kind: 'mend', mirror: 1 },
+        { salt: 53, ms: 31, kind: 'set-back', mirror: 0 },
+      ],
+    },
+  },
+];
