@@ -7,7 +7,8 @@
  * - Both ways exclude each other too: whoever holds the `flock` also writes its identity, and a living
  *   identity refuses everybody else.
  * - With `flock` the lock file is never removed: a file that was replaced while somebody held the old one
- *   would have two holders. Nor does it get shorter: on a full disk nobody could take the lock, with no room for the identity.
+ *   would have two holders. Nor does it give its first block back: on a full disk there would be no room for
+ *   the next identity.
  */
 import * as fs from 'node:fs';
 import { join } from 'node:path';
